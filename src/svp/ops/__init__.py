@@ -1,0 +1,10 @@
+"""Arithmetic of a Vision Mamba block. Channel-last: sequences are (batch, length, channels).
+
+Each op is a folder with one implementation per backend behind one public function; ``reference`` is the definition.
+"""
+
+from svp.ops.backend import BACKENDS, use_backend
+from svp.ops.causal_conv1d import causal_conv1d
+from svp.ops.selective_scan import selective_scan
+
+__all__ = ["BACKENDS", "causal_conv1d", "selective_scan", "use_backend"]

@@ -1,0 +1,194 @@
+"""The depthwise causal convolution on a CPU in float32, by Numba: filter and SiLU in one pass.
+
+Work items are tiles of tokens of one image; inside a token, blocks of sixteen channels follow each other in memory. The
+backward computes the convolution again: with a the value before the activation and ga its gradient,
+
+    ga[i] = gy[i] * SiLU'(a[i])          gx[i] = sum_k w[k] ga[i + d_conv - 1 - k]
+    gw[k] = sum_i ga[i] x[i - (d_conv - 1) + k]          gb = sum_i ga[i]
+
+where i counts along the direction of the filter: token = first + direction * i. Sums over tokens are kept per tile and the
+host adds them up.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+from svp.ops.rows import LANES, flat, pad_channels, rows
+from svp.ops.simd import OPTIONS, empty, fma, load, sigmoid, splat, store
+from svp.ops.threads import run_kernel
+
+_TILE = 64  # tokens
+_ZERO, _ONE = np.float32(0), np.float32(1)
+
+
+@njit(**dict(OPTIONS, forceinline=True))
+def _input(x, image, i, length, first, direction, channel):
+    """x at step i; zero before the first."""
+    if 0 <= i < length:
+        return load(x.data, image * x.image + (first + direction * i) * x.token + channel)
+    return splat(_ZERO)
+
+
+@njit(**dict(OPTIONS, forceinline=True))
+def _filtered(x, image, i, length, first, direction, channel, weight, bias, channels, d_conv):
+    total = load(bias, channel)
+    for k in range(d_conv):
+        # the zeros take part: a weight of inf times zero is NaN, as in the reference
+        value = _input(x, image, i - (d_conv - 1) + k, length, first, direction, channel)
+        total = fma(load(weight, k * channels + channel), value, total)
+    return total
+
+
+@njit(**OPTIONS)
+def _forward_item(item, tiles, x, weight, bias, silu, first, direction, y):
+    length, channels = y.shape[1], y.shape[2]
+    d_conv = weight.size // channels
+    image, start = item // tiles, item % tiles * _TILE
+    for i in range(start, min(start + _TILE, length)):
+        out = (image * length + first + direction * i) * channels
+        for channel in range(0, channels, LANES):
+            value = _filtered(x, image, i, length, first, direction, channel, weight, bias, channels, d_conv)
+            if silu:
+                value = value * sigmoid(value)
+            store(y, out + channel, value)
+
+
+@njit(**OPTIONS)
+def _forward_serial(items, tiles, x, weight, bias, silu, first, direction, y):
+    for item in range(items):
+        _forward_item(item, tiles, x, weight, bias, silu, first, direction, y)
+
+
+@njit(parallel=True, **OPTIONS)
+def _forward_parallel(items, tiles, x, weight, bias, silu, first, direction, y):
+    for item in prange(items):
+        _forward_item(item, tiles, x, weight, bias, silu, first, direction, y)
+
+
+@njit(**OPTIONS)
+def _backward_item(
+    item, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight, grad_x, grad_weight, grad_bias
+):
+    length, channels = grad_x.shape[1], bias.size
+    d_conv = weight.size // channels
+    image, start = item // tiles, item % tiles * _TILE
+    stop = min(start + _TILE, length)
+    one = splat(_ONE)
+    # the gradient before the activation, of the tile and the d_conv - 1 steps behind it that its tokens still reach
+    grad_a = empty((_TILE + d_conv - 1) * LANES)
+    for channel in range(0, channels, LANES):
+        total = splat(_ZERO)
+        for i in range(start, stop + d_conv - 1):
+            grad = _input(grad_y, image, i, length, first, direction, channel)
+            if silu and i < length:
+                a = _filtered(x, image, i, length, first, direction, channel, weight, bias, channels, d_conv)
+                slope = sigmoid(a)
+                grad = grad * (slope * fma(a, one - slope, one))
+            store(grad_a, (i - start) * LANES, grad)
+            if i < stop:
+                total = total + grad
+        if need_x:
+            for i in range(start, stop):
+                value = splat(_ZERO)
+                for k in range(d_conv):
+                    at = (i - start + d_conv - 1 - k) * LANES
+                    value = fma(load(weight, k * channels + channel), load(grad_a, at), value)
+                store(grad_x, (image * length + first + direction * i) * channels + channel, value)
+        if need_weight:
+            store(grad_bias, item * channels + channel, total)
+            for k in range(d_conv):
+                total = splat(_ZERO)
+                for i in range(start, stop):
+                    value = _input(x, image, i - (d_conv - 1) + k, length, first, direction, channel)
+                    total = fma(load(grad_a, (i - start) * LANES), value, total)
+                store(grad_weight, (item * d_conv + k) * channels + channel, total)
+
+
+@njit(**OPTIONS)
+def _backward_serial(
+    items, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight, grad_x, grad_weight, grad_bias
+):
+    for item in range(items):
+        _backward_item(
+            item, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight,
+            grad_x, grad_weight, grad_bias,
+        )  # fmt: skip
+
+
+@njit(parallel=True, **OPTIONS)
+def _backward_parallel(
+    items, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight, grad_x, grad_weight, grad_bias
+):
+    for item in prange(items):
+        _backward_item(
+            item, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight,
+            grad_x, grad_weight, grad_bias,
+        )  # fmt: skip
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, reverse: bool) -> Tensor:
+    """y of ``svp.ops.causal_conv1d``, in float32."""
+    batch, length, d_inner = x.shape
+    y = torch.empty(batch, length, d_inner + -d_inner % LANES)
+    tiles = math.ceil(length / _TILE)
+    inputs = _kernel_inputs(x, weight, bias, activation, reverse)
+    run_kernel(_forward_parallel, _forward_serial, batch * tiles, tiles, *inputs, y.numpy())
+    return y[..., :d_inner].to(x.dtype).contiguous()
+
+
+def backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    reverse: bool,
+    needed: list[bool],
+) -> list[Tensor]:
+    """Gradients of those of x, weight and bias that `needed` marks."""
+    batch, length, d_inner = x.shape
+    d_conv = weight.shape[1]
+    channels = d_inner + -d_inner % LANES
+    tiles = math.ceil(length / _TILE)
+    need_x, need_weight = needed[0], needed[1] or needed[2]
+    grad_x = torch.empty(batch if need_x else 0, length, channels)
+    partial = batch * tiles if need_weight else 0
+    grad_weight, grad_bias = torch.empty(partial, d_conv, channels), torch.empty(partial, channels)
+    run_kernel(
+        _backward_parallel,
+        _backward_serial,
+        batch * tiles,
+        tiles,
+        rows(pad_channels(grad_y)),
+        *_kernel_inputs(x, weight, bias, activation, reverse),
+        need_x,
+        need_weight,
+        *(t.numpy() for t in (grad_x, grad_weight, grad_bias)),
+    )
+    grads: list[Tensor] = []
+    if needed[0]:
+        grads.append(grad_x[..., :d_inner].to(x.dtype).contiguous())
+    if needed[1]:
+        grads.append(grad_weight.sum(0)[:, :d_inner].T.to(weight.dtype).contiguous())
+    if needed[2] and bias is not None:
+        grads.append(grad_bias.sum(0)[:d_inner].to(bias.dtype))
+    return grads
+
+
+def _kernel_inputs(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, reverse: bool) -> tuple[Any, ...]:
+    """The arguments that both kernels read, in their order; weight is turned to (d_conv, channels)."""
+    return (
+        rows(pad_channels(x)),
+        flat(pad_channels(weight.T)),
+        flat(pad_channels(weight.new_zeros(weight.shape[0]) if bias is None else bias)),
+        activation == "silu",
+        x.shape[1] - 1 if reverse else 0,
+        -1 if reverse else 1,
+    )

@@ -1,0 +1,127 @@
+"""The selective state-space recurrence of Mamba."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+from torch import Tensor
+
+from svp.ops.backend import resolve
+from svp.ops.selective_scan.library import selective_scan_op
+from svp.ops.selective_scan.reference import selective_scan_reference
+
+__all__ = ["selective_scan"]
+
+
+@overload
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = ...,
+    z: Tensor | None = ...,
+    dt_bias: Tensor | None = ...,
+    reverse: bool = ...,
+    return_last_state: Literal[False] = ...,
+    backend: str = ...,
+) -> Tensor: ...
+@overload
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = ...,
+    z: Tensor | None = ...,
+    dt_bias: Tensor | None = ...,
+    reverse: bool = ...,
+    *,
+    return_last_state: Literal[True],
+    backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    reverse: bool = False,
+    return_last_state: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Run the selective state-space recurrence along the sequence.
+
+        step[t] = softplus(dt[t] + dt_bias)
+        h[t]    = exp(step[t] * A) * h[t-1] + step[t] * B[t] * x[t],        h = 0 before the first token
+        y[t]    = (C[t] . h[t] + D * x[t]) * SiLU(z[t])
+
+    With ``reverse`` the recurrence runs from the last token to the first; tokens keep their places in every argument and
+    in `y`, so nothing is flipped.
+
+    Args:
+        x: Input, (batch, length, d_inner).
+        dt: Step size before bias and softplus, (batch, length, d_inner).
+        A: Decay, (d_inner, d_state); negative, or the scan grows without bound.
+        B: Input projection per token, (batch, length, d_state).
+        C: Output projection per token, (batch, length, d_state).
+        D: Skip weight, (d_inner,); no skip if None.
+        z: Gate, (batch, length, d_inner); no gate if None.
+        dt_bias: Added to `dt` before the softplus, (d_inner,).
+        reverse: Run from the last token to the first.
+        return_last_state: Also return h after the last step, (batch, d_inner, d_state): at token length-1, or at token 0
+            with ``reverse``.
+        backend: One of ``svp.ops.BACKENDS``.
+
+    Returns:
+        y, (batch, length, d_inner) in the dtype of `x`; or (y, last state). The state is kept in float32 or wider.
+
+    Raises:
+        ValueError: A shape does not fit (names the argument, its shape and the one expected), an unknown backend, or a
+            named backend does not take this device or dtype.
+        RuntimeError: The named backend does not work here.
+
+    Source: Gu and Dao, arXiv:2312.00752, Algorithm 2; B is discretised by Euler's rule as in the released code.
+    """
+    _check_shapes(x, dt, A, B, C, D, z, dt_bias)
+    chosen = resolve(backend, x, dt, A, B, C, D, z, dt_bias)
+    if chosen == "reference":
+        y, state = selective_scan_reference(x, dt, A, B, C, D, z, dt_bias, reverse)
+    else:
+        y, state = selective_scan_op(x, dt, A, B, C, D, z, dt_bias, reverse, chosen)
+    return (y, state) if return_last_state else y
+
+
+def _check_shapes(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+) -> None:
+    if x.ndim != 3 or x.shape[1] < 1:
+        raise ValueError(f"selective_scan: x has shape {tuple(x.shape)}, expected (batch, length >= 1, d_inner)")
+    if A.ndim != 2:
+        raise ValueError(f"selective_scan: A has shape {tuple(A.shape)}, expected (d_inner, d_state)")
+    batch, length, d_inner = x.shape
+    d_state = A.shape[1]
+    expected = {
+        "dt": (dt, (batch, length, d_inner)),
+        "A": (A, (d_inner, d_state)),
+        "B": (B, (batch, length, d_state)),
+        "C": (C, (batch, length, d_state)),
+        "D": (D, (d_inner,)),
+        "z": (z, (batch, length, d_inner)),
+        "dt_bias": (dt_bias, (d_inner,)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"selective_scan: {name} has shape {tuple(tensor.shape)}, expected {shape}")

@@ -1,0 +1,48 @@
+"""The definition of the selective scan in plain PyTorch; autograd gives its backward."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def selective_scan_reference(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """y and last state of ``svp.ops.selective_scan``, in float32, or in float64 where any argument is float64."""
+    dtype = state_dtype(x, dt, A, B, C, D, z, dt_bias)
+    out_dtype = x.dtype
+    x, dt, A, B, C = (t.to(dtype) for t in (x, dt, A, B, C))
+
+    step = F.softplus(dt if dt_bias is None else dt + dt_bias.to(dtype))
+    # unbind once: its backward is one stack, while indexing would fill a whole tensor of zeros per token
+    steps, steps_x, Bs, Cs = (t.unbind(1) for t in (step, step * x, B, C))
+    length = len(steps)
+    h = x.new_zeros(x.shape[0], x.shape[2], A.shape[1])  # (batch, d_inner, d_state)
+    ys: list[Tensor] = [h] * length
+    for t in reversed(range(length)) if reverse else range(length):
+        decay = torch.exp(steps[t].unsqueeze(-1) * A)
+        h = decay * h + steps_x[t].unsqueeze(-1) * Bs[t].unsqueeze(1)
+        ys[t] = (h @ Cs[t].unsqueeze(-1)).squeeze(-1)
+    y = torch.stack(ys, dim=1)
+
+    if D is not None:
+        y = y + D.to(dtype) * x
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y.to(out_dtype), h
+
+
+def state_dtype(*arguments: Tensor | None) -> torch.dtype:
+    """What the recurrence is computed in: float64 where any argument is float64, else float32."""
+    float64 = any(t is not None and t.dtype == torch.float64 for t in arguments)
+    return torch.float64 if float64 else torch.float32

@@ -1,0 +1,258 @@
+"""A vector of sixteen float32 lanes as a Numba value type; the lanes of the CPU kernels are channels.
+
+Loops over a vector do not depend on what the loop vectoriser makes of them, and values stay in registers. LLVM maps the
+vector to whatever the machine has: one AVX-512 register, two of AVX, four of SSE or NEON.
+
+NaN and inf behave as in IEEE arithmetic: no instruction is flagged ``nnan`` or ``ninf``, nor ``reassoc``, which would undo the
+rounding trick in ``exp2``. Importing this module imports Numba.
+
+Numba's cache does not notice a change here; after editing this file, delete the ``__pycache__`` of the kernels.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.datamodel import models
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, register_model
+
+from svp.ops.rows import LANES
+
+OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+"""Options of every kernel."""
+
+_INLINE: dict[str, Any] = dict(OPTIONS, forceinline=True)
+_FLAGS = ("contract", "nsz", "arcp", "afn")
+# no arcp: a reciprocal refined by Newton's rule gives NaN for 1 / inf
+_DIVISION_FLAGS = ("contract", "nsz")
+
+
+class _VectorType(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name="svp_float32x16")
+
+
+_VECTOR = _VectorType()
+_LLVM_FLOAT = ir.FloatType()
+_LLVM_INT = ir.IntType(32)
+_LLVM_VECTOR = ir.VectorType(_LLVM_FLOAT, LANES)
+_LLVM_INT_VECTOR = ir.VectorType(_LLVM_INT, LANES)
+
+
+@register_model(_VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, frontend_type: Any) -> None:
+        super().__init__(manager, frontend_type, _LLVM_VECTOR)
+
+
+def _define_operator(python_operator: Any, instruction: str, flags: tuple[str, ...]) -> None:
+    @infer_global(python_operator)
+    class _Typing(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            return signature(_VECTOR, _VECTOR, _VECTOR) if args == (_VECTOR, _VECTOR) else None
+
+    @lower_builtin(python_operator, _VECTOR, _VECTOR)
+    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return getattr(builder, instruction)(*args, flags=flags)
+
+
+_define_operator(operator.add, "fadd", _FLAGS)
+_define_operator(operator.sub, "fsub", _FLAGS)
+_define_operator(operator.mul, "fmul", _FLAGS)
+_define_operator(operator.truediv, "fdiv", _DIVISION_FLAGS)
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
+
+
+def _splat(builder: Any, scalar: Any) -> Any:
+    vector = builder.insert_element(ir.Constant(_LLVM_VECTOR, ir.Undefined), scalar, ir.Constant(_LLVM_INT, 0))
+    mask = ir.Constant(_LLVM_INT_VECTOR, [0] * LANES)
+    return builder.shuffle_vector(vector, ir.Constant(_LLVM_VECTOR, ir.Undefined), mask)
+
+
+def _load(builder: Any, pointer: Any) -> Any:
+    vector = builder.load(builder.bitcast(pointer, _LLVM_VECTOR.as_pointer()))
+    vector.align = 4
+    return vector
+
+
+@intrinsic
+def load(typing: Any, array: Any, offset: Any) -> Any:
+    """Sixteen values of a C-contiguous float32 array of any rank from the flat `offset` on; bounds are not checked."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _load(builder, _pointer(context, builder, sig.args[0], *args))
+
+    return _VECTOR(array, types.intp), generate
+
+
+@intrinsic
+def store(typing: Any, array: Any, offset: Any, vector: Any) -> Any:
+    """Write sixteen values, addressed as in ``load``."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1])
+        builder.store(args[2], builder.bitcast(pointer, _LLVM_VECTOR.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, _VECTOR), generate
+
+
+@intrinsic
+def broadcast(typing: Any, array: Any, offset: Any) -> Any:
+    """The value at the flat `offset` of a float32 array in every lane."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _splat(builder, builder.load(_pointer(context, builder, sig.args[0], *args)))
+
+    return _VECTOR(array, types.intp), generate
+
+
+@intrinsic
+def splat(typing: Any, scalar: Any) -> Any:
+    """A float32 scalar in every lane."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _splat(builder, args[0])
+
+    return _VECTOR(types.float32), generate
+
+
+@intrinsic
+def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once where the machine has an instruction for it."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        function_type = ir.FunctionType(_LLVM_VECTOR, [_LLVM_VECTOR] * 3)
+        # not llvm.fma: without the instruction that one calls libm for every lane
+        function = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.fmuladd.v{LANES}f32")
+        return builder.call(function, args)
+
+    return _VECTOR(_VECTOR, _VECTOR, _VECTOR), generate
+
+
+def _select(comparison: str) -> Any:
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(comparison, args[0], args[1]), args[1], args[0])
+
+    return generate
+
+
+@intrinsic
+def maximum(typing: Any, a: Any, b: Any) -> Any:
+    """The larger one; NaN where `a` is NaN."""
+    return _VECTOR(_VECTOR, _VECTOR), _select("<")
+
+
+@intrinsic
+def minimum(typing: Any, a: Any, b: Any) -> Any:
+    """The smaller one; NaN where `a` is NaN."""
+    return _VECTOR(_VECTOR, _VECTOR), _select(">")
+
+
+@intrinsic
+def _float_from_low_bits(typing: Any, vector: Any) -> Any:
+    """The float whose sign and exponent fields are the low nine bits of `vector`."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], _LLVM_INT_VECTOR)
+        return builder.bitcast(builder.shl(bits, ir.Constant(_LLVM_INT_VECTOR, [23] * LANES)), _LLVM_VECTOR)
+
+    return _VECTOR(_VECTOR), generate
+
+
+@intrinsic
+def lane_sums(typing: Any, array: Any, offset: Any) -> Any:
+    """Sixteen vectors that lie one after the other from `offset` on -> their sixteen sums over lanes, in order."""
+    even, odd = (ir.Constant(_LLVM_INT_VECTOR, list(range(first, 2 * LANES, 2))) for first in (0, 1))
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        start = _pointer(context, builder, sig.args[0], *args)
+        vectors = [_load(builder, builder.gep(start, [ir.Constant(_LLVM_INT, LANES * i)])) for i in range(LANES)]
+        while len(vectors) > 1:  # sum neighbouring lanes; the sums of two vectors fill one
+            vectors = [
+                builder.fadd(builder.shuffle_vector(a, b, even), builder.shuffle_vector(a, b, odd), flags=_FLAGS)
+                for a, b in zip(vectors[::2], vectors[1::2], strict=True)
+            ]
+        return vectors[0]
+
+    return _VECTOR(array, types.intp), generate
+
+
+@njit(**_INLINE)
+def empty(size):
+    """A flat float32 array that starts at a cache line; Numba's own may make every vector straddle two."""
+    space = np.empty(size + LANES, np.float32)
+    skipped = (-(space.ctypes.data // 4)) % LANES
+    return space[skipped : skipped + size]
+
+
+LOG2_E = np.float32(1.4426950408889634)
+
+_ZERO, _ONE = np.float32(0), np.float32(1)
+# minimax in relative error on [-0.5, 0.5], value 1 at 0: 2**r = 1 + r (E1 + r (E2 + ...)), error 9e-8
+_E1, _E2, _E3, _E4, _E5 = (
+    np.float32(c)
+    for c in (0.693146977596393, 0.24022242083557122, 0.055507337472238405, 0.009671512723051369, 0.0013264726003898244)
+)
+# minimax in relative error on [0, 1]: log1p(u) = u (L0 + u (L1 + ...)), error 3e-8
+_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = (
+    np.float32(c)
+    for c in (
+        0.999999969879,
+        -0.499994931379,
+        0.333190967545,
+        -0.248429817913,
+        0.191060051078,
+        -0.136632422793,
+        0.078225910436,
+        -0.029505213329,
+        0.005232687914,
+    )
+)
+# adding 1.5 * 2**23 leaves the nearest integer in the low bits of a float; 127 more makes it an exponent field
+_ROUND_TO_EXPONENT = np.float32(1.5 * 2**23 + 127)
+_LOWEST_EXPONENT, _HIGHEST_EXPONENT = np.float32(-127), np.float32(128)  # fields of 0 and inf
+
+
+@njit(**_INLINE)
+def exp2(x):
+    """2**x; 0 below 2**-126, inf from 2**127.5 on."""
+    x = maximum(minimum(x, splat(_HIGHEST_EXPONENT)), splat(_LOWEST_EXPONENT))
+    shifted = x + splat(_ROUND_TO_EXPONENT)
+    r = x - (shifted - splat(_ROUND_TO_EXPONENT))
+    p = fma(r, splat(_E5), splat(_E4))
+    p = fma(r, p, splat(_E3))
+    p = fma(r, p, splat(_E2))
+    p = fma(r, p, splat(_E1))
+    p = fma(r, p, splat(_ONE))
+    return p * _float_from_low_bits(shifted)
+
+
+@njit(**_INLINE)
+def sigmoid(x):
+    """1 / (1 + exp(-x))"""
+    return splat(_ONE) / (splat(_ONE) + exp2(x * splat(-LOG2_E)))
+
+
+@njit(**_INLINE)
+def softplus(x):
+    """log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|))"""
+    u = exp2(maximum(x, splat(_ZERO) - x) * splat(-LOG2_E))
+    p = fma(u, splat(_L8), splat(_L7))
+    p = fma(u, p, splat(_L6))
+    p = fma(u, p, splat(_L5))
+    p = fma(u, p, splat(_L4))
+    p = fma(u, p, splat(_L3))
+    p = fma(u, p, splat(_L2))
+    p = fma(u, p, splat(_L1))
+    p = fma(u, p, splat(_L0))
+    return fma(u, p, maximum(x, splat(_ZERO)))

@@ -1,0 +1,24 @@
+"""The Vision Mamba backbone, registered with timm, and its published weights."""
+
+from svp.models.checkpoints import LoadReport, WeightsError, read_weights, resize_pos_embed, state_sha256
+from svp.models.factory import ModelInfo, Origin, create_model, list_models, model_info
+from svp.models.vim import BidirectionalMamba, Block, CausalConv1d, PatchEmbed, RMSNorm, VisionMamba
+
+__all__ = [
+    "BidirectionalMamba",
+    "Block",
+    "CausalConv1d",
+    "LoadReport",
+    "ModelInfo",
+    "Origin",
+    "PatchEmbed",
+    "RMSNorm",
+    "VisionMamba",
+    "WeightsError",
+    "create_model",
+    "list_models",
+    "model_info",
+    "read_weights",
+    "resize_pos_embed",
+    "state_sha256",
+]

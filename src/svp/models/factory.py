@@ -1,0 +1,156 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from svp.models import checkpoints
+from svp.models.vim import VisionMamba, default_cfgs
+
+_logger = logging.getLogger(__name__)
+
+ALIASES = {
+    "vim_nano": "vim_nano_patch4_32",
+    "vim_tiny": "vim_tiny_patch16_224",
+    "vim_small": "vim_small_patch16_224",
+    "vim_base": "vim_base_patch16_224",
+}
+"""Short names."""
+
+# ImageNet top-1 in percent and parameters in millions, as the model cards and the paper's table give them
+_PUBLISHED = {
+    "vim_tiny_patch16_224": 76.1,
+    "vim_tiny_patch16_stride8_224": 78.3,
+    "vim_small_patch16_224": 80.5,
+    "vim_small_patch16_stride8_224": 81.6,
+    "vim_base_patch16_224": 81.9,
+}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Facts about a model: where its weights come from, their published accuracy and their terms."""
+
+    name: str
+    aliases: tuple[str, ...]
+    parameters: int
+    img_size: int
+    weights: str
+    sha256: str | None
+    imagenet_top1: float | None
+    license: str
+    source: str
+
+
+def list_models() -> list[str]:
+    """Names that ``create_model`` takes, without the short aliases."""
+    return sorted(default_cfgs)
+
+
+def full_name(name: str) -> str:
+    """The registered name behind `name`.
+
+    Raises:
+        ValueError: Unknown; lists the known names.
+    """
+    resolved = ALIASES.get(name, name)
+    if resolved not in default_cfgs:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join([*ALIASES, *list_models()])}")
+    return resolved
+
+
+def create_model(
+    name: str,
+    pretrained: bool | str | Path = False,
+    num_classes: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    **overrides: Any,
+) -> VisionMamba:
+    """Build a Vision Mamba by name.
+
+    Args:
+        name: One of ``list_models()`` or a short alias (``vim_nano``, ``vim_tiny``, ``vim_small``, ``vim_base``).
+        pretrained: True for the published weights (fetched once from the Hugging Face Hub, or placed by hand), or a file:
+            a released ``.pth``, a ``.safetensors``. Only a head of another size may be missing from it.
+        num_classes: Outputs of a fresh head; 0 for none; that of the weights if None.
+        img_size: Input side in pixels; the position embedding is resized to it.
+        **overrides: Further arguments of ``VisionMamba``, such as ``drop_path_rate`` or ``depth``.
+
+    Raises:
+        ValueError: Unknown name or option; weights that do not fit (``WeightsError``).
+    """
+    resolved = full_name(name)
+    kwargs = dict(overrides)
+    if num_classes is not None:
+        kwargs["num_classes"] = num_classes
+    if img_size is not None:
+        kwargs["img_size"] = img_size
+    published = pretrained is True
+    model: VisionMamba = timm.create_model(resolved, pretrained=published, **kwargs)
+    weights = "published" if published else "random"
+    if not isinstance(pretrained, bool):
+        weights = str(Path(pretrained).resolve())
+        report = checkpoints.load_into(model, checkpoints.read_weights(pretrained))
+        body = [n for n in (*report.missing, *report.unexpected) if not n.startswith("head.")]
+        if body:
+            raise checkpoints.WeightsError(f"{pretrained} is not a file of {resolved}: {report}")
+        if report.unexpected:
+            _logger.info("%s: its head has another size; the model starts with a fresh one", pretrained)
+    if img_size is not None:
+        overrides["img_size"] = img_size
+    model.origin = Origin(resolved, weights, overrides)
+    return model
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a backbone was made, so that it can be made again: kept at ``model.origin`` and in every adapter file.
+
+    Args:
+        name: Full model name.
+        weights: "published", "random", or the path of a file.
+        overrides: Further arguments of the model, such as ``img_size``.
+        seed: Seed of random weights.
+    """
+
+    name: str
+    weights: str = "published"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+
+    def build(self, num_classes: int | None = None) -> VisionMamba:
+        """The model. Random weights with a seed do not depend on `num_classes`, nor touch the global random state."""
+        if self.weights != "random" or self.seed is None:
+            pretrained = {"published": True, "random": False}.get(self.weights, self.weights)
+            return create_model(self.name, pretrained, num_classes, **self.overrides)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            model = create_model(self.name, False, 0, **self.overrides)
+            model.reset_classifier(model.pretrained_cfg["num_classes"] if num_classes is None else num_classes)
+        model.origin = self
+        return model
+
+
+def model_info(name: str) -> ModelInfo:
+    """Facts about a model, without loading its weights."""
+    resolved = full_name(name)
+    cfg = default_cfgs[resolved].default.to_dict()
+    model = timm.create_model(resolved, device="meta")
+    embedded = cfg.get("file")
+    return ModelInfo(
+        name=resolved,
+        aliases=tuple(alias for alias, target in ALIASES.items() if target == resolved),
+        parameters=sum(p.numel() for p in model.parameters()),
+        img_size=cfg["input_size"][-1],
+        weights=f"embedded ({Path(embedded).name})" if embedded else f"{cfg['hf_hub_id']}: {cfg['hf_hub_filename']}",
+        sha256=checkpoints.SHA256.get(cfg.get("hf_hub_filename", "")),
+        imagenet_top1=_PUBLISHED.get(resolved),
+        license=cfg["license"],
+        source=cfg.get("origin_url") or "this package",
+    )

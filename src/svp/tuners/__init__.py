@@ -1,0 +1,30 @@
+"""Tuning methods: one file each, all under one contract (``Tuner``)."""
+
+from svp.tuners.adapter_files import AdapterInfo, load_adapter, read_adapter_info, save_adapter
+from svp.tuners.base import MethodConfig, Tuner, get_method, list_methods, register_method, tune
+from svp.tuners.full import FullConfig, FullTuner
+from svp.tuners.linear import LinearConfig, LinearTuner
+from svp.tuners.official import load_official
+from svp.tuners.svp import Prompters, SVPConfig, SVPTuner, simam
+
+__all__ = [
+    "AdapterInfo",
+    "FullConfig",
+    "FullTuner",
+    "LinearConfig",
+    "LinearTuner",
+    "MethodConfig",
+    "Prompters",
+    "SVPConfig",
+    "SVPTuner",
+    "Tuner",
+    "get_method",
+    "list_methods",
+    "load_adapter",
+    "load_official",
+    "read_adapter_info",
+    "register_method",
+    "save_adapter",
+    "simam",
+    "tune",
+]

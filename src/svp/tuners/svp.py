@@ -1,0 +1,236 @@
+"""Selective Visual Prompting (SVP): add to every image token, before every block, a prompt made from that very token.
+
+    inner_l(v) = SiLU(W2_l (W1_l v + b1_l) + b2_l)            one per layer l, hidden width `hidden_dim`
+    cross_g(v) = SiLU(Wc_g v + bc_g)                          one per group of `shared_layers` layers, g = l // shared_layers
+    v <- v + alpha_l * drop(inner_l(v)) + beta_g * drop(cross_g(v))
+
+v is a token of the hidden stream as it enters block l (for l > 0 the mixer output of block l-1 before it joins the residual);
+the class token is never prompted; alpha and beta are per channel and start at zero, so training starts at the plain backbone.
+
+What trains: both kinds of prompters, alpha, beta and the head. Without head, with d = embed_dim, L = depth, r = hidden_dim,
+G = ceil(L / shared_layers):  L (2 d r + d + r) + L d  +  G (d^2 + d) + G d;  1,644,288 for Vim-S with the defaults.
+
+Source: Yao et al., "Selective Visual Prompting in Vision Mamba", AAAI 2025, arXiv:2412.08947, Section 4; released code
+zhoujiahuan1991/AAAI2025-SVP.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from svp.models import VisionMamba
+from svp.tuners.base import MethodConfig, Tuner, register_method
+
+
+@dataclass(frozen=True)
+class SVPConfig(MethodConfig):
+    """Options of SVP.
+
+    Args:
+        shared_layers: Consecutive layers that share a cross prompter, 1 to depth; the last group may be shorter.
+        hidden_dim: Hidden width of the inner prompters.
+        cross: Use the cross prompters.
+        inner: Use the inner prompters.
+        cross_prompt: "paper", every token's cross prompt is made from the token itself; "official", tokens behind the class
+            token get theirs from the already prompted tokens in front of it, as the released code does (for weights trained
+            with it; needs an even number of patches).
+        dropout: Dropout on the prompts, 0 <= dropout < 1.
+        simam: Weigh the input image by parameter-free attention (SimAM, lambda 1e-3), as the release does for some data sets.
+        head: "linear", or "two_linear": two linear maps with half the width between them and no nonlinearity.
+    """
+
+    shared_layers: int = 8
+    hidden_dim: int = 64
+    cross: bool = True
+    inner: bool = True
+    cross_prompt: Literal["paper", "official"] = "paper"
+    dropout: float = 0.0
+    simam: bool = False
+    head: Literal["linear", "two_linear"] = "linear"
+
+    def __post_init__(self) -> None:
+        for name in ("shared_layers", "hidden_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"svp: {name} is {getattr(self, name)}, expected 1 or more")
+        if not (self.cross or self.inner):
+            raise ValueError("svp: cross and inner are both off, nothing is left to train but the head (method 'linear')")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"svp: dropout is {self.dropout}, expected 0 <= dropout < 1")
+        for name, choices in (("cross_prompt", ("paper", "official")), ("head", ("linear", "two_linear"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"svp: {name} is {getattr(self, name)!r}, expected {' or '.join(map(repr, choices))}")
+
+
+class Prompters(nn.Module):
+    """The prompters of all layers and their scales.
+
+    Attributes:
+        inner_prompters: One per layer.
+        cross_prompters: One per group of layers.
+        inner_scale: alpha, (depth, embed_dim).
+        cross_scale: beta, (groups, embed_dim).
+    """
+
+    def __init__(self, embed_dim: int, depth: int, config: SVPConfig, like: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        factory: dict[str, Any] = dict(device=like.device, dtype=like.dtype)
+        self.dropout = nn.Dropout(config.dropout)
+        if config.inner:
+            self.inner_prompters = nn.ModuleList(
+                nn.Sequential(
+                    nn.Linear(embed_dim, config.hidden_dim, **factory),
+                    nn.Linear(config.hidden_dim, embed_dim, **factory),
+                )
+                for _ in range(depth)
+            )
+            self.inner_scale = nn.Parameter(torch.zeros(depth, embed_dim, **factory))
+        if config.cross:
+            groups = math.ceil(depth / config.shared_layers)
+            self.cross_prompters = nn.ModuleList(nn.Linear(embed_dim, embed_dim, **factory) for _ in range(groups))
+            self.cross_scale = nn.Parameter(torch.zeros(groups, embed_dim, **factory))
+
+    def inner_prompt(self, layer: int, tokens: Tensor) -> Tensor:
+        """alpha_l * drop(inner_l(tokens)), (batch, length, embed_dim)."""
+        return self.inner_scale[layer] * self.dropout(F.silu(self.inner_prompters[layer](tokens)))
+
+    def cross_prompt(self, layer: int, tokens: Tensor) -> Tensor:
+        """beta_g * drop(cross_g(tokens)), (batch, length, embed_dim)."""
+        group = layer // self.config.shared_layers
+        return self.cross_scale[group] * self.dropout(F.silu(self.cross_prompters[group](tokens)))
+
+    def forward(self, layer: int, tokens: Tensor) -> Tensor:
+        """Prompt the tokens that enter block `layer`: (batch, length, embed_dim), the class token at length // 2."""
+        m = (tokens.shape[1] - 1) // 2
+        if self.config.cross and self.config.cross_prompt == "official":
+            return self._forward_official(layer, tokens, m)
+        prompt = self.inner_prompt(layer, tokens) if self.config.inner else None
+        if self.config.cross:
+            cross = self.cross_prompt(layer, tokens)
+            prompt = cross if prompt is None else prompt + cross
+        assert prompt is not None
+        image_token = torch.arange(tokens.shape[1], device=tokens.device) != m
+        return tokens + prompt * image_token.to(prompt.dtype).unsqueeze(-1)
+
+    def _forward_official(self, layer: int, tokens: Tensor, m: int) -> Tensor:
+        front, cls_token, back = tokens[:, :m], tokens[:, m : m + 1], tokens[:, m + 1 :]
+        if front.shape[1] != back.shape[1]:
+            raise ValueError(_needs_even_patches(front.shape[1] + back.shape[1]))
+        prompted_front = front + self.cross_prompt(layer, front)
+        prompted_back = back
+        if self.config.inner:
+            prompted_front = prompted_front + self.inner_prompt(layer, front)
+            prompted_back = prompted_back + self.inner_prompt(layer, back)
+        prompted_back = prompted_back + self.cross_prompt(layer, prompted_front)
+        return torch.cat([prompted_front, cls_token.to(prompted_front.dtype), prompted_back], dim=1)
+
+
+class _PromptBlock:
+    """Forward pre-hook of block `layer`: prompts the hidden stream, leaves the residual."""
+
+    def __init__(self, prompters: Prompters, layer: int) -> None:
+        self.prompters, self.layer = prompters, layer
+
+    def __call__(self, block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden, *rest = args
+        return (self.prompters(self.layer, hidden), *rest)
+
+
+def simam(images: Tensor, lambda_: float = 1e-3) -> Tensor:
+    """Weigh every pixel by parameter-free attention, per image and channel.
+
+        d = (x - mean(x))^2;   e = d / (4 (sum(d) / (H W - 1) + lambda)) + 1/2;   x * sigmoid(e)
+
+    Args:
+        images: (batch, channels, height, width).
+        lambda_: Regulariser; matters where the contrast is low.
+
+    Source: Yang et al., "SimAM", ICML 2021; applied to the input as in the released SVP code.
+    """
+    d = (images - images.mean(dim=(2, 3), keepdim=True)).square()
+    n = images.shape[2] * images.shape[3] - 1
+    e = d / (4 * (d.sum(dim=(2, 3), keepdim=True) / n + lambda_)) + 0.5
+    return images * torch.sigmoid(e)
+
+
+def _weigh_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    images, *rest = args
+    return (simam(images), *rest)
+
+
+@register_method("svp", SVPConfig)
+class SVPTuner(Tuner[SVPConfig]):
+    """Selective Visual Prompting; the prompters are found at ``model.svp``."""
+
+    default_lr = 2e-3
+    default_weight_decay = 1e-4
+
+    def attach(self) -> Iterable[str]:
+        self._hooks: list[Any] = []
+        model, config = self.model, self.config
+        if not isinstance(model, VisionMamba):
+            raise ValueError(f"svp prompts the blocks of a VisionMamba, this is a {type(model).__name__}")
+        depth = len(model.layers)
+        if config.shared_layers > depth:
+            raise ValueError(f"svp: shared_layers is {config.shared_layers}, expected 1 to the model's depth {depth}")
+        if config.cross_prompt == "official" and model.patch_embed.num_patches % 2:
+            raise ValueError(_needs_even_patches(model.patch_embed.num_patches))
+        if config.head == "two_linear":
+            self._replace("head", _two_linear_head(model))
+        prompters = Prompters(model.embed_dim, depth, config, like=model.pos_embed).train(model.training)
+        model.add_module("svp", prompters)
+        for layer, block in enumerate(model.layers):
+            self._hooks.append(block.register_forward_pre_hook(_PromptBlock(prompters, layer)))
+        if config.simam:
+            self._hooks.append(model.patch_embed.register_forward_pre_hook(_weigh_input))
+        return [f"svp.{name}" for name, _ in prompters.named_parameters()]
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        if hasattr(self.model, "svp"):
+            del self.model.svp
+
+    def rename_released(self, name: str) -> str:
+        """Our name for a parameter of the released SVP code; any other name comes back as it is."""
+        for pattern, ours in _RELEASED_NAMES:
+            name, count = re.subn(pattern, ours, name)
+            if count:
+                break
+        return name
+
+
+_RELEASED_NAMES = (
+    (r"^prompt_scale$", "svp.inner_scale"),
+    (r"^prompt_shared_scale$", "svp.cross_scale"),
+    (r"^prompt_generator_shared\.(\d+)\.0\.", r"svp.cross_prompters.\1."),
+    (r"^prompt_generator\.", "svp.inner_prompters."),
+)
+
+
+def _two_linear_head(model: VisionMamba) -> nn.Sequential:
+    if model.num_classes == 0:
+        raise ValueError("svp: head is 'two_linear', but the model has no head; give it num_classes")
+    half, like = model.embed_dim // 2, model.pos_embed
+    factory: dict[str, Any] = dict(device=like.device, dtype=like.dtype)
+    linears = (nn.Linear(model.embed_dim, half, **factory), nn.Linear(half, model.num_classes, **factory))
+    for linear in linears:
+        trunc_normal_(linear.weight, std=0.02)
+        nn.init.zeros_(linear.bias)
+    return nn.Sequential(*linears).train(model.training)
+
+
+def _needs_even_patches(num_patches: int) -> str:
+    return (
+        f"svp: cross_prompt 'official' needs as many patches behind the class token as in front of it, the model has "
+        f"{num_patches} patches; use cross_prompt='paper'"
+    )

@@ -1,0 +1,356 @@
+"""Folders of images as labelled splits: what is where, and what is wrong with it, before any work starts.
+
+Two layouts are understood; a missing part is split off the training part, stratified by class, by seed:
+
+    pets/cat/1.jpg   pets/dog/7.jpg                                  class folders
+    pets/train/cat/1.jpg   [pets/val/dog/7.jpg]   [pets/test/...]    parts of class folders
+
+Only names are read here; whether a file decodes is the business of `svp.data.images`.
+"""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+
+_ARCHIVE_SUFFIXES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"})
+_LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # written by the system, of no interest to anyone
+_PART_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+class DataError(ValueError):
+    """The user's images cannot be used as they are; the message names the path, the finding and the remedy."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one part with their labels, in a fixed order.
+
+    Attributes:
+        paths: One per image.
+        labels: Index into the class names, one per image.
+        origin: Where the part comes from, e.g. "folder test/" or "15% of train/, stratified, seed 0".
+    Raises:
+        ValueError: Paths and labels differ in number.
+    """
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    origin: str
+
+    def __post_init__(self) -> None:
+        if len(self.paths) != len(self.labels):
+            raise ValueError(f"paths ({len(self.paths)}) and labels ({len(self.labels)}) must be equally many")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set in three disjoint parts; `ignored` lists what the folder holds besides their images."""
+
+    name: str
+    root: Path
+    class_names: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split
+    ignored: tuple[Path, ...] = ()
+
+    def summary(self) -> str:
+        """A few lines for the console: sizes, origin of each part, and whatever is odd."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        total = sum(len(split) for split in parts.values())
+        lines = [f"{self.name}: {total} images in {len(self.class_names)} classes ({enumerate_some(self.class_names)})"]
+        lines += [f"  {part:<5} {len(split):>7}  {split.origin}" for part, split in parts.items()]
+        for part, split in parts.items():
+            present = set(split.labels)
+            absent = [name for label, name in enumerate(self.class_names) if label not in present]
+            if absent:
+                lines.append(f"  {part} has no image of {enumerate_some(absent)}")
+        if self.ignored:
+            names = [path.relative_to(self.root) for path in self.ignored]
+            lines.append(f"  {len(names)} ignored, not part of the data: {enumerate_some(names, most=5)}")
+        return "\n".join(lines)
+
+
+def open_folder(path: str | Path, *, seed: int = 0, val_fraction: float = 0.15, test_fraction: float = 0.15) -> ImageData:
+    """Read a folder of images in either layout of this module.
+
+    Classes are the class folders of the training part in sorted order. A missing validation or test part is split off
+    the training part: per class round(fraction * n) images, but at least one, and one is left to train on. The split
+    depends on seed, class names and relative paths only.
+
+    Args:
+        val_fraction: Share of the training images for a missing validation part, 0..1.
+        test_fraction: Share of the training images for a missing test part, 0..1.
+    Raises:
+        DataError: The folder cannot be trained on as it is; the message says why and what to do.
+        ValueError: A fraction is not within 0..1 or both leave nothing to train on.
+    """
+    fractions = {"val": val_fraction, "test": test_fraction}
+    for part, fraction in fractions.items():
+        if not 0 < fraction < 1:
+            raise ValueError(f"{part}_fraction (={fraction}) must be above 0 and below 1")
+    if val_fraction + test_fraction >= 1:
+        raise ValueError(f"val_fraction + test_fraction (={val_fraction + test_fraction:g}) must be below 1")
+
+    root = _existing_folder(path)
+    folders, ignored = _find_parts(root)
+    given: dict[str, dict[str, list[Path]]] = {}
+    for part, folder in folders.items():
+        given[part], others = _read_classes(folder)
+        ignored += others
+    class_names = tuple(sorted(given["train"]))
+    _check_classes(folders, given)
+
+    missing = [part for part in fractions if part not in given]
+    if missing:
+        _check_enough(folders["train"], given["train"], missing)
+        rest, *split_off = split_stratified(given["train"], [fractions[part] for part in missing], seed)
+        given |= {"train": rest, **dict(zip(missing, split_off, strict=True))}
+
+    source = "all images" if folders["train"] == root else f"{folders['train'].name}/"
+    origins = {part: f"folder {folder.name}/" for part, folder in folders.items()}
+    if missing:
+        origins["train"] = f"rest of {source}"
+        origins |= {part: f"{100 * fractions[part]:g}% of {source}, stratified, seed {seed}" for part in missing}
+    splits = {part: _as_split(given[part], class_names, origins[part]) for part in ("train", "val", "test")}
+    return ImageData(root.resolve().name, root, class_names, **splits, ignored=tuple(sorted(ignored)))
+
+
+def open_labelled(path: str | Path, class_names: Sequence[str]) -> Split:
+    """Read class folders, or those in `test/` of a folder that has one, to score known classes on them.
+
+    Classes may be missing from the folder; labels index `class_names`.
+
+    Raises:
+        DataError: The folder holds a class that is not in `class_names`, or no labelled images at all.
+    """
+    root = _existing_folder(path)
+    if "test" not in class_names:
+        root = next((entry for entry in _entries(root) if entry.is_dir() and entry.name.lower() == "test"), root)
+    classes, _ = _read_classes(root)
+    unknown = sorted(classes.keys() - set(class_names))
+    if unknown:
+        absent = [name for name in class_names if name not in classes]
+        raise DataError(
+            f"{root}: {len(unknown)} of its {len(classes)} class folders are not among the {len(class_names)} classes "
+            f"of the model: {enumerate_some(unknown)}. Classes of the model without a folder ({len(absent)}): "
+            f"{enumerate_some(absent) or 'none'}. Folder names must be the class names used in training"
+            + ("." if {name.lower() for name in unknown} - _PART_OF_FOLDER.keys() else f"; give {root / unknown[-1]}.")
+        )
+    return _as_split(classes, class_names, f"folder {root.resolve().name}/")
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """List the images to predict: a file as given whatever its suffix, a folder by all images below it, sorted.
+
+    Nothing is listed twice.
+
+    Raises:
+        DataError: A path does not exist, or a folder has no image below it.
+    """
+    found: dict[Path, Path] = {}  # by absolute path
+    for path in (Path(path).expanduser() for path in paths):
+        if path.is_dir():
+            files = list(_files_below(path))
+            images = [file for file in files if _is_image(file)]
+            if not images:
+                raise DataError(f"{path}: no images; {_describe(files)}. Expected {_suffixes()}.")
+        elif path.exists():
+            images = [path]
+        else:
+            raise DataError(f"{path}: no such file or folder.")
+        for image in images:
+            found.setdefault(image.absolute(), image)
+    return list(found.values())
+
+
+def split_stratified(
+    classes: Mapping[str, Sequence[Path]], fractions: Sequence[float], seed: int
+) -> list[dict[str, list[Path]]]:
+    """Split every class into what is left and one part per fraction, at random by seed and class name.
+
+    A part gets round(fraction * n) of a class of n, but at least one, as does the rest.
+
+    Args:
+        classes: Images by class, at least len(fractions) + 1 each; their order matters, that of the classes does not.
+    Returns:
+        The rest, then a part per fraction; all in the order given.
+    """
+    parts: list[dict[str, list[Path]]] = [{} for _ in range(len(fractions) + 1)]
+    for name, paths in classes.items():
+        sizes = [max(1, round(fraction * len(paths))) for fraction in fractions]
+        while sum(sizes) >= len(paths):
+            sizes[sizes.index(max(sizes))] -= 1
+        sizes.insert(0, len(paths) - sum(sizes))
+        order = list(range(len(paths)))
+        random.Random(f"{seed}/{name}").shuffle(order)
+        start = 0
+        for part, size in zip(parts, sizes, strict=True):
+            part[name] = [paths[index] for index in sorted(order[start : start + size])]
+            start += size
+    return parts
+
+
+def enumerate_some(names: Sequence[object], most: int = 10) -> str:
+    """The names with commas between them, cut after `most`: "a, b and 7 more"."""
+    shown = ", ".join(str(name) for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def _existing_folder(path: str | Path) -> Path:
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if not folder.exists():
+        raise DataError(f"{folder}: no such folder. Expected a folder of images.\n{_expected(folder)}")
+    if folder.suffix.lower() in _ARCHIVE_SUFFIXES:
+        raise DataError(f"{folder}: is an archive, not a folder. Unpack it and give the folder.")
+    raise DataError(f"{folder}: is a file. Expected a folder of images.\n{_expected(folder.parent)}")
+
+
+def _find_parts(root: Path) -> tuple[dict[str, Path], list[Path]]:
+    """Folder by part, and the entries of root that belong to none; {"train": root} if class folders lie in root."""
+    entries = _entries(root)
+    if not entries:
+        raise DataError(f"{root}: the folder is empty.\n{_expected(root)}")
+    named = [entry for entry in entries if entry.is_dir() and entry.name.lower() in _PART_OF_FOLDER]
+    others = [entry for entry in entries if entry not in named]
+    parts: dict[str, Path] = {}
+    for folder in named:
+        part = _PART_OF_FOLDER[folder.name.lower()]
+        if part in parts:
+            raise DataError(f"{root}: both {parts[part].name}/ and {folder.name}/ could be the {part} part. Remove one.")
+        parts[part] = folder
+    # A class may be called "train" too, so that folder makes a layout of parts if it holds folders or nothing but
+    # parts lies beside it.
+    beside = [entry.name for entry in others if entry.is_dir()]
+    if "train" in parts and (not beside or any(entry.is_dir() for entry in _entries(parts["train"]))):
+        return parts, others
+    held_out = enumerate_some([f"{folder.name}/" for part, folder in parts.items() if part != "train"])
+    if held_out and not beside:
+        raise DataError(f"{root}: has {held_out} but no train/.\n{_expected(root)}")
+    if held_out:
+        raise DataError(
+            f"{root}: has {held_out} beside {enumerate_some(beside)}, but no train/ with class folders. "
+            f"Move the class folders into {root / 'train'}; if {held_out} is a class, rename it."
+        )
+    return {"train": root}, []
+
+
+def _read_classes(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Images by class folder, and the files that are none. At least one class; none is empty."""
+    entries = _entries(folder)
+    loose = [entry for entry in entries if not entry.is_dir() and _is_image(entry)]
+    if loose:
+        raise DataError(
+            f"{folder}: images directly in this folder, {len(loose)} of them, have no class "
+            f"({enumerate_some([image.name for image in loose], 3)}). Move each into the folder of its class.\n"
+            f"{_expected(folder)}"
+        )
+    classes: dict[str, list[Path]] = {}
+    ignored = [entry for entry in entries if not entry.is_dir()]
+    for entry in entries:
+        if entry.is_dir():
+            files = list(_files_below(entry))
+            classes[entry.name] = [file for file in files if _is_image(file)]
+            ignored += [file for file in files if not _is_image(file)]
+    if not any(classes.values()):
+        raise DataError(f"{folder}: no images; {_describe(ignored)}. Expected {_suffixes()}.\n{_expected(folder)}")
+    empty = [name for name, images in classes.items() if not images]
+    if empty:
+        raise DataError(
+            f"{folder}: no images in {len(empty)} of {len(classes)} class folders: {enumerate_some(empty)}. "
+            "Put images there or remove the folder."
+        )
+    return classes, ignored
+
+
+def _check_classes(folders: Mapping[str, Path], given: Mapping[str, Mapping[str, Sequence[Path]]]) -> None:
+    train = given["train"]
+    if len(train) == 1:
+        (name,) = train
+        raise DataError(
+            f"{folders['train']}: only one class folder, {name!r}; a classifier needs two or more. "
+            f"If the classes lie inside it, give {folders['train'] / name}.\n{_expected(folders['train'])}"
+        )
+    for part in given.keys() - {"train"}:
+        unknown = sorted(given[part].keys() - train.keys())
+        if unknown:
+            raise DataError(
+                f"{folders[part]}: {len(unknown)} of {len(given[part])} classes are not in {folders['train']}: "
+                f"{enumerate_some(unknown)}. Name the class folders alike, or add these classes to "
+                f"{folders['train'].name}/."
+            )
+
+
+def _check_enough(folder: Path, classes: Mapping[str, Sequence[Path]], missing: Sequence[str]) -> None:
+    needed = len(missing) + 1
+    few = [f"{name} ({len(images)})" for name, images in classes.items() if len(images) < needed]
+    if few:
+        parts = " and ".join(missing)
+        raise DataError(
+            f"{folder}: {len(few)} of {len(classes)} classes have fewer than {needed} images, too few to split off "
+            f"{parts}: {enumerate_some(few)}. Add images (better dozens per class), remove the class, or give "
+            f"{parts} as folders of their own beside train/."
+        )
+
+
+def _as_split(classes: Mapping[str, Sequence[Path]], class_names: Sequence[str], origin: str) -> Split:
+    pairs = [(path, label) for label, name in enumerate(class_names) for path in classes.get(name, ())]
+    return Split(tuple(path for path, _ in pairs), tuple(label for _, label in pairs), origin)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What the folder holds, sorted, without hidden entries and litter."""
+    try:
+        entries = [Path(entry.path) for entry in os.scandir(folder)]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror}).") from error
+    kept = [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _LITTER]
+    return sorted(kept, key=lambda entry: entry.name)
+
+
+def _files_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Every file below, links followed but no link back to a folder above. A dangling link counts as a file."""
+    above |= {folder.resolve()}
+    for entry in _entries(folder):
+        if not entry.is_dir():
+            yield entry
+        elif entry.resolve() not in above:
+            yield from _files_below(entry, above)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _describe(files: Sequence[Path]) -> str:
+    """What was found instead of images: "found other files (10 .txt, 2 .zip)"."""
+    if not files:
+        return "found no files at all"
+    kinds = Counter(file.suffix.lower() or "no suffix" for file in files)
+    found = f"found other files ({enumerate_some([f'{count} {kind}' for kind, count in kinds.most_common()])})"
+    archives = [file.name for file in files if file.suffix.lower() in _ARCHIVE_SUFFIXES]
+    return f"{found}; unpack {enumerate_some(archives, 3)} first" if archives else found
+
+
+def _suffixes() -> str:
+    return " ".join(sorted(IMAGE_SUFFIXES))
+
+
+def _expected(folder: Path) -> str:
+    name = folder.resolve().name or "images"
+    return (
+        "Expected one folder per class, as in\n"
+        f"  {name}/cat/001.jpg   {name}/dog/001.jpg\n"
+        "or parts that hold them (val/ and test/ may be missing):\n"
+        f"  {name}/train/cat/001.jpg   {name}/val/cat/002.jpg   {name}/test/cat/003.jpg"
+    )

@@ -1,0 +1,7 @@
+"""``python -m svp``, which is what ``torchrun -m svp`` and ``accelerate launch -m svp`` start."""
+
+import sys
+
+from svp.cli import main
+
+sys.exit(main())

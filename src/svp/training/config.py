@@ -1,0 +1,244 @@
+"""What a training run is made of: one frozen dataclass, filled from defaults, a recipe, a file and explicit values."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentError
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from svp.data import AugmentConfig
+from svp.models.factory import full_name
+from svp.tuners import get_method
+
+RECIPES = Path(__file__).resolve().parent.parent / "assets" / "recipes"
+"""Folder of the named recipes."""
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or out of range; the message names it and what was expected."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one run. `lr`, `weight_decay` and `out` are resolved from the method and the data when left out.
+
+    Args:
+        data: Folder of images (class folders, or train/ [val/] [test/] of class folders), or a data set's name.
+        data_root: Where named data sets are found or made; $SVP_HOME/data if left out.
+        model: Backbone, see `svp models list`.
+        weights: "published", "random", or a file (.pth, .safetensors, or the run directory of a `full` training).
+        img_size: Input side in pixels; the model's own if left out.
+        method: Tuning method; its options are the fields under it.
+        options: Options of the method.
+        epochs: Passes over the training images.
+        batch_size: Images per optimizer step, over all processes.
+        lr: Peak learning rate of AdamW; the method's own if left out.
+        weight_decay: Weight decay of AdamW, on matrices only; the method's own if left out.
+        schedule: "cosine": per step, linear warm-up, then half a cosine down to `min_lr`; "released": per epoch and one epoch
+            late, as the released code does.
+        warmup_epochs: Epochs of linear warm-up; at most half of the run.
+        warmup_lr: Learning rate the warm-up starts from.
+        min_lr: Learning rate the cosine ends at.
+        label_smoothing: Share of the target spread over all classes.
+        mixup: Alpha of mixup; 0 for none.
+        cutmix: Alpha of CutMix; 0 for none. With both, every batch takes one of them at random.
+        drop_path: Stochastic depth rate of the last block.
+        clip_grad: Largest norm of the gradient; no clipping if left out.
+        grad_checkpointing: Recompute blocks in the backward pass: less memory, about a third more time.
+        augment: How training images are varied.
+        protocol: "validation": the epoch is chosen on validation images and test is read once; "paper": train on train and
+            validation, choose the best epoch on test, as the paper's code does (labelled so in every result).
+        val_fraction: Share of the training images split off for validation where no val/ folder is given.
+        test_fraction: Share split off for test where no test/ folder is given.
+        seed: Of weights, splits, order and augmentation.
+        precision: "auto" is bf16 on a GPU that has it and fp32 elsewhere.
+        device: "auto" takes a GPU if there is one.
+        num_workers: Processes that read images; chosen by the machine if left out.
+        out: Run directory; runs/<data>-<model>-<method>-<seed> if left out.
+        resume: Go on with the run in `out` from its last finished epoch.
+        recipe: Named recipe, or a YAML file, whose values are used where nothing else is given.
+    """
+
+    data: str = ""
+    data_root: str | None = None
+    model: str = "vim_tiny"
+    weights: str = "published"
+    img_size: int | None = None
+    method: str = "svp"
+    options: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float | None = None
+    weight_decay: float | None = None
+    schedule: Literal["cosine", "released"] = "cosine"
+    warmup_epochs: float = 1.0
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-6
+    label_smoothing: float = 0.1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    drop_path: float = 0.0
+    clip_grad: float | None = None
+    grad_checkpointing: bool = False
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    protocol: Literal["validation", "paper"] = "validation"
+    val_fraction: float = 0.15
+    test_fraction: float = 0.15
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_workers: int | None = None
+    out: str | None = None
+    resume: bool = False
+    recipe: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ConfigError("data is missing: a folder with one folder of images per class, or a data set's name")
+        full_name(self.model)
+        tuner = get_method(self.method)
+        for name, low in (("epochs", 1), ("batch_size", 2), ("num_workers", 0), ("img_size", 1), ("seed", 0)):
+            _check_at_least(name, getattr(self, name), low)
+        for name in ("lr", "clip_grad"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} is {value}, expected a number above 0")
+        for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "mixup", "cutmix"):
+            _check_at_least(name, getattr(self, name), 0)
+        for name in ("label_smoothing", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 <= {name} < 1")
+        for name in ("val_fraction", "test_fraction"):
+            if not 0 < getattr(self, name) < 0.9:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 < {name} < 0.9")
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ConfigError(f"batch_size is {self.batch_size}, mixup and CutMix need an even one")
+        # the method's own checks; every option is written out, so that a run says what it did
+        object.__setattr__(self, "options", asdict(tuner.config_class(**self.options)))
+        if self.lr is None:
+            object.__setattr__(self, "lr", tuner.default_lr)
+        if self.weight_decay is None:
+            object.__setattr__(self, "weight_decay", tuner.default_weight_decay)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as ``config.yaml`` and recipes hold them: the method's options stand under ``method``."""
+        values = asdict(self)
+        values["method"] = {"name": values.pop("method"), **values.pop("options")}
+        return values
+
+
+def _check_at_least(name: str, value: float | None, low: int) -> None:
+    if value is not None and not value >= low:
+        raise ConfigError(f"{name} is {value}, expected {low} or more")
+
+
+def make_config(explicit: Mapping[str, Any], config_file: str | Path | None = None) -> TrainConfig:
+    """Merge defaults < recipe < config file < explicit values into a checked configuration.
+
+    Args:
+        explicit: Nested values; ``method`` may be a name or a mapping with ``name`` and options.
+        config_file: YAML file of the same form.
+
+    Raises:
+        ConfigError: An unknown setting, a wrong type or a value out of range.
+    """
+    layers = [_normalised(read_yaml(config_file))] if config_file else []
+    layers.append(_normalised(explicit))
+    recipe = next((layer["recipe"] for layer in reversed(layers) if layer.get("recipe")), None)
+    if recipe:
+        layers.insert(0, _normalised(read_recipe(recipe)))
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
+    name = merged.setdefault("method", {}).setdefault("name", "svp")
+    try:
+        parsed = make_parser(name).parse_object(merged)
+        values = parsed.as_dict()
+        method = values.pop("method")
+        augment = AugmentConfig(**values.pop("augment"))
+        return TrainConfig(method=method.pop("name"), options=method, augment=augment, **values)
+    except ConfigError:
+        raise
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def make_parser(method: str, prog: str = "svp train") -> ArgumentParser:
+    """Parser of all settings, with the options of `method` as ``--method.<option>``."""
+    parser = ArgumentParser(prog=prog, exit_on_error=False)
+    parser.add_class_arguments(TrainConfig, skip={"method", "options"})
+    parser.add_argument("--method.name", default=method, help="Tuning method, see `svp train --help`.")
+    parser.add_class_arguments(get_method(method).config_class, "method")
+    return parser
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Values of a named recipe or of a YAML file.
+
+    Raises:
+        ConfigError: Neither a known name nor a file; lists the known names.
+    """
+    path = RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        path = Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+        raise ConfigError(f"recipe {name!r} is neither a file nor one of: {known}")
+    return read_yaml(path)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A mapping from a YAML file.
+
+    Raises:
+        ConfigError: No such file, no valid YAML, or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no settings: expected lines such as 'epochs: 20'")
+    return values
+
+
+def with_out(config: TrainConfig, out: Path) -> TrainConfig:
+    """The same settings with the run directory filled in."""
+    return replace(config, out=str(out))
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Settings that differ, as "name: old -> new", but for those that cannot change what is trained."""
+    harmless = {"resume", "out", "num_workers", "device"}
+    return [
+        f"{f.name}: {getattr(old, f.name)} -> {getattr(new, f.name)}"
+        for f in fields(TrainConfig)
+        if f.name not in harmless and getattr(old, f.name) != getattr(new, f.name)
+    ]
+
+
+def _normalised(values: Mapping[str, Any]) -> dict[str, Any]:
+    values = dict(values)
+    if isinstance(values.get("method"), str):
+        values["method"] = {"name": values["method"]}
+    if "options" in values:
+        values["method"] = {**values.get("method", {}), **values.pop("options")}
+    return values
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    if "name" in over.get("method", {}) and over["method"]["name"] != base.get("method", {}).get("name"):
+        merged.pop("method", None)  # another method: the old one's options mean nothing to it
+    for name, value in over.items():
+        both = isinstance(merged.get(name), Mapping) and isinstance(value, Mapping)
+        merged[name] = {**merged[name], **value} if both else value
+    return merged

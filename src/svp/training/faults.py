@@ -1,0 +1,57 @@
+"""A loss that is not finite, explained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training met a loss that is NaN or infinite; the message names the step, the batch and the first layer affected."""
+
+
+def explain_nonfinite(
+    model: nn.Module, images: Tensor, loss: float, epoch: int, step: int, paths: Sequence[Path]
+) -> NonFiniteLossError:
+    """The error for a non-finite loss: runs the batch once more and finds the first module with a non-finite output."""
+    if not bool(torch.isfinite(images).all()):
+        where = "the images themselves hold non-finite values"
+    else:
+        name = first_nonfinite_module(model, images)
+        where = (
+            f"the first layer with a non-finite output is {name}"
+            if name
+            else "all layers' outputs are finite, the loss is not"
+        )
+    listed = ", ".join(str(path) for path in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    return NonFiniteLossError(
+        f"loss is {loss} at epoch {epoch + 1}, step {step + 1}: {where}. Batch: {listed}. "
+        "Try a lower --lr, --clip-grad 1, or --precision fp32; the last good state is kept in the run directory"
+    )
+
+
+@torch.no_grad()
+def first_nonfinite_module(model: nn.Module, images: Tensor) -> str | None:
+    """Name of the module whose output is the first, in the order of execution, to hold NaN or infinity."""
+    found: list[str] = []
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            tensors = output if isinstance(output, tuple) else (output,)
+            if not found and any(isinstance(t, Tensor) and not bool(torch.isfinite(t).all()) for t in tensors):
+                found.append(name)
+
+        return hook
+
+    leaves = [(name, module) for name, module in model.named_modules() if name]
+    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    try:
+        model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None

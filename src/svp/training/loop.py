@@ -1,0 +1,456 @@
+"""The training loop, one for every method."""
+
+from __future__ import annotations
+
+import random
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from timm.data import Mixup
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+
+from svp.data import (
+    ImageData,
+    ImageListDataset,
+    InputConfig,
+    Split,
+    Unreadable,
+    check_unreadable,
+    drop_unreadable,
+    eval_transform,
+    find_unreadable,
+    make_loader,
+    open_data,
+    train_transform,
+)
+from svp.models import Origin, VisionMamba
+from svp.models.factory import full_name
+from svp.training.config import TrainConfig, differences, make_config, with_out
+from svp.training.display import Display, duration, plot_curves
+from svp.training.evaluation import Scores, describe_unreadable, score
+from svp.training.faults import explain_nonfinite
+from svp.training.records import RunDirectory, RunError, environment, peak_memory_mb
+from svp.training.schedule import Schedule
+from svp.tuners import Tuner, save_adapter, tune
+from svp.tuners.adapter_files import load_trained, save_trained
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Args:
+        directory: Holds the adapter, the configuration, the metrics and the curves.
+        result: Contents of ``result.json``.
+    """
+
+    directory: Path
+    result: dict[str, Any]
+
+
+def train(data: str | Path | None = None, *, config: TrainConfig | None = None, progress: bool = True, **settings: Any) -> Run:
+    """Train an adapter on a folder of images: what ``svp train`` does.
+
+    The epoch is chosen on validation images and the test images are read once, at the end (``protocol="paper"`` is the
+    exception, and says so). Killed at any moment, the run goes on with ``resume=True`` and ends with the same weights.
+
+    Args:
+        data: Folder of images, or a data set's name.
+        config: All settings at once, instead of `data` and `settings`.
+        progress: Show progress.
+        **settings: Fields of ``TrainConfig``; options of the method under ``options``.
+
+    Returns:
+        The run: its directory and its result.
+
+    Raises:
+        ConfigError, DataError, WeightsError: Bad settings, images or weights, before any work.
+        RunError: The run directory holds another run.
+        NonFiniteLossError: The loss became NaN or infinite.
+    """
+    if config is None:
+        explicit = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+        config = make_config(explicit if data is None else {"data": str(data), **explicit})
+    return _Trainer(config, progress).run()
+
+
+def make_accelerator(device: str, precision: str) -> Accelerator:
+    """Devices and precision by the words of ``TrainConfig``.
+
+    Raises:
+        RuntimeError: A GPU is asked for and there is none.
+    """
+    gpu = torch.cuda.is_available() and device != "cpu"
+    if device == "cuda" and not gpu:
+        raise RuntimeError("device is 'cuda', but PyTorch finds no CUDA GPU; use --device cpu or auto")
+    if precision == "auto":
+        precision = "bf16" if gpu and torch.cuda.is_bf16_supported() else "fp32"
+    return Accelerator(
+        cpu=not gpu,
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=False),
+    )
+
+
+def choose_num_workers(asked: int | None, device: torch.device) -> int:
+    """Worker processes that read images: on a CPU the model needs the cores, and macOS and Windows start workers slowly."""
+    if asked is not None:
+        return asked
+    return min(8, torch.get_num_threads()) if device.type == "cuda" and sys.platform == "linux" else 0
+
+
+class _Trainer:
+    """One run from a checked configuration to its result."""
+
+    def __init__(self, config: TrainConfig, progress: bool) -> None:
+        self.started = time.time()
+        self.accelerator = make_accelerator(config.device, config.precision)
+        self.display = Display(progress and self.accelerator.is_main_process)
+        self.data = self._open_data(config)
+        self.config, self.directory = self._claim_directory(config)
+
+    def run(self) -> Run:
+        if self.directory.result_file.is_file():
+            self.display.say(f"{self.directory.path} is finished already")
+            return Run(self.directory.path, self.directory.read_result())
+        self._check_images()
+        self._build()
+        rows, best = self._restore()
+        for epoch in range(len(rows), self.config.epochs):
+            best = self._epoch(epoch, rows, best)
+        return self._finish(rows, best)
+
+    # before training ---------------------------------------------------------------------------------------------------
+
+    def _open_data(self, config: TrainConfig) -> ImageData:
+        with self.accelerator.main_process_first():  # a named data set is made once
+            return open_data(
+                config.data,
+                config.data_root,
+                seed=config.seed,
+                val_fraction=config.val_fraction,
+                test_fraction=config.test_fraction,
+            )
+
+    def _claim_directory(self, config: TrainConfig) -> tuple[TrainConfig, RunDirectory]:
+        """The run directory: a new one, or with ``resume`` the one that is there with the same settings."""
+        name = f"{self.data.name}-{config.model}-{config.method}-{config.seed}"
+        path = Path(config.out) if config.out else Path("runs") / name
+        if not config.out and not config.resume:
+            number = 1
+            while path.exists():  # a second try of the same command is a second run
+                number += 1
+                path = Path("runs") / f"{name}-{number}"
+        config = with_out(config, path)
+        directory = RunDirectory(path)
+        self.accelerator.wait_for_everyone()
+        if directory.config_file.is_file():
+            if not config.resume:
+                raise RunError(f"{path} holds a run already: go on with it by --resume, or choose another --out")
+            changed = differences(directory.read_config(), config)
+            if changed:
+                raise RunError(f"cannot resume {path} with other settings ({'; '.join(changed)}): choose another --out")
+            if directory.differs(self.data):
+                raise RunError(f"cannot resume {path}: the images in {self.data.root} are not those the run began with")
+        elif path.is_dir() and any(path.iterdir()):
+            raise RunError(f"{path} is not empty and no run directory: choose another --out")
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            path.mkdir(parents=True, exist_ok=True)
+            directory.write_splits(self.data)
+            directory.write_config(config)  # last: what holds it is a run
+        self.accelerator.wait_for_everyone()
+        return config, directory
+
+    def _check_images(self) -> None:
+        """Decode every file once, before any work: what cannot be read is named, counted and kept out of training."""
+        self.display.say(self.data.summary())
+        paths = [*self.data.train.paths, *self.data.val.paths, *self.data.test.paths]
+        with self.accelerator.main_process_first(), self.display.progress("checking images", len(paths)) as (bar, task):
+            self.unreadable = find_unreadable(paths, lambda done: bar.update(task, completed=done))
+        for image in self.unreadable:
+            self.display.say(f"warning: cannot read {image.path}: {image.reason}")
+        check_unreadable(self.data, self.unreadable)
+
+    def _build(self) -> None:
+        config, accelerator = self.config, self.accelerator
+        weights = config.weights
+        if weights not in ("published", "random"):
+            weights = str(weights_file(weights))
+        overrides: dict[str, Any] = {}
+        if config.img_size:
+            overrides["img_size"] = config.img_size
+        origin = Origin(full_name(config.model), weights, overrides, config.seed if weights == "random" else None)
+        model = origin.build(len(self.data.class_names))
+        model.set_drop_path(config.drop_path)
+        model.set_grad_checkpointing(config.grad_checkpointing)
+        seed_everything(config.seed)
+        model.reset_classifier(len(self.data.class_names))  # a head that came with the weights knows other classes
+        self.tuner: Tuner[Any] = tune(model, config.method, **config.options)
+        self.model: VisionMamba = model
+        self.inputs = inputs_of(model)
+        self.device = accelerator.device
+
+        readable = self._readable()
+        augment = train_transform(self.inputs, config.augment)
+        train_split = readable["train"] if config.protocol == "validation" else join(readable["train"], readable["val"])
+        self.train_set = ImageListDataset(train_split, augment, config.seed)
+        workers = choose_num_workers(config.num_workers, self.device)
+        batch_size = self._fitting_batch_size(len(train_split))
+        loader = make_loader(
+            self.train_set,
+            batch_size,
+            train=True,
+            seed=config.seed,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            drop_last=True,
+        )
+        evaluate = ImageListDataset(self._selection(readable), eval_transform(self.inputs))
+        eval_loader = make_loader(evaluate, batch_size, train=False, num_workers=workers)
+        self.eval_batch_size = batch_size
+        optimizer = create_optimizer_v2(model, opt="adamw", lr=config.lr, weight_decay=config.weight_decay)
+        self.wrapped, self.optimizer, self.loader, self.selection_loader = accelerator.prepare(
+            model, optimizer, loader, eval_loader
+        )
+        self.schedule = Schedule(optimizer, config, len(self.loader))
+        self.mixup = None
+        if config.mixup or config.cutmix:
+            self.mixup = Mixup(
+                mixup_alpha=config.mixup,
+                cutmix_alpha=config.cutmix,
+                label_smoothing=config.label_smoothing,
+                num_classes=len(self.data.class_names),
+            )
+        self.display.say(
+            f"{config.method} on {origin.name} ({weights} weights): "
+            f"{self.tuner.num_trainable:,} of {sum(p.numel() for p in model.parameters()):,} parameters train, "
+            f"on {self.device.type}, {accelerator.mixed_precision.replace('no', 'fp32')}"
+        )
+
+    def _readable(self) -> dict[str, Split]:
+        parts = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
+        return {name: drop_unreadable(split, self.unreadable) for name, split in parts.items()}
+
+    @property
+    def selection_split(self) -> str:
+        """The split that chooses the epoch."""
+        return "val" if self.config.protocol == "validation" else "test"
+
+    def _selection(self, readable: Mapping[str, Split]) -> Split:
+        return readable[self.selection_split]
+
+    def _fitting_batch_size(self, images: int) -> int:
+        """The batch size, or the largest that the images and processes allow (even, for mixup)."""
+        unit = 2 * self.accelerator.num_processes
+        fitting = min(self.config.batch_size, images) // unit * unit
+        if fitting == 0:
+            raise RunError(f"{images} training images are too few for {self.accelerator.num_processes} processes")
+        if fitting < self.config.batch_size:
+            self.display.say(f"batch size {fitting} instead of {self.config.batch_size}")
+        return fitting
+
+    # training ----------------------------------------------------------------------------------------------------------
+
+    def _restore(self) -> tuple[list[dict[str, Any]], int]:
+        """Metrics of the finished epochs and the best one; loads the state a resumed run goes on from."""
+        state = self.directory.read_state()
+        if state is None:
+            if self.accelerator.is_main_process:
+                save_adapter(self.model, self.directory.path, self.data.class_names, self.inputs.to_dict())
+            return [], -1
+        self.tuner.load_state_dict(state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.display.say(f"resuming after epoch {len(state['metrics'])}")
+        if self.accelerator.is_main_process:
+            self.directory.write_metrics(state["metrics"])
+        return list(state["metrics"]), int(state["best"])
+
+    def _epoch(self, epoch: int, rows: list[dict[str, Any]], best: int) -> int:
+        """Train and evaluate one epoch, write everything down, return the best epoch so far."""
+        started = time.time()
+        # all randomness follows from (seed, epoch, process): a resumed run draws what an uninterrupted one would have
+        seed_everything(hash((self.config.seed, epoch, self.accelerator.process_index)) % 2**32)
+        train_loss = self._train_epoch(epoch)
+        scores = score(self.wrapped, self.selection_loader, self.accelerator, len(self.data.class_names))
+        rows.append(
+            {
+                "epoch": epoch,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "train_loss": train_loss,
+                "selection_split": self.selection_split,
+                "selection_loss": scores.loss,
+                "selection_top1": scores.top1,
+                "seconds": time.time() - started,
+            }
+        )
+        better = best < 0 or _merit(rows[-1]) > _merit(rows[best])
+        best = epoch if better else best
+        if self.accelerator.is_main_process:
+            if better:
+                save_trained(self.model, self.directory.path)
+            # last, so that what a resumed run finds beside it is never behind it
+            self.directory.write_state(
+                {
+                    "trained": self.tuner.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "metrics": rows,
+                    "best": best,
+                }
+            )
+            self.directory.write_metrics(rows)
+        left = np.mean([row["seconds"] for row in rows]) * (self.config.epochs - epoch - 1)
+        self.display.epoch(rows[-1], self.config.epochs, float(left), better)
+        return best
+
+    def _train_epoch(self, epoch: int) -> float:
+        """One pass over the training images; returns the mean loss."""
+        self.wrapped.train()
+        self.loader.set_epoch(epoch)
+        total = torch.zeros((), device=self.device)
+        with self.display.progress(f"epoch {epoch + 1}/{self.config.epochs}", len(self.loader)) as (bar, task):
+            for step, (images, labels, index) in enumerate(self.loader):
+                self.schedule.set(epoch, step)
+                loss = self._loss(images, labels)
+                value = loss.item()
+                if not np.isfinite(value):
+                    paths = [self.train_set.split.paths[i] for i in index.tolist()]
+                    raise explain_nonfinite(self.model, images, value, epoch, step, paths)
+                self.accelerator.backward(loss)
+                if self.config.clip_grad:
+                    self.accelerator.clip_grad_norm_(self.tuner.trainable_parameters(), self.config.clip_grad)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+                total += loss.detach()
+                bar.update(task, advance=1, note=f"loss {value:.3f}")
+        mean: Tensor = self.accelerator.reduce(total / len(self.loader), reduction="mean")
+        return mean.item()
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        if self.mixup is not None:
+            images, targets = self.mixup(images, labels)
+            return -(targets * F.log_softmax(self.wrapped(images).float(), dim=-1)).sum(-1).mean()
+        return F.cross_entropy(self.wrapped(images).float(), labels, label_smoothing=self.config.label_smoothing)
+
+    # after training ----------------------------------------------------------------------------------------------------
+
+    def _finish(self, rows: list[dict[str, Any]], best: int) -> Run:
+        self.accelerator.wait_for_everyone()
+        load_trained(self.model, self.directory.path)
+        readable = self._readable()["test"]
+        lost = [image for image in self.unreadable if image.path in set(self.data.test.paths)]
+        labels = dict(zip(self.data.test.paths, self.data.test.labels, strict=True))
+        loader = self.accelerator.prepare(
+            make_loader(ImageListDataset(readable, eval_transform(self.inputs)), self.eval_batch_size, train=False)
+        )
+        scores = score(
+            self.wrapped, loader, self.accelerator, len(self.data.class_names), [labels[image.path] for image in lost]
+        )
+        result = self._result(rows, best, scores, lost)
+        if self.accelerator.is_main_process:
+            plot_curves(rows, best, self.directory.path / "curves.png")
+            self.directory.write_result(result)
+        self.accelerator.wait_for_everyone()
+        self._print(result)
+        return Run(self.directory.path, result)
+
+    def _result(self, rows: list[dict[str, Any]], best: int, scores: Scores, lost: list[Unreadable]) -> dict[str, Any]:
+        config = self.config
+        chosen = {
+            "validation": f"best top-1 on {len(self.data.val)} validation images; test read once, at the end",
+            "paper": "best top-1 on test, trained on train and validation (protocol of the paper's code): optimistic",
+        }[config.protocol]
+        return {
+            "top1": scores.top1,
+            "top5": scores.top5,
+            "loss": scores.loss,
+            "n_test": scores.n,
+            "unreadable_test_images": describe_unreadable(lost),
+            "unreadable_images": describe_unreadable(self.unreadable),
+            "protocol": config.protocol,
+            "epoch_chosen": best + 1,
+            "epochs": config.epochs,
+            "how_chosen": chosen,
+            "selection_top1": rows[best]["selection_top1"],
+            "trainable_parameters": self.tuner.num_trainable,
+            "trainable_parameters_without_head": self.tuner.num_trainable_without_head,
+            "total_parameters": sum(p.numel() for p in self.model.parameters()),
+            "training_seconds": sum(row["seconds"] for row in rows),
+            "seconds": time.time() - self.started,
+            "peak_memory_mb": peak_memory_mb(self.device),
+            "method": config.method,
+            "options": config.options,
+            "model": full_name(config.model),
+            "weights": config.weights,
+            "data": {
+                "name": self.data.name,
+                "root": str(self.data.root),
+                "classes": len(self.data.class_names),
+                "train": len(self.data.train),
+                "val": len(self.data.val),
+                "test": len(self.data.test),
+                "splits": {"train": self.data.train.origin, "val": self.data.val.origin, "test": self.data.test.origin},
+            },
+            "per_class": scores.per_class(self.data.class_names),
+            "seed": config.seed,
+            "device": str(self.device),
+            "processes": self.accelerator.num_processes,
+            "precision": self.accelerator.mixed_precision.replace("no", "fp32"),
+            "command": shlex.join(sys.argv),
+            "versions": environment(),
+        }
+
+    def _print(self, result: dict[str, Any]) -> None:
+        rows = [
+            ("test top-1", f"{result['top1']:.2%} of {result['n_test']} images"),
+            ("test top-5", f"{result['top5']:.2%}"),
+            ("epoch chosen", f"{result['epoch_chosen']} of {result['epochs']}: {result['how_chosen']}"),
+            ("trained parameters", f"{result['trainable_parameters']:,} of {result['total_parameters']:,}"),
+            ("time", duration(result["seconds"])),
+            ("peak memory", f"{result['peak_memory_mb']:,.0f} MB"),
+        ]
+        if result["unreadable_images"]:
+            rows.append(("unreadable images", f"{len(result['unreadable_images'])}; those of test count as wrong"))
+        self.display.table(str(self.directory.path), rows)
+        self.display.say(f"next: svp predict {shlex.quote(str(self.directory.path))} IMAGE_OR_FOLDER")
+
+
+def _merit(row: Mapping[str, Any]) -> tuple[float, float]:
+    return row["selection_top1"], -row["selection_loss"]
+
+
+def join(first: Split, second: Split) -> Split:
+    """Both splits as one."""
+    return Split(first.paths + second.paths, first.labels + second.labels, f"{first.origin}; {second.origin}")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and PyTorch's generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def inputs_of(model: nn.Module) -> InputConfig:
+    """The evaluation transform of a backbone, from its pretrained config and its image size."""
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    img_size: tuple[int, int] = model.get_submodule("patch_embed").img_size  # type: ignore[assignment]
+    fields = {name: cfg[name] for name in ("mean", "std", "crop_pct", "interpolation") if name in cfg}
+    return replace(InputConfig(**fields), img_size=img_size[0])
+
+
+def weights_file(weights: str) -> Path:
+    """The file behind ``--weights``: the file itself, or the adapter of a run directory."""
+    path = Path(weights).expanduser()
+    return path / "adapter.safetensors" if path.is_dir() else path

@@ -1,0 +1,168 @@
+"""The files of a run directory, all written so that a kill leaves the old or the new one whole."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import yaml
+
+from svp.data import ImageData, Split
+from svp.paths import write_atomically
+from svp.training.config import TrainConfig, make_config
+
+
+class RunError(RuntimeError):
+    """A run directory cannot be used as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names and formats of the files of a run.
+
+    ``config.yaml`` everything resolved; ``splits.json`` which image is used for what; ``metrics.jsonl`` a line per epoch;
+    ``adapter.safetensors`` and ``adapter.json`` the best epoch; ``last/state.pt`` what a resumed run starts from;
+    ``result.json`` the outcome; ``curves.png``.
+    """
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def state_file(self) -> Path:
+        return self.path / "last" / "state.pt"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Write ``config.yaml``; ``svp train --config`` reads it back."""
+        values = config.to_dict()
+        values.pop("resume")
+        self._write("config.yaml", yaml.safe_dump(values, sort_keys=False))
+
+    def read_config(self) -> TrainConfig:
+        """Read ``config.yaml`` back.
+
+        Raises:
+            RunError: This is no run directory.
+        """
+        if not self.config_file.is_file():
+            raise RunError(f"{self.path} is no run directory of `svp train`: it holds no config.yaml")
+        return make_config({}, self.config_file)
+
+    def write_splits(self, data: ImageData) -> None:
+        """Write ``splits.json``: which image was used for what, so that a later score is one of the same images."""
+        self._write("splits.json", _splits_text(data))
+
+    def differs(self, data: ImageData) -> bool:
+        """Whether ``splits.json`` is there and names other images."""
+        file = self.path / "splits.json"
+        return file.is_file() and file.read_text(encoding="utf-8") != _splits_text(data)
+
+    def read_split(self, name: str) -> Split:
+        """A split as it was when the run began.
+
+        Raises:
+            RunError: The run has none, or files are gone.
+        """
+        file = self.path / "splits.json"
+        if not file.is_file():
+            raise RunError(f"{self.path} holds no splits.json: not a run directory of `svp train`")
+        splits = json.loads(file.read_text(encoding="utf-8"))
+        root = Path(splits["root"])
+        paths = tuple(root / path for path, _ in splits[name])
+        gone = [path for path in paths if not path.exists()]
+        if gone:
+            raise RunError(
+                f"{len(gone)} of the run's {len(paths)} {name} images are gone, such as {gone[0]}; name a folder by --data"
+            )
+        return Split(paths, tuple(label for _, label in splits[name]), f"the run's own {name} images")
+
+    def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write ``metrics.jsonl`` whole: a few lines, and never half a line."""
+        self._write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write ``result.json``."""
+        self._write("result.json", json.dumps(result, indent=2) + "\n")
+
+    def read_result(self) -> dict[str, Any]:
+        """Read ``result.json``.
+
+        Raises:
+            RunError: The run is not finished.
+        """
+        if not self.result_file.is_file():
+            raise RunError(
+                f"{self.path} holds no result.json: the run is not finished; go on with `svp train --out {self.path} --resume`"
+            )
+        result: dict[str, Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
+        return result
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        """Write ``last/state.pt``: tensors and plain values only."""
+        self.state_file.parent.mkdir(exist_ok=True)
+        write_atomically(self.state_file, lambda path: torch.save(state, path))
+
+    def read_state(self) -> dict[str, Any] | None:
+        """Read ``last/state.pt``; None if no epoch was finished.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        if not self.state_file.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.state_file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise RunError(f"{self.state_file} is damaged: {error}. Delete {self.path} and train anew") from error
+        return state
+
+    def _write(self, name: str, text: str) -> None:
+        write_atomically(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _splits_text(data: ImageData) -> str:
+    parts = {"train": data.train, "val": data.val, "test": data.test}
+    splits = {
+        name: [[path.relative_to(data.root).as_posix(), label] for path, label in zip(s.paths, s.labels, strict=True)]
+        for name, s in parts.items()
+    }
+    return json.dumps({"root": str(data.root.resolve()), **splits}) + "\n"
+
+
+def environment() -> dict[str, str]:
+    """Versions that a result depends on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("svp", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "numba"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory so far, in MB: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

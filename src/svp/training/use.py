@@ -1,0 +1,176 @@
+"""Use a trained adapter: score it again, or classify new images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svp.data import (
+    DataError,
+    ImageListDataset,
+    InputConfig,
+    UnreadableImageError,
+    drop_unreadable,
+    eval_transform,
+    find_images,
+    find_unreadable,
+    load_image,
+    make_loader,
+    open_labelled,
+)
+from svp.models import VisionMamba
+from svp.training.evaluation import describe_unreadable, score
+from svp.training.loop import make_accelerator
+from svp.training.records import RunDirectory
+from svp.tuners import AdapterInfo, load_adapter
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    Args:
+        path: The image.
+        classes: Names of the likeliest classes, best first; empty if the image could not be read.
+        probabilities: Theirs, 0..1.
+        error: Why the image could not be read.
+    """
+
+    path: Path
+    classes: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str | None = None
+
+
+def evaluate(
+    run: str | Path,
+    data: str | Path | None = None,
+    *,
+    batch_size: int = 32,
+    device: str = "auto",
+    precision: str = "auto",
+) -> dict[str, Any]:
+    """Score a trained adapter: what ``svp eval`` does.
+
+    Args:
+        run: Run directory.
+        data: Folder of class folders (or of ``test/`` with class folders) to score on; the run's own test images if None.
+        batch_size: Images at a time.
+        device: "auto", "cpu" or "cuda".
+        precision: "auto", "fp32" or "bf16".
+
+    Returns:
+        top1, top5, loss, n_test, per_class, unreadable_test_images and what was scored.
+
+    Raises:
+        WeightsError: The run's adapter cannot be loaded.
+        RunError: The run's own test images are gone.
+        DataError: The folder's classes are not those of the adapter, or the folder cannot be used.
+    """
+    directory = Path(run)
+    model, info = _load(directory)
+    split = RunDirectory(directory).read_split("test") if data is None else open_labelled(Path(data), info.class_names)
+    unreadable = find_unreadable(split.paths)
+    bad = {image.path for image in unreadable}
+    lost = [label for path, label in zip(split.paths, split.labels, strict=True) if path in bad]
+    readable = drop_unreadable(split, unreadable)
+    if not len(readable):
+        raise DataError(
+            f"none of the {len(split)} images can be read; the first: {unreadable[0].path}: {unreadable[0].reason}"
+        )
+    accelerator = make_accelerator(device, precision)
+    dataset = ImageListDataset(readable, eval_transform(InputConfig.from_dict(info.inputs)))
+    prepared, loader = accelerator.prepare(model.requires_grad_(False), make_loader(dataset, batch_size, train=False))
+    scores = score(prepared, loader, accelerator, info.num_classes, lost)
+    return {
+        "run": str(directory),
+        "data": split.origin,
+        "top1": scores.top1,
+        "top5": scores.top5,
+        "loss": scores.loss,
+        "n_test": scores.n,
+        "unreadable_test_images": describe_unreadable(unreadable),
+        "per_class": scores.per_class(info.class_names),
+    }
+
+
+def predict(
+    run: str | Path,
+    paths: Sequence[str | Path],
+    *,
+    topk: int = 5,
+    batch_size: int = 32,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Prediction]:
+    """Classify images: what ``svp predict`` does. Unreadable images come back with an error, the rest is still done.
+
+    Args:
+        run: Run directory, or any directory with an adapter pair.
+        paths: Images, and folders of images (searched recursively).
+        topk: Classes per image, at least 1; no more than there are.
+        batch_size: Images at a time.
+        device: "auto", "cpu" or "cuda".
+        precision: "auto", "fp32" or "bf16".
+        progress: Called with (images done, images in all).
+
+    Yields:
+        A prediction for every image, in the order of `paths`, folders sorted.
+
+    Raises:
+        WeightsError: The adapter cannot be loaded.
+        DataError: A path does not exist, or a folder holds no image.
+        ValueError: `topk` or `batch_size` is below 1.
+    """
+    for name, value in (("topk", topk), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}, expected 1 or more")
+    images = find_images([Path(path) for path in paths])
+    model, info = _load(Path(run))
+    accelerator = make_accelerator(device, precision)
+    model = accelerator.prepare_model(model.requires_grad_(False), evaluation_mode=True)
+    return _predict_batches(model, info, images, min(topk, info.num_classes), batch_size, accelerator.device, progress)
+
+
+@torch.no_grad()
+def _predict_batches(
+    model: torch.nn.Module,
+    info: AdapterInfo,
+    images: Sequence[Path],
+    topk: int,
+    batch_size: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Prediction]:
+    transform = eval_transform(InputConfig.from_dict(info.inputs))
+    names = info.class_names or tuple(str(number) for number in range(info.num_classes))
+    for start in range(0, len(images), batch_size):
+        paths = images[start : start + batch_size]
+        tensors: dict[Path, Tensor] = {}
+        errors: dict[Path, str] = {}
+        for path in paths:
+            try:
+                tensors[path] = transform(load_image(path))
+            except UnreadableImageError as error:
+                errors[path] = error.reason
+        found: dict[Path, Prediction] = {}
+        if tensors:
+            logits = model(torch.stack(list(tensors.values())).to(device)).float()
+            probabilities, classes = logits.softmax(-1).topk(topk)
+            for path, p, c in zip(tensors, probabilities.tolist(), classes.tolist(), strict=True):
+                found[path] = Prediction(path, tuple(names[i] for i in c), tuple(p))
+        for path in paths:
+            yield found[path] if path in found else Prediction(path, error=errors[path])
+        if progress is not None:
+            progress(start + len(paths), len(images))
+
+
+def _load(directory: Path) -> tuple[VisionMamba, AdapterInfo]:
+    model = load_adapter(directory)
+    return model, model.adapter

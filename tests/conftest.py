@@ -1,0 +1,35 @@
+"""Settings of every test: two quiet threads, no network, uninitialised memory full of NaN."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads sleep: test machines are shared
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches beyond loopback
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def svp_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of svp's own files, so that no test sees or changes the user's."""
+    home = tmp_path_factory.mktemp("svp_home", numbered=True)
+    monkeypatch.setenv("SVP_HOME", str(home))
+    return home
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_and_no_lucky_memory() -> Iterator[None]:
+    """Seed the global generator; fill what ``torch.empty`` returns with NaN, so that reading it shows."""
+    torch.manual_seed(0)
+    before = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before)
+    torch.utils.deterministic.fill_uninitialized_memory = fill

@@ -1,0 +1,222 @@
+"""Transforms: the release's recipe, step by step, and every field checked."""
+
+import json
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data.auto_augment import RandAugment
+from timm.data.random_erasing import RandomErasing
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from torchvision import transforms as tv
+from torchvision.transforms import InterpolationMode
+
+from svp.data import AugmentConfig, InputConfig, eval_transform, train_transform
+
+RELEASE = AugmentConfig(scale_min=0.08, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25)
+PLAIN = AugmentConfig(scale_min=1.0, hflip=0.0, auto_augment=None, color_jitter=0.0, random_erasing=0.0)
+RELEASE_OPERATIONS = [
+    "AutoContrast",
+    "Equalize",
+    "Invert",
+    "Rotate",
+    "PosterizeIncreasing",
+    "SolarizeIncreasing",
+    "SolarizeAdd",
+    "ColorIncreasing",
+    "ContrastIncreasing",
+    "BrightnessIncreasing",
+    "SharpnessIncreasing",
+    "ShearX",
+    "ShearY",
+    "TranslateXRel",
+    "TranslateYRel",
+]
+
+
+def picture(width: int, height: int) -> Image.Image:
+    values = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def test_training_pipeline_is_that_of_the_release() -> None:
+    steps: list[Any] = train_transform(InputConfig(), RELEASE).transforms  # type: ignore[attr-defined]
+    crop, flip, augment, _, normalise, erase = steps
+    assert isinstance(crop, RandomResizedCropAndInterpolation)
+    assert (crop.size, crop.scale, crop.ratio) == ((224, 224), (0.08, 1.0), (3 / 4, 4 / 3))
+    assert crop.interpolation == InterpolationMode.BICUBIC
+    assert isinstance(flip, tv.RandomHorizontalFlip)
+    assert flip.p == 0.5
+    assert isinstance(augment, RandAugment)
+    assert augment.num_layers == 2
+    assert augment.choice_weights is None
+    assert [operation.name for operation in augment.ops] == RELEASE_OPERATIONS
+    for operation in augment.ops:
+        assert (operation.prob, operation.magnitude, operation.magnitude_std) == (0.5, 9, 0.5)
+        assert operation.magnitude_max is None  # clipped to 10
+        assert operation.kwargs == {"fillcolor": (124, 116, 104), "resample": Image.Resampling.BICUBIC}
+        assert operation.hparams["translate_const"] == 100
+    torch.testing.assert_close(normalise.mean, torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(normalise.std, torch.tensor([0.229, 0.224, 0.225]))
+    assert isinstance(erase, RandomErasing)
+    assert (erase.probability, erase.per_pixel, erase.min_area, erase.max_area) == (0.25, True, 0.02, 1 / 3)
+    assert (erase.min_count, erase.max_count) == (1, 1)
+    np.testing.assert_allclose(np.exp(erase.log_aspect_ratio), (0.3, 1 / 0.3))
+
+
+def test_every_option_reaches_the_pipelines() -> None:
+    inputs = InputConfig(img_size=40, crop_pct=0.5, interpolation="bilinear")
+    augment = AugmentConfig(
+        scale_min=0.6,
+        train_interpolation="bilinear",
+        hflip=0.1,
+        vflip=0.2,
+        auto_augment=None,
+        color_jitter=0.7,
+        random_erasing=0.9,
+    )
+    crop, hflip, vflip, jitter, _, _, erase = train_transform(inputs, augment).transforms  # type: ignore[attr-defined]
+    assert (crop.size, crop.scale, crop.interpolation) == ((40, 40), (0.6, 1.0), InterpolationMode.BILINEAR)
+    assert (hflip.p, vflip.p, erase.probability) == (0.1, 0.2, 0.9)
+    assert jitter.brightness == jitter.contrast == jitter.saturation == pytest.approx((0.3, 1.7))
+    resize, centre, *_ = eval_transform(inputs).transforms  # type: ignore[attr-defined]
+    assert (resize.size, resize.interpolation, centre.size) == (80, InterpolationMode.BILINEAR, (40, 40))
+
+
+@pytest.mark.parametrize("size", [(300, 400), (500, 260), (100, 90)])
+def test_evaluation_is_that_of_the_release(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    width, height = size
+    short = min(size)
+    resized = image.resize((int(256 * width / short), int(256 * height / short)), Image.Resampling.BICUBIC)
+    left, top = round((resized.width - 224) / 2), round((resized.height - 224) / 2)
+    values = np.asarray(resized.crop((left, top, left + 224, top + 224)), dtype=np.float32) / 255
+    expected = (values - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    actual = eval_transform(InputConfig())(image)
+    assert (actual.shape, actual.dtype) == ((3, 224, 224), torch.float32)
+    np.testing.assert_allclose(actual.numpy(), expected.transpose(2, 0, 1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("interpolation", ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"])
+def test_every_crop_mode_and_interpolation_gives_the_size_asked_for(mode: Any, interpolation: str) -> None:
+    inputs = InputConfig(img_size=32, crop_mode=mode, crop_pct=1.0, interpolation=interpolation)
+    assert eval_transform(inputs)(picture(50, 40)).shape == (3, 32, 32)
+
+
+def test_crop_modes_keep_what_they_say() -> None:
+    image = Image.new("RGB", (64, 32), "black")
+    image.paste("white", (0, 0, 8, 32))  # a white edge at the left
+    flat = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "img_size": 32, "crop_pct": 1.0}
+    centre, squash, border = (
+        eval_transform(InputConfig(**flat, crop_mode=mode))(image)  # type: ignore[arg-type]
+        for mode in ("center", "squash", "border")
+    )
+    assert centre.max() == 0
+    assert squash[0, 0, 0] == squash[0, 31, 0] == 1
+    assert border[0, 16, 0] == 1
+    assert border[0, 0, 0] == 0  # padding
+
+
+@pytest.mark.parametrize(("option", "axis"), [("hflip", 2), ("vflip", 1)])
+def test_flips_are_options(option: str, axis: int) -> None:
+    image = picture(16, 16)
+    inputs = InputConfig(img_size=16)
+    plain = train_transform(inputs, AugmentConfig(**{**vars(PLAIN), option: 0.0}))
+    flipped = train_transform(inputs, AugmentConfig(**{**vars(PLAIN), option: 1.0}))
+    assert torch.equal(flipped(image), plain(image).flip(axis))  # either always, so nothing is left to chance
+
+
+def test_colour_jitter_works_without_a_policy_only() -> None:
+    def kinds(**options: Any) -> list[type]:
+        return [type(step) for step in train_transform(InputConfig(), AugmentConfig(**options)).transforms]  # type: ignore[attr-defined]
+
+    assert tv.ColorJitter not in kinds()
+    assert tv.ColorJitter in kinds(auto_augment=None)
+
+
+POLICIES = [
+    "rand-m9-mstd0.5-inc1",
+    "rand",
+    "rand-m5-n3-p0.8-mmax12",
+    "rand-m6-t3a",
+    "original",
+    "v0r-mstd0.5",
+    "3a",
+    "augmix-m5-w4-d2",
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_valid_policies_run(policy: str) -> None:
+    transform = pickle.loads(pickle.dumps(train_transform(InputConfig(img_size=24), AugmentConfig(auto_augment=policy))))
+    assert transform(picture(40, 30)).shape == (3, 24, 24)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "",
+        "none",
+        "rnd-m9",
+        "rand-m9-inc",
+        "rand-m9-strong",
+        "rand-m9.5",
+        "rand-p2",
+        "rand--m9",
+        "rand-m9-",
+        "augmix-q3",
+    ],
+)
+def test_invalid_policies_are_refused(policy: str) -> None:
+    with pytest.raises(ValueError, match=r"auto_augment \(='.*'\) is no policy of timm"):
+        AugmentConfig(auto_augment=policy)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scale_min", 0.0),
+        ("scale_min", 1.1),
+        ("hflip", -0.1),
+        ("vflip", 1.5),
+        ("random_erasing", 2.0),
+        ("color_jitter", -1.0),
+        ("hflip", float("nan")),
+        ("train_interpolation", "cubic"),
+    ],
+)
+def test_augment_fields_are_checked(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{field} \(="):
+        AugmentConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("img_size", 0, ValueError),
+        ("img_size", 224.0, TypeError),
+        ("img_size", True, TypeError),
+        ("mean", (0.5, 0.5), ValueError),
+        ("mean", (0.5, 0.5, float("nan")), ValueError),
+        ("std", (0.5, 0.0, 0.5), ValueError),
+        ("crop_pct", 0.0, ValueError),
+        ("crop_pct", 1.5, ValueError),
+        ("crop_mode", "middle", ValueError),
+        ("interpolation", "cubic", ValueError),
+    ],
+)
+def test_input_fields_are_checked(field: str, value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=rf"{field} \(="):
+        InputConfig(**{field: value})
+
+
+def test_input_config_survives_json() -> None:
+    inputs = InputConfig(img_size=32, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop_pct=1.0, crop_mode="squash")
+    assert InputConfig.from_dict(json.loads(json.dumps(inputs.to_dict()))) == inputs
+    assert InputConfig.from_dict({}) == InputConfig()
+    with pytest.raises(ValueError, match=r"unknown field colour of InputConfig; known are img_size, mean"):
+        InputConfig.from_dict({"colour": 1})

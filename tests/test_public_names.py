@@ -1,0 +1,70 @@
+"""The names that users rely on."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import svp
+
+
+def test_every_public_name_is_there() -> None:
+    for name in svp.__all__:
+        assert getattr(svp, name) is not None, name
+    assert set(dir(svp)) == set(svp.__all__)
+
+
+def test_signatures_that_are_fixed() -> None:
+    def parameters(function: object) -> list[str]:
+        return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+    assert parameters(svp.create_model) == ["name", "pretrained", "num_classes", "img_size", "overrides"]
+    assert parameters(svp.tune) == ["model", "method", "options"]
+    assert parameters(svp.load_adapter) == ["directory", "backbone"]
+    assert parameters(svp.load_official) == ["model", "path_or_state_dict"]
+    assert parameters(svp.ops.selective_scan) == (
+        ["x", "dt", "A", "B", "C", "D", "z", "dt_bias", "reverse", "return_last_state", "backend"]
+    )
+    assert parameters(svp.ops.causal_conv1d) == ["x", "weight", "bias", "activation", "reverse", "backend"]
+    fixed = ["img_size", "patch_size", "stride", "in_chans", "embed_dim", "depth", "d_state", "num_classes", "drop_path_rate"]
+    assert set(fixed) <= set(parameters(svp.models.VisionMamba))
+    options = ["shared_layers", "hidden_dim", "cross", "inner", "cross_prompt", "dropout", "simam"]
+    assert set(options) <= set(parameters(svp.tuners.SVPConfig))
+
+
+def test_names_come_from_the_lists() -> None:
+    assert {"svp", "linear", "full"} <= set(svp.list_methods())
+    assert {"vim_tiny_patch16_224", "vim_nano_patch4_32"} <= set(svp.list_models())
+    assert "digits" in svp.list_datasets()
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(svp, "nothing")
+
+
+MAY_IMPORT = {
+    "ops": {"ops"},
+    "models": {"ops", "models", "paths"},
+    "tuners": {"models", "tuners", "paths"},
+    "data": {"data", "paths"},
+    "training": {"models", "tuners", "data", "training", "paths"},
+}
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_one_way(folder: str) -> None:
+    """ops <- models <- tuners <- training; data stands beside."""
+    files = sorted((Path(svp.__file__).parent / folder).rglob("*.py"))
+    assert files
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                parts = name.split(".")
+                if parts[0] == "svp":
+                    assert len(parts) > 1, f"{file} imports the package's face"
+                    assert parts[1] in MAY_IMPORT[folder], f"{file} imports {name}"

@@ -1,0 +1,219 @@
+"""Things that go wrong: broken images, broken weights, a diverging loss, a process killed at a bad moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import svp
+from svp.data import DataError
+from svp.models import WeightsError
+from svp.training import NonFiniteLossError, RunError
+
+
+def damage(image: Path) -> None:
+    image.write_bytes(image.read_bytes()[:300])
+
+
+def test_an_unreadable_training_image_is_named_and_kept_out(
+    photos: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = svp.train(photos, **settings | {"epochs": 1, "out": settings["out"] + "0"}).directory / "splits.json"
+    victim = photos / json.loads(splits.read_text())["train"][0][0]
+    damage(victim)
+    run = svp.train(photos, **settings | {"epochs": 1, "progress": True})
+    assert [image["path"] for image in run.result["unreadable_images"]] == [str(victim)]
+    assert run.result["unreadable_test_images"] == []
+    assert f"cannot read {victim}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_an_unreadable_test_image_counts_as_wrong(photos: Path, settings: dict[str, Any]) -> None:
+    whole = svp.train(photos, **settings | {"epochs": 4, "out": settings["out"] + "0"})
+    victim = photos / json.loads((whole.directory / "splits.json").read_text())["test"][0][0]
+    damage(victim)
+    run = svp.train(photos, **settings | {"epochs": 4})
+    assert run.result["n_test"] == whole.result["n_test"] == 6
+    assert run.result["top1"] <= 5 / 6
+    assert [image["path"] for image in run.result["unreadable_test_images"]] == [str(victim)]
+    assert svp.evaluate(run.directory, device="cpu")["top1"] == run.result["top1"]
+
+
+def test_too_many_unreadable_images_stop_the_run(photos: Path, settings: dict[str, Any]) -> None:
+    for image in sorted((photos / "blue").iterdir())[:5]:
+        damage(image)
+    with pytest.raises(DataError, match=r"training images cannot be read, more than 5%.*blue"):
+        svp.train(photos, **settings)
+
+
+def test_bad_folders_stop_before_any_work(photos: Path, settings: dict[str, Any]) -> None:
+    (photos / "empty").mkdir()
+    with pytest.raises(DataError, match="empty"):
+        svp.train(photos, **settings)
+    assert not Path(settings["out"]).exists()
+
+
+def test_a_diverging_loss_names_step_batch_and_layer(photos: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(
+        NonFiniteLossError, match=r"loss is (nan|inf) at epoch 1, step \d+: the first layer .* is \S+\. Batch: .*\.jpg"
+    ):
+        svp.train(photos, **settings | {"lr": 1e30, "warmup_epochs": 0, "method": "full"})
+    assert (Path(settings["out"]) / "adapter.safetensors").is_file()
+
+
+def test_the_last_good_state_is_kept(photos: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from svp.training import loop
+
+    good = loop._Trainer._loss
+    calls = iter(range(100))
+
+    def failing(self: Any, *args: Any) -> torch.Tensor:
+        loss = good(self, *args)
+        return loss * float("nan") if next(calls) == 4 else loss
+
+    monkeypatch.setattr(loop._Trainer, "_loss", failing)
+    with pytest.raises(NonFiniteLossError, match="epoch 2, step 2: all layers' outputs are finite"):
+        svp.train(photos, **settings)
+    monkeypatch.undo()
+    state = torch.load(Path(settings["out"]) / "last" / "state.pt", weights_only=True)
+    assert len(state["metrics"]) == 1
+    assert all(torch.isfinite(tensor).all() for tensor in state["trained"].values())
+    assert svp.train(photos, resume=True, **settings).result["epochs"] == 2
+
+
+def test_weights_with_nan_are_refused(photos: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    state = svp.create_model("vim_nano", num_classes=3, img_size=16).state_dict()
+    state["layers.3.mixer.A_log"][0, 0] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    with pytest.raises(WeightsError, match=r"layers\.3\.mixer\.A_log holds 1 non-finite"):
+        svp.train(photos, **settings | {"weights": str(tmp_path / "nan.safetensors")})
+
+
+class Evil:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return (os.system, (f"touch {self.target}",))
+
+
+def test_a_malicious_pickle_does_not_run(photos: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    torch.save({"model": Evil(tmp_path / "owned")}, tmp_path / "evil.pth")
+    with pytest.raises(WeightsError, match=r"refused to read .*evil\.pth"):
+        svp.train(photos, **settings | {"weights": str(tmp_path / "evil.pth")})
+    assert not (tmp_path / "owned").exists()
+
+
+# killed --------------------------------------------------------------------------------------------------------------
+
+KILL_AT_WRITE = """
+import os, signal, sys, torch
+from svp.cli import main
+real, calls = torch.save, [0]
+def save(state, path):
+    calls[0] += 1
+    real(state, path)
+    if calls[0] == {at}:
+        with open(path, "rb+") as file:
+            file.truncate(os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = save
+main(sys.argv[1:])
+"""
+
+
+def command(photos: Path, out: Path, *more: str) -> list[str]:
+    words = ["train", "--data", photos, "--model", "vim_nano", "--weights", "random", "--img-size", 16, "--epochs", 4]
+    words += ["--batch-size", 8, "--device", "cpu", "--mixup", 0.8, "--method.dropout", 0.1, "--out", out, *more]
+    return [str(word) for word in words]
+
+
+def svp_process(arguments: list[str], code: str | None = None) -> subprocess.Popen[str]:
+    start = ["-c", code] if code else ["-m", "svp"]
+    return subprocess.Popen([sys.executable, *start, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture
+def uninterrupted(photos: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
+    process = svp_process(command(photos, tmp_path / "whole"))
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return torch.load(tmp_path / "whole" / "last" / "state.pt", weights_only=True)["trained"]
+
+
+def assert_resumes_to(expected: dict[str, torch.Tensor], out: Path, tmp_path: Path) -> None:
+    process = svp_process(["train", "--out", str(out), "--resume"])
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "resuming after epoch" in output
+    trained = torch.load(out / "last" / "state.pt", weights_only=True)["trained"]
+    assert trained.keys() == expected.keys()
+    assert all(torch.equal(trained[name], expected[name]) for name in expected)
+    whole, resumed = (json.loads((run / "result.json").read_text()) for run in (tmp_path / "whole", out))
+    assert whole["top1"] == resumed["top1"]
+    adapters = [load_file(run / "adapter.safetensors") for run in (tmp_path / "whole", out)]
+    assert all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
+    assert not list(out.rglob("*.tmp")) or all("state" in path.name for path in out.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_an_epoch(photos: Path, tmp_path: Path, uninterrupted: dict[str, torch.Tensor]) -> None:
+    out = tmp_path / "killed"
+    process = svp_process(command(photos, out))
+    metrics = out / "metrics.jsonl"
+    deadline = time.time() + 200
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= 1) and time.time() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "result.json").exists()
+    assert_resumes_to(uninterrupted, out, tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_a_checkpoint_write(
+    photos: Path, tmp_path: Path, uninterrupted: dict[str, torch.Tensor]
+) -> None:
+    out = tmp_path / "killed"
+    process = svp_process(command(photos, out), code=KILL_AT_WRITE.format(at=2))
+    process.communicate(timeout=200)
+    assert process.returncode == -signal.SIGKILL
+    assert len(torch.load(out / "last" / "state.pt", weights_only=True)["metrics"]) == 1
+    assert_resumes_to(uninterrupted, out, tmp_path)
+
+
+def test_resuming_checks_that_it_is_the_same_run(photos: Path, settings: dict[str, Any]) -> None:
+    svp.train(photos, **settings | {"epochs": 1})
+    with pytest.raises(RunError, match=r"other settings \(epochs: 1 -> 3\)"):
+        svp.train(photos, resume=True, **settings | {"epochs": 3})
+    (photos / "blue" / "00.jpg").unlink()
+    with pytest.raises(RunError, match=r"the images in .* are not those the run began with"):
+        svp.train(photos, resume=True, **settings | {"epochs": 1})
+
+
+def test_resuming_a_finished_run_gives_its_result(photos: Path, settings: dict[str, Any]) -> None:
+    run = svp.train(photos, **settings | {"epochs": 1})
+    assert svp.train(photos, resume=True, **settings | {"epochs": 1}).result == run.result
+
+
+def test_resuming_nothing_starts(photos: Path, settings: dict[str, Any]) -> None:
+    assert svp.train(photos, resume=True, **settings | {"epochs": 1}).result["epochs"] == 1
+
+
+def test_a_damaged_state_is_named(photos: Path, settings: dict[str, Any]) -> None:
+    run = svp.train(photos, **settings | {"epochs": 1})
+    (run.directory / "result.json").unlink()
+    state = run.directory / "last" / "state.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"state\.pt is damaged"):
+        svp.train(photos, resume=True, **settings | {"epochs": 1})

@@ -1,0 +1,400 @@
+"""One contract for every tuning method: what trains, what stays, what comes back, what can be saved.
+
+A new method joins by being registered; it needs a row in ``METHODS`` with the number of values it trains.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import svp
+from svp.models import Origin, VisionMamba
+from tests.models.small import SMALL, device_of, images, perturb, runnable_backends, small_vim
+
+D, DEPTH, CLASSES = SMALL["embed_dim"], SMALL["depth"], SMALL["num_classes"]
+HEAD = D * CLASSES + CLASSES
+R, SHARED, GROUPS = 4, 2, 2  # shared_layers 2 does not divide depth 3: the second group has one layer
+INNER = DEPTH * ((D * R + R) + (R * D + D) + D)  # two linear maps and alpha per layer
+CROSS = GROUPS * ((D * D + D) + D)  # one linear map and beta per group
+TWO_LINEAR = (D * (D // 2) + D // 2) + ((D // 2) * CLASSES + CLASSES)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method under options, and what is known about it by hand."""
+
+    trains: Callable[[VisionMamba], int]
+    prefixes: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    keeps_logits: bool = True
+    odd_patches: bool = True
+
+
+def svp_row(trains: int, **changes: Any) -> Row:
+    options = dict(shared_layers=SHARED, hidden_dim=R) | changes
+    return Row(
+        lambda _: trains,
+        ("svp.", "head."),
+        options,
+        keeps_logits="head" not in changes and "simam" not in changes,
+        odd_patches=changes.get("cross_prompt") != "official",
+    )
+
+
+METHODS: dict[str, list[Row]] = {
+    "linear": [Row(lambda _: HEAD, ("head.",))],
+    "full": [Row(lambda model: sum(p.numel() for p in model.parameters()), ("",))],
+    "svp": [
+        svp_row(INNER + CROSS + HEAD),
+        svp_row(INNER + HEAD, cross=False),
+        svp_row(CROSS + HEAD, inner=False),
+        svp_row(INNER + CROSS + HEAD, cross_prompt="official"),
+        svp_row(CROSS + HEAD, cross_prompt="official", inner=False),
+        svp_row(INNER + CROSS + HEAD, simam=True),
+        svp_row(INNER + CROSS + HEAD, dropout=0.3),
+        svp_row(INNER + CROSS + TWO_LINEAR, head="two_linear"),
+        svp_row(INNER + 1 * (D * D + D + D) + HEAD, shared_layers=3),
+        svp_row(INNER + 3 * (D * D + D + D) + HEAD, shared_layers=1),
+    ],
+}
+CASES = {
+    "-".join(
+        [method, *(f"{k}={v}" for k, v in row.options.items() if (k, v) not in {("shared_layers", 2), ("hidden_dim", 4)})]
+    ): (
+        method,
+        row,
+    )
+    for method, rows in METHODS.items()
+    for row in rows
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def case(request: pytest.FixtureRequest) -> tuple[str, Row]:
+    return request.param
+
+
+def tuned(case: tuple[str, Row], model: VisionMamba | None = None, shake: bool = True) -> VisionMamba:
+    """A tuned model, its trainable values off zero."""
+    model = small_vim() if model is None else model
+    method, row = case
+    tuner = svp.tune(model, method, **row.options)
+    if shake:
+        shake_trained(tuner)
+    return model
+
+
+@torch.no_grad()
+def shake_trained(tuner: Any) -> None:
+    generator = torch.Generator().manual_seed(4)
+    for parameter in tuner.trainable_parameters():
+        parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator).to(parameter))
+
+
+def loss_of(model: nn.Module, batch: int = 4) -> Tensor:
+    logits = model(images(model, batch))  # type: ignore[arg-type]
+    return F.cross_entropy(logits.float(), torch.arange(batch, device=logits.device) % CLASSES)
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def hooks(model: nn.Module) -> int:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+
+
+def test_every_method_is_under_contract() -> None:
+    assert set(METHODS) == set(svp.list_methods())
+
+
+def test_starts_at_the_base(case: tuple[str, Row]) -> None:
+    _, row = case
+    base = small_vim().eval()
+    x = images(base)
+    logits, tokens = base(x), base.forward_features(x)
+    model = tuned(case, shake=False).eval()
+    if row.keeps_logits:
+        assert torch.equal(model(x), logits)
+    elif not row.options.get("simam"):
+        assert torch.equal(model.forward_features(x), tokens)
+    shake_trained(model.tuner)
+    assert not torch.allclose(model(x), logits, atol=1e-4), "what trains has no effect"
+
+
+def test_exactly_the_declared_set_trains(case: tuple[str, Row]) -> None:
+    _, row = case
+    model = tuned(case)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert tuple(names) == model.tuner.trainable_names
+    assert names == [name for name, _ in model.named_parameters() if name.startswith(row.prefixes)]
+    assert [name for name, _ in model.tuner.named_trainable()] == names
+    assert all(p is q for p, (_, q) in zip(model.tuner.trainable_parameters(), model.tuner.named_trainable(), strict=True))
+    loss_of(model.train()).backward()
+    for name, parameter in model.named_parameters():
+        if name in names:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0, name
+        else:
+            assert parameter.grad is None, name
+
+
+def test_counts(case: tuple[str, Row]) -> None:
+    _, row = case
+    model = tuned(case)
+    assert model.tuner.num_trainable == row.trains(model)
+    head = sum(p.numel() for p in model.head.parameters())
+    assert model.tuner.num_trainable_without_head == row.trains(model) - head
+
+
+def test_frozen_weights_do_not_move(case: tuple[str, Row]) -> None:
+    model = tuned(case).train()
+    before = snapshot(model)
+    # all parameters on purpose: freezing must not depend on what the optimizer is given
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = loss_of(model)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    after = snapshot(model)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == set(model.tuner.trainable_names)
+    assert losses[-1] < losses[0]
+
+
+def test_detach_restores_the_base(case: tuple[str, Row]) -> None:
+    model = small_vim().train()
+    model.pos_embed.requires_grad_(False)
+    model.head.bias.requires_grad_(False)
+    before, required = snapshot(model), {name: p.requires_grad for name, p in model.named_parameters()}
+    modules, classifier = [name for name, _ in model.named_modules()], model.get_classifier()
+    tuned(case, model)
+    optimizer = torch.optim.AdamW(model.tuner.trainable_parameters(), lr=1e-2)
+    loss_of(model).backward()
+    optimizer.step()
+    assert not same(snapshot(model), before)
+
+    assert model.tuner.detach() is model
+
+    assert same(snapshot(model), before)
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == required
+    assert all(p.grad is None for p in model.parameters())
+    assert hooks(model) == 0
+    assert [name for name, _ in model.named_modules()] == modules
+    assert model.get_classifier() is classifier
+    assert model.tuner is None
+    assert torch.equal(model.eval()(images(model)), small_vim().eval()(images(model)))
+    tuned(case, model)  # and can be tuned again
+    assert model.tuner.num_trainable == case[1].trains(model)
+
+
+def test_second_tuner_is_refused(case: tuple[str, Row]) -> None:
+    model = tuned(case)
+    with pytest.raises(ValueError, match=rf"already tuned by '{case[0]}'; call model\.tuner\.detach\(\) first"):
+        svp.tune(model, "linear")
+
+
+def test_unknown_option_is_refused(case: tuple[str, Row]) -> None:
+    model = small_vim()
+    with pytest.raises(ValueError, match=rf"method '{case[0]}' has no option 'nope'; known: "):
+        svp.tune(model, case[0], nope=1)
+    assert model.tuner is None
+
+
+def test_merge_keeps_outputs_or_says_why_not(case: tuple[str, Row]) -> None:
+    model = tuned(case).eval()
+    expected = model(images(model))
+    try:
+        merged = model.tuner.merge()
+    except RuntimeError as error:
+        assert "cannot be merged" in str(error)  # noqa: PT017
+        assert case[0] not in ("linear", "full")
+        assert torch.equal(model(images(model)), expected), "a refused merge changes nothing"
+    else:
+        torch.testing.assert_close(merged(images(merged)), expected)
+        assert merged.tuner is None
+        assert list(merged.state_dict()) == list(small_vim().state_dict())
+        assert hooks(merged) == 0
+
+
+ORIGIN = Origin("vim_nano_patch4_32", "random", {k: v for k, v in SMALL.items() if k != "num_classes"}, seed=5)
+
+
+def test_saved_and_loaded_agree(case: tuple[str, Row], tmp_path: Path) -> None:
+    model = tuned(case, ORIGIN.build(CLASSES)).eval()
+    names = [f"class {i}" for i in range(CLASSES)]
+    written = svp.save_adapter(model, tmp_path / "a" / "b", class_names=names)
+    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["adapter.json", "adapter.safetensors"]
+    expected = model(images(model))
+
+    for backbone in (None, ORIGIN.build(CLASSES), ORIGIN.build(CLASSES + 2)):
+        loaded = svp.load_adapter(tmp_path / "a" / "b", backbone)
+        assert torch.equal(loaded(images(loaded)), expected)
+        assert not loaded.training
+        assert loaded.adapter == written
+        assert loaded.adapter.class_names == tuple(names)
+        assert loaded.tuner.name == case[0]
+        assert loaded.tuner.options() == model.tuner.options()
+
+
+def test_trained_state_is_the_trained_values(case: tuple[str, Row]) -> None:
+    model = tuned(case)
+    state = model.tuner.state_dict()
+    assert tuple(state) == model.tuner.trainable_names
+    fresh = tuned(case, shake=False)
+    fresh.tuner.load_state_dict(state)
+    assert torch.equal(fresh.eval()(images(fresh)), model.eval()(images(model)))
+
+
+def test_trained_state_of_another_shape_is_refused(case: tuple[str, Row]) -> None:
+    model = tuned(case)
+    state = model.tuner.state_dict()
+    last = list(state)[-1]
+    with pytest.raises(ValueError, match=rf"missing \['{last}'\], left over \['x'\]"):
+        model.tuner.load_state_dict({name: t for name, t in state.items() if name != last} | {"x": torch.zeros(1)})
+    with pytest.raises(ValueError, match=f"{last}: file "):
+        model.tuner.load_state_dict(state | {last: torch.zeros(99, 1, 1)})
+
+
+def test_hash_of_the_base_does_not_depend_on_training(case: tuple[str, Row]) -> None:
+    reference = svp.models.state_sha256(small_vim().state_dict())
+    assert tuned(case, shake=False).tuner.base_sha256() == reference
+    assert tuned(case).tuner.base_sha256() == reference
+
+
+def test_state_dict_round_trip(case: tuple[str, Row], tmp_path: Path) -> None:
+    model = tuned(case)
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    other = tuned(case, perturb(small_vim(), seed=9))
+    assert not torch.allclose(other.eval()(images(other)), model.eval()(images(model)))
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(other.eval()(images(other)), model.eval()(images(model)))
+
+
+def test_deepcopy_is_independent(case: tuple[str, Row]) -> None:
+    model = tuned(case).eval()
+    expected = model(images(model))
+    copied = copy.deepcopy(model)
+    assert copied.tuner is not model.tuner
+    assert copied.tuner.model is copied
+    assert torch.equal(copied(images(model)), expected)
+    perturb(copied, amount=0.5)
+    assert torch.equal(model(images(model)), expected), "the copy shares weights with the original"
+    changed = copied(images(model))
+    perturb(model, amount=0.5, seed=8)
+    assert torch.equal(copied(images(model)), changed), "the copy runs modules of the original"
+    before = hooks(model)
+    copied.tuner.detach()
+    assert hooks(copied) == 0
+    assert hooks(model) == before
+
+
+def test_batch_of_one(case: tuple[str, Row]) -> None:
+    model = tuned(case).train()
+    with torch.autograd.set_detect_anomaly(True):
+        loss_of(model, batch=1).backward()
+    assert all(p.grad is not None for p in model.tuner.trainable_parameters())
+
+
+def test_odd_number_of_patches(case: tuple[str, Row]) -> None:
+    _, row = case
+    model = small_vim(img_size=20)
+    assert model.patch_embed.num_patches == 25
+    if row.odd_patches:
+        loss_of(tuned(case, model)).backward()
+    else:
+        before = snapshot(model)
+        with pytest.raises(ValueError, match=r"needs as many patches .* 25 patches; use cross_prompt='paper'"):
+            tuned(case, model)
+        assert same(snapshot(model), before)
+        assert hooks(model) == 0
+
+
+@pytest.mark.parametrize("backend", runnable_backends())
+def test_every_backend_agrees(case: tuple[str, Row], backend: str) -> None:
+    model = tuned(case).eval()
+    with svp.ops.use_backend("reference"):
+        loss_of(model).backward()
+    expected = {name: p.grad.clone() for name, p in model.tuner.named_trainable()}
+    model.zero_grad()
+    model.to(device_of(backend))
+    with svp.ops.use_backend(backend):
+        loss_of(model).backward()
+    for name, parameter in model.tuner.named_trainable():
+        torch.testing.assert_close(parameter.grad.cpu(), expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("pure", [False, True], ids=["autocast", "pure"])
+def test_bfloat16(case: tuple[str, Row], pure: bool) -> None:
+    model = tuned(case).eval()
+    expected = model(images(model))
+    if pure:
+        model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=not pure):
+        logits = model(images(model))
+        loss_of(model).backward()
+    assert logits.dtype == torch.bfloat16
+    assert ((logits - expected).norm() / expected.norm()).item() < 0.05
+    dtype = torch.bfloat16 if pure else torch.float32
+    for name, parameter in model.tuner.named_trainable():
+        assert parameter.grad.dtype == dtype, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_tuning_a_bfloat16_model(case: tuple[str, Row]) -> None:
+    model = tuned(case, small_vim().bfloat16())
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    loss_of(model).backward()
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(case: tuple[str, Row]) -> None:
+    model = tuned(case).train()
+    grads = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        torch.manual_seed(6)  # the same prompts are dropped
+        loss_of(model).backward()
+        grads.append({name: p.grad.clone() for name, p in model.tuner.named_trainable()})
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, msg=name)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name in METHODS or name.endswith("official")])
+def test_compiles(name: str) -> None:
+    torch._dynamo.reset()
+    model = tuned(CASES[name], small_vim(depth=2)).train()
+    logits = torch.compile(model, backend="aot_eager")(images(model))
+    torch.testing.assert_close(logits, model(images(model)))
+    logits.square().sum().backward()
+    assert all(p.grad is not None for p in model.tuner.trainable_parameters())
+
+
+def test_intermediates_see_the_tuned_model(case: tuple[str, Row]) -> None:
+    model = tuned(case).eval()
+    final, _ = model.forward_intermediates(images(model))
+    assert torch.equal(final, model.forward_features(images(model)))
+
+
+def test_training_mode_reaches_what_was_added(case: tuple[str, Row]) -> None:
+    model = tuned(case, small_vim().eval())
+    assert not any(module.training for module in model.modules())
+    model.train()
+    assert all(module.training for module in model.modules())

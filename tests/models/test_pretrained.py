@@ -1,0 +1,57 @@
+"""The way of a published file into a model: placed by hand, checked, read, fitted."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import svp
+from svp.models import VisionMamba, WeightsError
+from svp.models.checkpoints import SHA256, file_sha256
+
+FILE = "vim_t_midclstok_76p1acc.pth"
+
+
+@pytest.fixture
+def published(svp_home: Path, monkeypatch: pytest.MonkeyPatch) -> VisionMamba:
+    """A Vim-Ti whose weights lie where the published file belongs, in the form the release has."""
+    torch.manual_seed(3)
+    model = svp.create_model("vim_tiny").eval()
+    place = svp_home / "weights" / FILE
+    place.parent.mkdir()
+    torch.save({"model": model.state_dict(), "epoch": 299, "args": argparse.Namespace(lr=1e-3, model="vim")}, place)
+    monkeypatch.setitem(SHA256, FILE, file_sha256(place))
+    return model
+
+
+def test_the_published_weights_arrive_whole(published: VisionMamba) -> None:
+    for model in (svp.create_model("vim_tiny", pretrained=True), timm.create_model("vim_tiny_patch16_224", pretrained=True)):
+        state = model.state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in published.state_dict().items())
+        assert "state_dict" not in model.pretrained_cfg
+
+
+def test_another_size_and_other_classes(published: VisionMamba) -> None:
+    model = svp.create_model("vim_tiny", pretrained=True, num_classes=5, img_size=96)
+    assert model.head.weight.shape == (5, 192)
+    assert torch.equal(model.pos_embed[:, 18], published.pos_embed[:, 98])
+    assert torch.equal(model.layers[7].mixer.A_log, published.layers[7].mixer.A_log)
+    assert model(torch.randn(1, 3, 96, 96)).shape == (1, 5)
+
+
+def test_features_only(published: VisionMamba) -> None:
+    model = timm.create_model("vim_tiny_patch16_224", pretrained=True, features_only=True, out_indices=(0, 1))
+    images = torch.randn(1, 3, 224, 224)
+    expected = published.forward_intermediates(images, indices=[0, 1], intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(model(images), expected, strict=True))
+
+
+def test_another_file_under_the_same_name_is_refused(published: VisionMamba, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHA256, FILE, "0" * 64)
+    message = rf"{FILE} is damaged or not the published file: sha256 [0-9a-f]{{64}}, expected 0000"
+    with pytest.raises(WeightsError, match=message):
+        svp.create_model("vim_tiny", pretrained=True)

@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "models": {"ops", "models", "paths"},
     "tuners": {"models", "tuners", "paths"},
     "data": {"data", "paths"},
-    "training": {"models", "tuners", "data", "training", "paths"},
+    "training": {"models", "tuners", "data", "training", "paths", "terminal"},
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import json
 import os
 import re
@@ -10,17 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+    import jsonargparse
+    from rich.console import Console
+    from rich.table import Table
 
 COMMANDS = {
     "train": "train an adapter on a folder of images",
     "eval": "score a trained adapter",
     "predict": "classify images with a trained adapter",
     "demo": "adapt a small Vim to handwritten digits, in about a minute, without network",
-    "data": "list and describe data sets, check a folder of images",
+    "data": "list, describe and fetch data sets, check a folder of images",
     "models": "list and describe backbones, convert weights",
 }
 
@@ -40,10 +44,22 @@ class UsageError(Exception):
     """The command line is wrong; the message says what is right."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes options in full only, and leaves it to `main` to tell what is wrong."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 could not be done (or not wholly), 2 wrong usage."""
     # before PyTorch loads: threads that wait must not spin, or two busy programs stop each other
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text: print them nevertheless
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:9s} {text}" for name, text in COMMANDS.items())), end="")
@@ -84,24 +100,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    from svp.training.config import make_config, make_parser, read_recipe, read_yaml
+    from svp.training.config import make_config, make_parser, merge_settings
     from svp.training.loop import train
     from svp.tuners import list_methods
 
-    argv = _spelled_out(argv, flags=("--resume", "--grad_checkpointing"))
-    config_file = _value_of(argv, "--config")
-    out = _value_of(argv, "--out")
-    if config_file is None and out and "--resume" in argv and (Path(out) / "config.yaml").is_file():
-        config_file = str(Path(out) / "config.yaml")  # `svp train --out RUN --resume` needs nothing more
-    settings = read_yaml(config_file) if config_file else {}
-    recipe = _value_of(argv, "--recipe") or settings.get("recipe")
-    sources = [{"method": _value_of(argv, "--method.name")}, settings, read_recipe(recipe) if recipe else {}]
-    method = next((name for name in map(_method_name, sources) if name), "svp")  # its options are parsed too
+    argv = _spelled_out(argv)
+    first = _Parser(add_help=False)  # what decides which options there are
+    for option in ("--config", "--out", "--recipe", "--resume", "--method.name"):
+        first.add_argument(option)
+    known = vars(first.parse_known_args(argv)[0])
+    config_file = known["config"]
+    if config_file is None and known["out"] and known["resume"] in ("true", "True"):
+        saved = Path(known["out"]) / "config.yaml"  # `svp train --out RUN --resume` needs nothing more
+        config_file = str(saved) if saved.is_file() else None
+    named = {"method": known["method.name"], "recipe": known["recipe"]}
+    settings = merge_settings({name: value for name, value in named.items() if value is not None}, config_file)
+    method = settings["method"]["name"]
     if method not in list_methods():
         raise UsageError(f"unknown method {method!r}; known: {', '.join(list_methods())}")
     parser = make_parser(method)
     parser.add_argument("--config", help="YAML file of settings, such as a run's config.yaml; options given here win.")
-    values = _parse(parser, argv, defaults=False)
+    values = _parse(parser, argv)
     values.pop("config", None)
     config = make_config(values, config_file)
     try:
@@ -114,61 +133,74 @@ def _train(argv: list[str]) -> int:
 
 
 def _eval(argv: list[str]) -> int:
-    from jsonargparse import ArgumentParser
-
+    parser = _Parser(prog="svp eval", description="Score a trained adapter.")
+    parser.add_argument("run", metavar="RUN", help="run directory of `svp train`")
+    parser.add_argument("--data", metavar="DIR", help="folder of class folders; the run's own test images if left out")
+    _add_device_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    values = vars(parser.parse_args(argv))
+    as_json = values.pop("json")
     from svp.training.use import evaluate
 
-    parser = ArgumentParser(prog="svp eval", description="Score a trained adapter.", exit_on_error=False)
-    parser.add_argument("run", help="run directory of `svp train`")
-    parser.add_argument("--data", type=str | None, help="folder of class folders; the run's own test images if left out")
-    _add_device_options(parser)
-    parser.add_argument("--json", type=bool, default=False, help="print JSON instead of a table")
-    values = _parse(parser, _spelled_out(argv, flags=("--json",)))
-    as_json = values.pop("json")
     scores = evaluate(**values)
+    if not _is_first_process():
+        return 0
     if as_json:
-        print(json.dumps(scores, indent=2))
+        print(_to_json(scores))
     else:
         _print_scores(scores)
     return 0
 
 
 def _print_scores(scores: dict[str, Any]) -> None:
-    table = _table("class", "images", "accuracy", title=f"{scores['run']} on {scores['data']}")
+    from svp.terminal import make_console, make_table
+
+    console = make_console()
+    console.print(f"{scores['run']} on {scores['data']}", style="bold")
+    if scores.get("how_chosen"):
+        console.print(f"epoch chosen: {scores['how_chosen']}")
+    table = make_table("class", "images", "accuracy", right=("images", "accuracy"))
     for name, row in scores["per_class"].items():
         accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:.1%}"
         table.add_row(name, str(row["n"]), accuracy)
     table.add_section()
     table.add_row("all, top-1", str(scores["n_test"]), f"{scores['top1']:.2%}")
     table.add_row("all, top-5", str(scores["n_test"]), f"{scores['top5']:.2%}")
-    _console().print(table)
+    console.print(table)
     for image in scores["unreadable_test_images"]:
         print(f"warning: cannot read {image['path']}, counted as wrong: {image['reason']}", file=sys.stderr)
 
 
 def _predict(argv: list[str]) -> int:
-    from jsonargparse import ArgumentParser
-
+    parser = _Parser(prog="svp predict", description="Classify images with a trained adapter.")
+    parser.add_argument("run", metavar="RUN", help="run directory of `svp train`")
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="images, and folders of images (searched recursively)")
+    parser.add_argument("--topk", type=int, default=5, metavar="N", help="classes per image (default: 5)")
+    parser.add_argument("--format", default="table", choices=["table", "json", "csv"], help="of the output (default: table)")
+    parser.add_argument("--out", metavar="FILE", help="write to this file instead of the screen")
+    _add_device_options(parser)
+    values = vars(parser.parse_args(argv))
+    form, out = values.pop("format"), values.pop("out")
+    target = Path(out).resolve() if out else None
+    if target and not target.parent.is_dir():
+        raise UsageError(f"--out {out}: the folder {target.parent} does not exist")
+    if target and target.exists() and not target.is_file():
+        raise UsageError(f"--out {out} exists and is no ordinary file; expected the name of a file to write")
+    from svp.terminal import make_console
     from svp.training.use import predict
 
-    parser = ArgumentParser(prog="svp predict", description="Classify images with a trained adapter.", exit_on_error=False)
-    parser.add_argument("run", help="run directory of `svp train`")
-    parser.add_argument("paths", nargs="+", type=str, help="images, and folders of images (searched recursively)")
-    parser.add_argument("--topk", type=int, default=5, help="classes per image")
-    parser.add_argument("--format", default="table", choices=["table", "json", "csv"], help="of the output")
-    parser.add_argument("--out", type=str | None, help="write to this file instead of the screen")
-    _add_device_options(parser)
-    values = _parse(parser, _spelled_out(argv))
-    form, out = values.pop("format"), values.pop("out")
-    if out and not Path(out).resolve().parent.is_dir():
-        raise UsageError(f"--out {out}: the folder {Path(out).resolve().parent} does not exist")
     with _progress("predicting") as progress:
         predictions = list(predict(**values, progress=progress))
-    text = {"table": _as_table, "json": _as_json, "csv": _as_csv}[form](predictions)
-    if out:
+    if not _is_first_process():
+        return 0
+    if form == "table":
+        text = _as_text(_prediction_table(predictions), make_console(io.StringIO() if target else None))
+    else:
+        text = {"json": _as_json, "csv": _as_csv}[form](predictions)
+    if target:
         from svp.paths import write_atomically
 
-        write_atomically(Path(out), lambda path: path.write_text(text, encoding="utf-8", newline=""))
+        write_atomically(target, lambda path: path.write_text(text, "utf-8", errors="backslashreplace", newline=""))
         print(f"{len(predictions)} predictions written to {out}")
     else:
         sys.stdout.write(text)
@@ -179,12 +211,11 @@ def _predict(argv: list[str]) -> int:
 
 
 def _as_json(predictions: Sequence[Any]) -> str:
-    return json.dumps([{**asdict(p), "path": str(p.path)} for p in predictions], indent=2) + "\n"
+    return _to_json([{**asdict(p), "path": str(p.path)} for p in predictions]) + "\n"
 
 
 def _as_csv(predictions: Sequence[Any]) -> str:
     import csv
-    import io
 
     topk = max((len(p.classes) for p in predictions), default=0)
     buffer = io.StringIO()
@@ -197,115 +228,161 @@ def _as_csv(predictions: Sequence[Any]) -> str:
     return buffer.getvalue()
 
 
-def _as_table(predictions: Sequence[Any]) -> str:
+def _prediction_table(predictions: Sequence[Any]) -> Table:
+    from svp.terminal import make_table
+
     topk = max((len(p.classes) for p in predictions), default=1)
-    table = _table("image", *(f"{k + 1}." for k in range(topk)))
+    table = make_table("image", *(f"{k + 1}." for k in range(topk)))
     for p in predictions:
         cells = [f"{name} {value:.1%}" for name, value in zip(p.classes, p.probabilities, strict=True)]
         table.add_row(str(p.path), *(cells or [f"unreadable: {p.error}"]))
-    console = _console()
+    return table
+
+
+def _as_text(table: Table, console: Console) -> str:
     with console.capture() as capture:
         console.print(table)
     return capture.get()
 
 
 def _demo(argv: list[str]) -> int:
-    from jsonargparse import ArgumentParser
-
+    parser = _Parser(prog="svp demo", description=COMMANDS["demo"].capitalize() + ".")
+    parser.add_argument("--out", metavar="DIR", default="runs/demo", help="written anew (default: runs/demo)")
+    values = vars(parser.parse_args(argv))
     from svp.demo import demo
 
-    parser = ArgumentParser(prog="svp demo", description=COMMANDS["demo"].capitalize() + ".", exit_on_error=False)
-    parser.add_argument("--out", type=str, default="runs/demo", help="folder of the demo's runs; written anew")
-    demo(**_parse(parser, _spelled_out(argv)))
+    demo(**values)
     return 0
 
 
 def _data(argv: list[str]) -> int:
-    from svp.data import check_unreadable, dataset_info, find_unreadable, list_datasets, open_data
+    parser = _Parser(prog="svp data", description=COMMANDS["data"].capitalize() + ".")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    _add_action(actions, "list", _list_data, "the data sets that --data takes by name")
+    _add_action(actions, "info", _describe_data, "where a data set comes from, its size and terms", "NAME")
+    fetch = _add_action(actions, "fetch", _fetch_data, "make or fetch a data set, print its folder", "NAME")
+    check = _add_action(actions, "check", _check_data, "decode every image, name those that cannot be read", "FOLDER_OR_NAME")
+    for action in (fetch, check):
+        action.add_argument("--data-root", metavar="DIR", help="where named data sets lie ($SVP_HOME/data if left out)")
+    check.add_argument("--json", action="store_true", help="print JSON instead of text")
+    return _run_action(parser, argv)
 
-    action, rest = _action(argv, {"list": 0, "info": 1, "check": 1})
-    if action == "list":
-        table = _table("name", "classes", "images", "title")
-        for row in map(dataset_info, list_datasets()):
-            table.add_row(row.name, str(row.classes), f"{row.images:,}", row.title)
-        _console().print(table)
-        return 0
-    if action == "info":
-        row = dataset_info(rest[0])
-        for name in ("name", "title", "classes", "images", "source", "license"):
-            print(f"{name:9s} {getattr(row, name)}")
-        return 0
-    data = open_data(rest[0])
-    print(data.summary())
+
+def _list_data() -> None:
+    from svp.data import dataset_info, list_datasets
+    from svp.terminal import make_console, make_table
+
+    table = make_table("name", "classes", "images", "title", right=("classes", "images"))
+    for row in map(dataset_info, list_datasets()):
+        table.add_row(row.name, str(row.classes), f"{row.images:,}", row.title)
+    make_console().print(table)
+
+
+def _describe_data(name: str) -> None:
+    from svp.data import dataset_info
+
+    row = dataset_info(name)
+    for key in ("name", "title", "classes", "images", "source", "license"):
+        print(f"{key:9s} {getattr(row, key)}")
+
+
+def _fetch_data(name: str, data_root: str | None) -> None:
+    from svp.data import dataset_info, open_data
+
+    print(open_data(dataset_info(name).name, data_root).root.resolve())
+
+
+def _check_data(name: str, data_root: str | None, json: bool) -> int:
+    from svp.data import check_unreadable, find_unreadable, open_data
+
+    data = open_data(name, data_root)
+    if not json:
+        print(data.summary())
+    parts = {"train": data.train, "val": data.val, "test": data.test}
+    paths = [path for split in parts.values() for path in split.paths]
     with _progress("decoding") as progress:
-        paths = [*data.train.paths, *data.val.paths, *data.test.paths]
         unreadable = find_unreadable(paths, lambda done: progress(done, len(paths)))
-    for image in unreadable:
-        print(f"unreadable: {image.path}: {image.reason}", file=sys.stderr)
+    if json:
+        found = {
+            "name": data.name,
+            "root": str(data.root),
+            "classes": data.class_names,
+            "images": {part: len(split) for part, split in parts.items()},
+            "origin": {part: split.origin for part, split in parts.items()},
+            "ignored": [str(path) for path in data.ignored],
+            "unreadable": [{"path": str(image.path), "reason": image.reason} for image in unreadable],
+        }
+        print(_to_json(found))
+    else:
+        for image in unreadable:
+            print(f"unreadable: {image.path}: {image.reason}", file=sys.stderr)
     check_unreadable(data, unreadable)
-    print(f"{len(paths) - len(unreadable)} of {len(paths)} images can be read")
+    if not json:
+        print(f"{len(paths) - len(unreadable)} of {len(paths)} images can be read")
     return 1 if unreadable else 0
 
 
 def _models(argv: list[str]) -> int:
+    parser = _Parser(prog="svp models", description=COMMANDS["models"].capitalize() + ".")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    _add_action(actions, "list", _list_models, "the backbones that --model takes")
+    _add_action(actions, "info", _describe_model, "a backbone's size, weights, accuracy and terms", "NAME")
+    _add_action(actions, "convert", _convert, "write a .pth checkpoint as .safetensors beside it", "FILE")
+    return _run_action(parser, argv)
+
+
+def _list_models() -> None:
     from svp.models import list_models, model_info
+    from svp.terminal import make_console, make_table
 
-    action, rest = _action(argv, {"list": 0, "info": 1, "convert": 1})
-    if action == "list":
-        table = _table("name", "short", "parameters", "pixels", "ImageNet top-1", "weights")
-        for info in map(model_info, list_models()):
-            top1 = "" if info.imagenet_top1 is None else f"{info.imagenet_top1} %"
-            table.add_row(
-                info.name,
-                *info.aliases[:1] or [""],
-                f"{info.parameters / 1e6:.1f} M",
-                str(info.img_size),
-                top1,
-                info.weights,
-            )
-        _console().print(table)
-        return 0
-    if action == "info":
-        info = model_info(rest[0])
-        top1 = "not known" if info.imagenet_top1 is None else f"{info.imagenet_top1} % (published)"
-        lines = {
-            "name": info.name,
-            "aliases": ", ".join(info.aliases) or "none",
-            "parameters": f"{info.parameters:,}",
-            "input": f"{info.img_size} x {info.img_size} pixels",
-            "weights": info.weights,
-            "sha256": info.sha256 or "checked against the Hub's own",
-            "accuracy": f"ImageNet-1k top-1 {top1}",
-            "license": info.license,
-            "source": info.source,
-        }
-        print("\n".join(f"{name:11s} {text}" for name, text in lines.items()))
-        return 0
-    return _convert(Path(rest[0]))
+    numbers = ("parameters", "pixels", "ImageNet top-1")
+    table = make_table("name", "short", *numbers, "weights", right=numbers)
+    for info in map(model_info, list_models()):
+        short = info.aliases[0] if info.aliases else ""
+        top1 = "" if info.imagenet_top1 is None else f"{info.imagenet_top1} %"
+        table.add_row(info.name, short, f"{info.parameters / 1e6:.1f} M", str(info.img_size), top1, info.weights)
+    make_console().print(table)
 
 
-def _convert(source: Path) -> int:
+def _describe_model(name: str) -> None:
+    from svp.models import model_info
+
+    info = model_info(name)
+    top1 = "not known" if info.imagenet_top1 is None else f"{info.imagenet_top1} % (published)"
+    lines = {
+        "name": info.name,
+        "aliases": ", ".join(info.aliases) or "none",
+        "parameters": f"{info.parameters:,}",
+        "input": f"{info.img_size} x {info.img_size} pixels",
+        "weights": info.weights,
+        "sha256": info.sha256 or "checked against the Hub's own",
+        "accuracy": f"ImageNet-1k top-1 {top1}",
+        "license": info.license,
+        "source": info.source,
+    }
+    print("\n".join(f"{key:11s} {text}" for key, text in lines.items()))
+
+
+def _convert(name: str) -> None:
     from safetensors.torch import save_file
 
     from svp.models import read_weights
     from svp.paths import write_atomically
 
+    source = Path(name)
     target = source.with_suffix(".safetensors")
     if target.exists():
         raise UsageError(f"{target} exists already")
     state = {name: tensor.contiguous() for name, tensor in read_weights(source).items()}
     write_atomically(target, lambda path: save_file(state, path))
     print(f"{len(state)} tensors written to {target}")
-    return 0
 
 
 # helpers ---------------------------------------------------------------------------------------------------------------
 
 
-def _parse(parser: ArgumentParser, argv: list[str], defaults: bool = True) -> dict[str, Any]:
-    """Parse into nested plain values; --help prints option names as they are documented, with dashes."""
-    from argparse import ArgumentError
-
+def _parse(parser: jsonargparse.ArgumentParser, argv: list[str]) -> dict[str, Any]:
+    """The nested values given; --help prints option names as they are documented, with dashes."""
     if "-h" in argv or "--help" in argv:
         print(
             re.sub(r"(--\w+)", lambda m: m[1].replace("_", "-"), parser.format_help()).replace(
@@ -315,14 +392,15 @@ def _parse(parser: ArgumentParser, argv: list[str], defaults: bool = True) -> di
         )
         raise SystemExit(0)
     try:
-        values: dict[str, Any] = parser.parse_args(argv, defaults=defaults).as_dict()
-    except ArgumentError as error:
+        values: dict[str, Any] = parser.parse_args(argv, defaults=False).as_dict()
+    except argparse.ArgumentError as error:
         raise UsageError(re.sub(r"\s+", " ", str(error))) from error
     return values
 
 
-def _spelled_out(argv: Sequence[str], flags: Sequence[str] = ()) -> list[str]:
-    """Options as the parser knows them: dashes to underscores, ``--method NAME`` to ``--method.name``, flags with a value."""
+def _spelled_out(argv: Sequence[str]) -> list[str]:
+    """Options as jsonargparse knows them: with underscores, ``--method NAME`` as ``--method.name``, flags with a value."""
+    flags = ("--resume", "--grad_checkpointing")
     spelled: list[str] = []
     for position, word in enumerate(argv):
         if not word.startswith("--") or word == "--":
@@ -338,54 +416,32 @@ def _spelled_out(argv: Sequence[str], flags: Sequence[str] = ()) -> list[str]:
     return spelled
 
 
-def _value_of(argv: Sequence[str], option: str) -> str | None:
-    for position, word in enumerate(argv):
-        if word == option and position + 1 < len(argv):
-            return argv[position + 1]
-        if word.startswith(f"{option}="):
-            return word.removeprefix(f"{option}=")
-    return None
-
-
-def _method_name(settings: dict[str, Any]) -> str | None:
-    method = settings.get("method")
-    name = method.get("name") if isinstance(method, dict) else method
-    return str(name) if name is not None else None
-
-
-def _add_device_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--batch_size", type=int, default=32, help="images at a time")
+def _add_device_options(parser: _Parser) -> None:
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto takes a GPU if there is one")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="auto is bf16 on a GPU")
 
 
-def _action(argv: list[str], actions: dict[str, int]) -> tuple[str, list[str]]:
-    """The word behind the command and its arguments, counted."""
-    usage = " | ".join(name + " NAME" * count for name, count in actions.items())
-    if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: {usage}")
-        raise SystemExit(0 if argv else 2)
-    action, *rest = argv
-    if action not in actions or len(rest) != actions[action]:
-        raise UsageError(f"expected {usage}")
-    return action, rest
+def _add_action(actions: Any, name: str, run: Callable[..., int | None], text: str, argument: str | None = None) -> _Parser:
+    parser: _Parser = actions.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    if argument:
+        parser.add_argument("name", metavar=argument)
+    return parser
 
 
-def _console() -> Any:
-    from rich.console import Console
-
-    # a log or a pipe has no width of its own: do not fold long paths
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+def _run_action(parser: _Parser, argv: list[str]) -> int:
+    values = vars(parser.parse_args(argv))
+    return values.pop("run")(**values) or 0
 
 
-def _table(*columns: str, title: str | None = None) -> Any:
-    from rich import box
-    from rich.table import Table
+def _is_first_process() -> bool:
+    """Of those that torchrun or ``accelerate launch`` started; the others print and write nothing."""
+    return os.environ.get("RANK", "0") == "0"
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, indent=2)
 
 
 @contextmanager
@@ -395,7 +451,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(console=console, transient=True, disable=not (console.is_terminal and _is_first_process())) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

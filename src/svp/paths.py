@@ -15,11 +15,25 @@ def home() -> Path:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk and rename it over `path`.
 
-    Whoever is killed at any moment leaves either the old file or the new one, never half of one.
+    Whoever is killed at any moment leaves either the old file or the new one, never half of one. A symbolic link stays, its
+    target is replaced. What is no regular file (a pipe, a device) cannot be replaced and is written to directly.
+
+    Raises:
+        IsADirectoryError: `path` is a directory.
     """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory, expected the name of a file")
+    if path.exists() and not path.is_file():
+        write(path)
+        return
+    path = path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it: some writers (safetensors) make private files
         write(temporary)
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

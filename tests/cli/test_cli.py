@@ -5,14 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
-from svp.cli import COMMANDS, main
+from svp.cli import COMMANDS, _print_scores, main
+from svp.data import AugmentConfig
+from svp.training.config import make_config
+from svp.training.display import Display
+from svp.tuners.svp import SVPConfig
 from tests.training.conftest import write_photos
 
 FAST = [
@@ -92,8 +100,14 @@ def test_help_shows_options_as_they_are_typed(capsys: pytest.CaptureFixture[str]
         (["train", "--data", "x", "--method", "magic"], 2, "unknown method 'magic'; known: full, linear, svp"),
         (["train", "--data", "no/such/folder", *FAST], 1, "no/such/folder does not exist"),
         (["train", "--data", "nothing", *FAST], 1, "neither a folder here nor a known data set"),
+        (["train", "--data", "x", "--conf", "c.yaml"], 2, "--conf"),
+        (["train", "--data", "x", "--config"], 2, "--config"),
+        (["eval", "nowhere", "--dev", "cpu"], 2, "--dev"),
+        (["data", "check", "nowhere", "--js"], 2, "--js"),
+        (["data", "fly"], 2, "'list', 'info', 'fetch', 'check'"),
+        (["data", "fetch", "cats"], 1, "unknown data set 'cats'; known: digits"),
         (["eval", "nowhere"], 1, "nowhere holds no adapter.json"),
-        (["models", "info"], 2, "expected list | info NAME | convert NAME"),
+        (["models", "info"], 2, "NAME"),
         (["models", "info", "resnet"], 1, "unknown model 'resnet'; known: vim_nano"),
         (["data", "info", "cats"], 1, "unknown data set 'cats'; known: digits"),
     ],
@@ -108,8 +122,9 @@ def test_options_reach_the_run(run: Path) -> None:
     assert json.loads((run / "adapter.json").read_text())["options"]["shared_layers"] == 4
 
 
-def test_resume_needs_no_more_than_the_directory(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--out", str(run), "--resume"]) == 0
+@pytest.mark.parametrize("resume", [["--resume"], ["--resume", "true"], ["--resume=true"], ["--resume=True"]])
+def test_resume_needs_no_more_than_the_directory(run: Path, resume: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *resume, "--out", str(run)]) == 0
     assert "finished already" in capsys.readouterr().out
 
 
@@ -196,6 +211,155 @@ def test_data(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (broken / "blue" / "00.jpg").write_text("x")
     assert main(["data", "check", str(broken)]) == 1
     assert "00.jpg" in capsys.readouterr().err
+
+
+def test_data_check_as_json(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(photos), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["classes"] == ["amber", "blue", "green"]
+    assert sum(found["images"].values()) == 42
+    assert found["unreadable"] == []
+    broken = write_photos(tmp_path / "broken", per_class=30)
+    (broken / "blue" / "00.jpg").write_text("x")
+    assert main(["data", "check", str(broken), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["unreadable"][0]["path"].endswith("00.jpg")
+
+
+def test_data_fetch_and_check_use_the_data_root(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "fetch", "digits", "--data-root", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'digits'}\n"
+    assert len(list((tmp_path / "digits").rglob("*.png"))) == 1797
+    (tmp_path / "digits" / "0" / "more.png").write_bytes((tmp_path / "digits" / "0" / "0000.png").read_bytes())
+    assert main(["data", "check", "digits", "--data-root", str(tmp_path)]) == 0
+    assert "1798 of 1798" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "actions"), [("data", ["list", "info", "fetch", "check"]), ("models", ["list", "info", "convert"])]
+)
+def test_help_lists_the_actions(command: str, actions: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert all(any(words[:1] == [action] and len(words) > 3 for words in lines) for action in actions)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_only_the_first_process_prints_and_writes(
+    run: Path, photos: Path, tmp_path: Path, rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    out = tmp_path / "p.csv"
+    assert main(["eval", str(run), "--device", "cpu"]) == 0
+    assert main(["predict", str(run), str(photos / "blue"), "--device", "cpu", "--out", str(out)]) == 0
+    assert out.exists() == bool(capsys.readouterr().out) == (rank == "0")
+
+
+def test_eval_says_how_the_epoch_was_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {"cat [big]": {"n": 2, "accuracy": 0.5}}
+    scores = {"run": "r[/b]", "data": "d", "per_class": rows, "n_test": 2, "top1": 0.5, "top5": 1.0}
+    _print_scores({**scores, "how_chosen": "by lot", "unreadable_test_images": []})
+    text = capsys.readouterr().out
+    assert "by lot" in text
+    assert "r[/b] on d" in text
+    assert "cat [big]" in text
+
+
+def test_predict_checks_out_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in (".", "pipe"):
+        assert main(["predict", "no-run", "no-image", "--out", str(tmp_path / name)]) == 2
+        assert "no ordinary file" in capsys.readouterr().err
+
+
+def test_odd_names_come_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Spaces, markup, emoji codes, other scripts, and bytes that are no text."""
+    photos = write_photos(tmp_path / "my [bold]photos[/b] ü")
+    names = ("cat [big]", ":dog: grün", "猫 [red]")
+    for old, new in zip(("amber", "blue", "green"), names, strict=True):
+        (photos / old).rename(photos / new)
+    run, new = tmp_path / "a run [/b]", tmp_path / "new :dog:"
+    (new / "a[").mkdir(parents=True)  # so that a path reads like a closing tag
+    odd = new / os.fsdecode(b"a[/b] \xff.jpg")
+    shutil.copy(photos / names[0] / "00.jpg", odd)
+    (new / "a[" / "bad].jpg").write_text("x")
+    assert main(["train", "--data", str(photos), *FAST, "--method", "linear", "--out", str(run)]) == 0
+    text = capfd.readouterr().out
+    assert all(name in text for name in (*names, str(run)))
+    assert main(["eval", str(run), "--device", "cpu"]) == 0
+    text = capfd.readouterr().out
+    assert all(name in text for name in (*names, str(run)))
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    words = ["predict", str(run), str(new), "--device", "cpu"]
+    for form in ("table", "csv", "json"):
+        out = tmp_path / f"p [b].{form}"
+        assert main([*words, "--format", form, "--out", str(out)]) == 1
+        assert str(out) in capfd.readouterr().out
+        text = out.read_text(encoding="utf-8")
+        assert "a[/b] \\udcff.jpg" in text
+        assert "\x1b" not in text
+        if form == "json":
+            assert set(json.loads(text)[0]["classes"]) == set(names)
+        else:
+            assert all(name in text for name in names)
+    assert main(words) == 1
+    captured = capfd.readouterr()
+    assert "a[/b] \\udcff.jpg" in captured.out
+    assert "a[/bad].jpg" in captured.err
+
+
+def test_consoles_print_what_they_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[bold]x[/] :dog: " + "long/path/" * 30
+    display = Display()
+    display.say(text)
+    display.table(text, [(text, text)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == lines[1].rstrip() == text
+    assert any(line.count(text) == 2 for line in lines)
+
+
+def test_the_bar_of_a_terminal_reads_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    display = Display()
+    display.console = Console(file=io.StringIO(), force_terminal=True, markup=False, emoji=False)
+    with display.progress("a[/b]", 1) as (bar, task):
+        bar.update(task, advance=1, note="c[/d]")
+        bar.refresh()
+    assert "a[/b]" in display.console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method: null", "method is None, expected a name"),
+        ("method: {name: [1]}", r"method\.name is \[1\]"),
+        ("options: 3", "options is 3, expected settings"),
+        ("recipe: 4", "recipe is 4, expected a name or a file"),
+        ("augment: 5", "augment is 5, expected settings"),
+        ("3: 4", "3 is not the name of a setting"),
+        ("method: {3: 4}", "3 is not the name of a setting"),
+    ],
+)
+def test_odd_yaml_names_setting_and_file(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(text)
+    for option in ("--config", "--recipe"):
+        assert main(["train", "--data", "x", option, str(file)]) == 1
+        error = capsys.readouterr().err
+        assert re.search(message, error)
+        assert str(file) in error
+
+
+def test_a_binary_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    assert main(["train", "--data", "x", "--config", str(tmp_path / "b.yaml")]) == 1
+    assert "b.yaml is not valid YAML" in capsys.readouterr().err
+
+
+def test_config_takes_dataclasses() -> None:
+    config = make_config({"data": "x", "augment": AugmentConfig(hflip=0.25), "options": SVPConfig(shared_layers=4)})
+    assert config.augment == AugmentConfig(hflip=0.25)
+    assert config.options["shared_layers"] == 4
 
 
 def test_without_network_the_file_and_its_place_are_named(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_non_finite_weights_are_named(bad: float, state: dict[str, Any], tmp_path: Path) -> None:
     state["layers.1.mixer.D"][:2] = bad
     torch.save(state, tmp_path / "nan.pth")
-    with pytest.raises(WeightsError, match=r"layers\.1\.mixer\.D holds 2 non-finite values of 32"):
+    with pytest.raises(WeightsError, match=r"nan\.pth: layers\.1\.mixer\.D holds 2 non-finite values of 32"):
         svp.create_model("vim_nano", tmp_path / "nan.pth", **SMALL)
 
 
@@ -194,7 +195,7 @@ def test_wrong_shapes_are_listed(state: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as error:
         svp.create_model("vim_nano", tmp_path / "vim.pth", **SMALL | dict(d_state=8))
     message = str(error.value)
-    assert message.startswith("the weights are those of another model: ")
+    assert message.startswith(f"{tmp_path / 'vim.pth'}: weights of another model: ")
     assert "layers.0.mixer.A_log: file (32, 4), model (32, 8)" in message
     assert message.endswith("and 7 more")  # A_log, A_b_log, x_proj, x_proj_b of three layers, five shown
 
@@ -210,6 +211,28 @@ def test_embedding_that_is_not_square_is_refused(state: dict[str, Any]) -> None:
     state["pos_embed"] = state["pos_embed"][:, :12]
     with pytest.raises(WeightsError, match="pos_embed has 12 rows: not a square grid"):
         load_into(small_vim(), state)
+
+
+@pytest.mark.parametrize("shape", [(272,), (), (0,), (1, 0, 16), (1, 1, 16), (0, 26, 16), (2, 3, 4, 5)], ids=str)
+def test_odd_position_embedding_is_refused(shape: tuple[int, ...], state: dict[str, Any], tmp_path: Path) -> None:
+    state["pos_embed"] = torch.zeros(shape)
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match=r"odd\.pth: pos_embed has "):
+        svp.create_model("vim_nano", tmp_path / "odd.pth", **SMALL)
+
+
+def test_what_is_missing_is_said(state: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(state, tmp_path / "whole.pth")
+    svp.create_model("vim_nano", tmp_path / "whole.pth", **SMALL)
+    assert not caplog.records
+    headless = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    torch.save(headless, tmp_path / "headless.pth")
+    svp.create_model("vim_nano", tmp_path / "headless.pth", **SMALL)
+    svp.create_model("vim_nano", tmp_path / "whole.pth", **SMALL | dict(num_classes=0))
+    missing, left_over = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert "headless.pth: " in missing
+    assert missing.endswith("2 missing from the file: head.weight, head.bias; the head starts fresh")
+    assert left_over.endswith("2 left over: head.weight, head.bias")
 
 
 def test_report_says_what_happened(state: dict[str, Any]) -> None:
@@ -240,10 +263,11 @@ def test_foreign_state_is_refused() -> None:
         svp.load_official(small_vim(), {"conv1.weight": torch.zeros(3)})
 
 
-def test_hash_covers_names_values_dtypes_but_not_the_head(state: dict[str, Any]) -> None:
+def test_hash_covers_names_values_dtypes_but_not_what_depends_on_the_machine(state: dict[str, Any]) -> None:
     reference = state_sha256(state)
     assert state_sha256(dict(reversed(state.items()))) == reference
     assert state_sha256(state | {"head.bias": torch.ones(9)}) == reference
+    assert state_sha256(state | {"pos_embed": state["pos_embed"] + 1e-6}) == reference
     changed = state["norm_f.weight"].clone()
     changed[0] += 1e-6
     assert state_sha256(state | {"norm_f.weight": changed}) != reference
@@ -260,11 +284,16 @@ TINY = dict(hf_hub_id="hustvl/Vim-tiny-midclstok", hf_hub_filename="vim_t_midcls
 def offline(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     asked: list[tuple[str, str]] = []
 
-    def refuse(repo: str, filename: str, **_: Any) -> str:
+    def refuse(repo: str, filename: str, local_files_only: bool = False) -> str:
+        assert local_files_only, "the Hub's own retries take half a minute"
         asked.append((repo, filename))
-        raise LocalEntryNotFoundError("offline")
+        raise LocalEntryNotFoundError("not in the cache")
+
+    def no_network(url: str, timeout: float) -> None:
+        raise ConnectionError("offline")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", no_network)
     return asked
 
 
@@ -275,6 +304,19 @@ def test_offline_says_what_to_place_where(offline: list[tuple[str, str]], svp_ho
     assert offline == [("hustvl/Vim-small-midclstok", "vim_s_midclstok_80p5acc.pth")]
     assert "https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth" in message
     assert str(svp_home / "weights" / "vim_s_midclstok_80p5acc.pth") in message
+
+
+def test_no_network_is_said_quickly(svp_home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody listens at the Hub's address: one try, nothing logged, one paragraph."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{filename}")
+    started = time.monotonic()
+    with pytest.raises(WeightsError, match=r"^cannot download vim_nothing\.pth .* place it at") as error:
+        locate(dict(hf_hub_id="hustvl/none", hf_hub_filename="vim_nothing.pth"))
+    assert time.monotonic() - started < 5
+    assert "\n" not in str(error.value)
+    assert not caplog.records
 
 
 def test_offline_by_environment(svp_home: Path) -> None:
@@ -314,7 +356,7 @@ def test_wrong_hash_is_refused(offline: list[Any], svp_home: Path) -> None:
 def test_hash_of_the_hubs_cache_is_checked(svp_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blob = tmp_path / ("0" * 64)
     blob.write_bytes(b"not that")
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(blob))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(blob))
     with pytest.raises(WeightsError, match="damaged or not the published file"):
         locate(dict(hf_hub_id="hustvl/Vim-base-midclstok", hf_hub_filename="vim_b_midclstok_81p9acc.pth"))
 

@@ -12,7 +12,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 import svp
-from svp.models import BidirectionalMamba, Origin, VisionMamba
+from svp.models import BidirectionalMamba, CausalConv1d, Origin, VisionMamba
 from tests.models.small import SMALL, device_of, images, runnable_backends, small_vim
 
 # initialisation ------------------------------------------------------------------------------------------------------------
@@ -420,3 +420,17 @@ def test_create_model_remembers_its_origin() -> None:
     assert model.origin.overrides == dict(img_size=16, depth=2)
     assert model.origin.build(4).patch_embed.img_size == (16, 16)
     assert svp.create_model("vim_nano", num_classes=0).num_classes == 0
+
+
+def test_causal_conv_has_the_parameters_of_a_conv1d_but_is_none() -> None:
+    """What replaces every nn.Conv1d (PEFT) would run over the wrong axis."""
+    conv = CausalConv1d(64, 4)
+    theirs = torch.nn.Conv1d(64, 64, 4, groups=64)
+    assert not isinstance(conv, torch.nn.Conv1d)
+    assert {n: t.shape for n, t in conv.state_dict().items()} == {n: t.shape for n, t in theirs.state_dict().items()}
+    for parameter in conv.parameters():
+        assert 0.45 < parameter.abs().max() <= 0.5
+    conv.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 7, 64)
+    expected = torch.nn.functional.silu(theirs(torch.nn.functional.pad(x.transpose(1, 2), (3, 0)))).transpose(1, 2)
+    torch.testing.assert_close(conv(x), expected)

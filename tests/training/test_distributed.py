@@ -21,12 +21,21 @@ PROCESSES = {"torchrun": 2, "accelerate": 1}
 
 def metrics(launcher: str, photos: Path, out: Path) -> tuple[list[float], dict[str, object]]:
     words = ["train", "--data", photos, "--model", "vim_nano", "--weights", "random", "--img-size", 16, "--epochs", 2]
-    words += ["--batch-size", 8, "--device", "cpu", "--out", out]
+    words += ["--batch-size", 6, "--device", "cpu", "--out", out]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*LAUNCHERS[launcher], *map(str, words)], env=environment, capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    scored = subprocess.run(
+        [*LAUNCHERS[launcher], "eval", str(out), "--json", "--device", "cpu", "--batch-size", "4"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert scored.returncode == 0, scored.stdout + scored.stderr
+    assert json.loads(scored.stdout)["top1"] == json.loads((out / "result.json").read_text())["top1"]
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row[key] for row in rows for key in ("train_loss", "selection_loss", "selection_top1")], json.loads(
         (out / "result.json").read_text()

@@ -70,6 +70,32 @@ def test_a_diverging_loss_names_step_batch_and_layer(photos: Path, settings: dic
     assert (Path(settings["out"]) / "adapter.safetensors").is_file()
 
 
+def test_weights_ruined_by_the_last_step_are_not_kept(photos: Path, settings: dict[str, Any]) -> None:
+    ruin = {"lr": 1e6, "warmup_epochs": 0, "method": "full", "batch_size": 24, "epochs": 1}
+    with pytest.raises(NonFiniteLossError, match=r"after epoch 1 the loss .* no epoch was finished"):
+        svp.train(photos, **settings | ruin)
+    assert not (Path(settings["out"]) / "result.json").exists()
+    assert all(torch.isfinite(t).all() for t in load_file(Path(settings["out"]) / "adapter.safetensors").values())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"weights": "gone.pth"}, {"options": {"shared_layers": 99}}, {"img_size": 2}, {"device": "cuda"}]
+)
+def test_what_fails_early_leaves_no_run_directory(photos: Path, settings: dict[str, Any], wrong: dict[str, Any]) -> None:
+    if wrong == {"device": "cuda"} and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises((ValueError, RuntimeError)):
+        svp.train(photos, **settings | wrong)
+    assert not Path(settings["out"]).exists()
+
+
+def test_a_run_among_the_images_is_refused(photos: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    with pytest.raises(RunError, match="would lie among the images"):
+        svp.train(".", **settings | {"out": None})
+    assert not (photos / "runs").exists()
+
+
 def test_the_last_good_state_is_kept(photos: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from svp.training import loop
 
@@ -162,7 +188,7 @@ def assert_resumes_to(expected: dict[str, torch.Tensor], out: Path, tmp_path: Pa
     assert whole["top1"] == resumed["top1"]
     adapters = [load_file(run / "adapter.safetensors") for run in (tmp_path / "whole", out)]
     assert all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
-    assert not list(out.rglob("*.tmp")) or all("state" in path.name for path in out.rglob("*.tmp"))
+    assert not list(out.rglob("*.tmp"))
 
 
 @pytest.mark.slow
@@ -210,10 +236,45 @@ def test_resuming_nothing_starts(photos: Path, settings: dict[str, Any]) -> None
     assert svp.train(photos, resume=True, **settings | {"epochs": 1}).result["epochs"] == 1
 
 
-def test_a_damaged_state_is_named(photos: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("content", [b"", b"junk", None])
+def test_a_damaged_state_is_named(photos: Path, settings: dict[str, Any], content: bytes | None) -> None:
     run = svp.train(photos, **settings | {"epochs": 1})
     (run.directory / "result.json").unlink()
     state = run.directory / "last" / "state.pt"
-    state.write_bytes(state.read_bytes()[:100])
+    if content is None:
+        torch.save({"something": "else"}, state)
+    else:
+        state.write_bytes(content)
     with pytest.raises(RunError, match=r"state\.pt is damaged"):
         svp.train(photos, resume=True, **settings | {"epochs": 1})
+
+
+@pytest.mark.parametrize("content", ["{}", "junk", '{"root": ".", "test": [1]}'])
+def test_a_damaged_list_of_images_is_named(photos: Path, settings: dict[str, Any], content: str) -> None:
+    run = svp.train(photos, **settings | {"epochs": 1})
+    (run.directory / "splits.json").write_text(content)
+    with pytest.raises(RunError, match=r"splits\.json is damaged"):
+        svp.evaluate(run.directory, device="cpu")
+
+
+def test_killed_before_or_after_the_settings_are_written(photos: Path, settings: dict[str, Any]) -> None:
+    out = Path(settings["out"])
+    out.mkdir()
+    (out / ".config.yaml.123.tmp").write_text("data: ha")
+    run = svp.train(photos, **settings | {"epochs": 1})
+    assert not list(out.rglob("*.tmp"))
+    for name in ("splits.json", "result.json", "last/state.pt", "metrics.jsonl"):
+        (out / name).unlink()
+    assert svp.train(photos, resume=True, **settings | {"epochs": 1}).result["top1"] == run.result["top1"]
+
+
+def test_an_unfinished_run_says_so(photos: Path, settings: dict[str, Any]) -> None:
+    run = svp.train(photos, **settings)
+    assert svp.evaluate(run.directory, device="cpu")["how_chosen"] == run.result["how_chosen"]
+    (run.directory / "result.json").unlink()
+    assert svp.evaluate(run.directory, device="cpu")["how_chosen"] == "unfinished run, best of 2 epochs so far"
+    (run.directory / "metrics.jsonl").unlink()
+    with pytest.raises(RunError, match=r"no epoch of .* is finished"):
+        svp.evaluate(run.directory, device="cpu")
+    with pytest.raises(RunError, match=r"no epoch of .* is finished"):
+        svp.predict(run.directory, [photos], device="cpu")

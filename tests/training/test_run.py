@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
 import svp
 from svp.data import DataError
 from svp.models import WeightsError
-from svp.training import ConfigError, RunError
+from svp.training import ConfigError, RunDirectory, RunError
 from tests.training.conftest import write_photos
 
 
@@ -99,8 +100,12 @@ def test_a_run_is_not_overwritten(photos: Path, settings: dict[str, Any]) -> Non
 
 
 def test_a_folder_of_something_else_is_not_written_into(photos: Path, settings: dict[str, Any]) -> None:
+    out = Path(settings["out"])
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
     with pytest.raises(RunError, match="is not empty and no run directory"):
-        svp.train(photos, **settings | {"out": str(photos)})
+        svp.train(photos, **settings)
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
 
 
 def test_runs_without_a_name_are_numbered(
@@ -158,3 +163,27 @@ def test_a_gpu_that_is_not_there_is_an_error(photos: Path, settings: dict[str, A
 def test_settings_of_the_wrong_name_are_refused(photos: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="shared_layer"):
         svp.train(photos, shared_layer=3, **settings)
+
+
+def test_written_settings_leave_nothing_to_the_place_or_the_machine(
+    photos: Path, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("epochs: 1\n")
+    run = svp.train("photos", **settings | {"recipe": "mine.yaml", "epochs": 2})
+    config = yaml.safe_load((run.directory / "config.yaml").read_text())
+    assert config["data"] == str(photos)
+    assert (config["model"], config["precision"], config["img_size"]) == ("vim_nano_patch4_32", "fp32", 16)
+    assert "recipe" not in config
+    recipe.unlink()
+    monkeypatch.chdir("/")
+    assert RunDirectory(run.directory).read_config().epochs == 2
+
+
+def test_precision_can_change_within_a_process(photos: Path, settings: dict[str, Any]) -> None:
+    run = svp.train(photos, **settings | {"epochs": 1})
+    losses = [svp.evaluate(run.directory, device="cpu", precision=precision)["loss"] for precision in ("fp32", "bf16")]
+    assert losses[0] == pytest.approx(run.result["loss"], rel=1e-5)
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0]

@@ -205,6 +205,37 @@ def test_detach_restores_the_base(case: tuple[str, Row]) -> None:
     assert model.tuner.num_trainable == case[1].trains(model)
 
 
+@pytest.mark.parametrize("num_classes", [7, 0])
+def test_detach_after_a_new_head(case: tuple[str, Row], num_classes: int) -> None:
+    model = small_vim()
+    before, head = snapshot(model), model.head
+    tuned(case, model)
+    model.reset_classifier(num_classes)
+    model.tuner.detach()
+    assert same(snapshot(model), before)
+    assert model.head is head
+    assert model.num_classes == CLASSES
+    assert hooks(model) == 0
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_merge_keeps_a_new_head() -> None:
+    for method in ("linear", "full"):
+        model = small_vim()
+        tuner = svp.tune(model, method)
+        model.reset_classifier(7)
+        head = model.head
+        assert tuner.merge().head is head
+        assert model.num_classes == 7
+
+
+def test_trained_position_embedding_keeps_its_size() -> None:
+    model = tuned(CASES["full"])
+    with pytest.raises(RuntimeError, match="pos_embed is trained by 'full': call set_input_size before"):
+        model.set_input_size(24)
+    assert model.patch_embed.img_size == (16, 16)
+
+
 def test_second_tuner_is_refused(case: tuple[str, Row]) -> None:
     model = tuned(case)
     with pytest.raises(ValueError, match=rf"already tuned by '{case[0]}'; call model\.tuner\.detach\(\) first"):

@@ -1,7 +1,7 @@
 """The Vision Mamba backbone, registered with timm, and its published weights."""
 
 from svp.models.checkpoints import LoadReport, WeightsError, read_weights, resize_pos_embed, state_sha256
-from svp.models.factory import ModelInfo, Origin, create_model, list_models, model_info
+from svp.models.factory import ModelInfo, Origin, create_model, input_fields, list_models, model_info
 from svp.models.vim import BidirectionalMamba, Block, CausalConv1d, PatchEmbed, RMSNorm, VisionMamba
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "VisionMamba",
     "WeightsError",
     "create_model",
+    "input_fields",
     "list_models",
     "model_info",
     "read_weights",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import pickle
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,12 +75,17 @@ def locate(cfg: Mapping[str, Any]) -> Path:
 
 
 def _download(repo: str, filename: str, placed: Path) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    """The file in the Hub's cache, fetched if it is not there yet."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
+    with suppress(LocalEntryNotFoundError):
+        return Path(hf_hub_download(repo, filename, local_files_only=True))
     try:
+        # asked once before: without network, hf_hub_download would retry for half a minute and log every time
+        get_hf_file_metadata(hf_hub_url(repo, filename), timeout=5)
         return Path(hf_hub_download(repo, filename))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the Hub's, or those of the HTTP library it happens to use
         raise WeightsError(
             f"cannot download {filename} from the Hugging Face repository {repo} ({type(error).__name__}). "
             f"Get https://huggingface.co/{repo}/resolve/main/{filename} on a machine with network and place it at {placed}"
@@ -109,7 +116,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     hold, is the one extra type allowed. The tensors are taken from the entry "model" or "state_dict" where there is one.
 
     Raises:
-        WeightsError: No such file, unreadable, holds code or other objects, holds no tensors, or holds NaN or infinity.
+        WeightsError: No such file, unreadable, holds code or other objects, or holds no tensors. Whether the values are
+            finite is checked when they are fitted to a model.
     """
     path = Path(path)
     if not path.is_file():
@@ -139,7 +147,7 @@ def _unpickle(path: Path) -> Any:
         refused = re.search(r"(?:Unsupported|unsupported).*?(?:global|GLOBAL):? ?(?:GLOBAL )?([\w.]+)", str(error))
         what = f"it asks to run {refused[1]}" if refused else "it is no plain file of tensors"
         raise WeightsError(f"refused to read {path}: {what}. Only tensors are read, nothing in a file is executed") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the unpickler raises anything at all on a damaged file
         raise WeightsError(f"{path} is not a readable PyTorch file: {error}") from error
 
 
@@ -177,38 +185,41 @@ def resize_pos_embed(pos_embed: Tensor, old_grid: tuple[int, int], new_grid: tup
     return torch.cat([patches[:, :n], pos_embed[:, m : m + 1], patches[:, n:]], dim=1)
 
 
-def adapt_to_model(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def adapt_to_model(state: dict[str, Tensor], model: nn.Module, source: str = "the weights") -> dict[str, Tensor]:
     """Fit a backbone's state dict to `model`: resize a square position embedding where the grids differ.
 
     Raises:
         WeightsError: A tensor has another shape than the model's (except head and input convolution, which timm adapts), or
-            is not finite, or the position embedding is not that of a square grid.
+            is not finite, or the position embedding is not that of a square grid; names `source`.
     """
     state = dict(state)
-    check_finite(state, "weights")
+    check_finite(state, source)
     own = model.state_dict()
     pos_embed = state.get("pos_embed")
-    if pos_embed is not None and pos_embed.shape[1] != own["pos_embed"].shape[1]:
-        side = round((pos_embed.shape[1] - 1) ** 0.5)
-        if side * side + 1 != pos_embed.shape[1]:
-            raise WeightsError(f"pos_embed has {pos_embed.shape[1]} rows: not a square grid and a class token")
+    if pos_embed is not None and pos_embed.shape != own["pos_embed"].shape:
+        if pos_embed.ndim != 3 or not pos_embed.numel():
+            raise WeightsError(f"{source}: pos_embed has shape {tuple(pos_embed.shape)}, expected (1, patches + 1, embed_dim)")
+        rows = pos_embed.shape[1]
+        side = math.isqrt(rows - 1)
+        if side == 0 or side * side + 1 != rows:
+            raise WeightsError(f"{source}: pos_embed has {rows} rows: not a square grid and a class token")
         state["pos_embed"] = resize_pos_embed(pos_embed, (side, side), model.get_submodule("patch_embed").grid_size)  # type: ignore[arg-type]
-    check_shapes(state, own, ignore=("head.weight", "head.bias", "patch_embed.proj.weight"))
+    check_shapes(state, own, source, ignore=("head.weight", "head.bias", "patch_embed.proj.weight"))
     return state
 
 
-def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
+def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str = "the weights") -> LoadReport:
     """Load by name, the position embedding resized; a head of another size is left out, and the report says so.
 
     Raises:
-        WeightsError: Another shape does not fit, or values are not finite.
+        WeightsError: Another shape does not fit, or values are not finite; names `source`.
     """
     own = model.state_dict()
     head = [n for n in state if n.startswith("head.")]
     other_head = [n for n in head if n not in own or own[n].shape != state[n].shape]
     left_out = head if other_head else []
-    state = adapt_to_model({n: t for n, t in state.items() if n not in left_out}, model)
-    check_shapes(state, own)
+    state = adapt_to_model({n: t for n, t in state.items() if n not in left_out}, model, source)
+    check_shapes(state, own, source)
     result = model.load_state_dict(state, strict=False)
     return LoadReport(
         loaded=len(state) - len(result.unexpected_keys),
@@ -217,7 +228,9 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     )
 
 
-def check_shapes(state: Mapping[str, Tensor], own: Mapping[str, Tensor], ignore: tuple[str, ...] = ()) -> None:
+def check_shapes(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str = "the weights", ignore: tuple[str, ...] = ()
+) -> None:
     """Raise WeightsError that lists every tensor of `state` whose shape is not that in `own`."""
     wrong = [
         f"{name}: file {tuple(tensor.shape)}, model {tuple(own[name].shape)}"
@@ -226,13 +239,17 @@ def check_shapes(state: Mapping[str, Tensor], own: Mapping[str, Tensor], ignore:
     ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise WeightsError(f"the weights are those of another model: {'; '.join(wrong[:5])}{more}")
+        raise WeightsError(f"{source}: weights of another model: {'; '.join(wrong[:5])}{more}")
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes of all tensors but the head's, in hexadecimal."""
+    """SHA-256 over names, shapes, dtypes and bytes of a backbone's tensors, in hexadecimal.
+
+    Left out are the head, and ``pos_embed``: it may be resampled for the image size, and the last bits of that depend on the
+    CPU.
+    """
     digest = hashlib.sha256()
-    for name in sorted(n for n in state if not n.startswith("head.")):
+    for name in sorted(n for n in state if not n.startswith("head.") and n != "pos_embed"):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)

@@ -96,15 +96,15 @@ def create_model(
     weights = "published" if published else "random"
     if not isinstance(pretrained, bool):
         weights = str(Path(pretrained).resolve())
-        report = checkpoints.load_into(model, checkpoints.read_weights(pretrained))
+        report = checkpoints.load_into(model, checkpoints.read_weights(pretrained), str(pretrained))
         body = [n for n in (*report.missing, *report.unexpected) if not n.startswith("head.")]
         if body:
             raise checkpoints.WeightsError(f"{pretrained} is not a file of {resolved}: {report}")
-        if report.unexpected:
-            _logger.info("%s: its head has another size; the model starts with a fresh one", pretrained)
+        if report.missing or report.unexpected:
+            _logger.warning("%s: %s%s", pretrained, report, "; the head starts fresh" if report.missing else "")
     if img_size is not None:
         overrides["img_size"] = img_size
-    model.origin = Origin(resolved, weights, overrides)
+    model.origin = Origin(resolved, weights, {name: overrides[name] for name in overrides if name not in ("device", "dtype")})
     return model
 
 
@@ -115,8 +115,8 @@ class Origin:
     Args:
         name: Full model name.
         weights: "published", "random", or the path of a file.
-        overrides: Further arguments of the model, such as ``img_size``.
-        seed: Seed of random weights.
+        overrides: Further arguments of the model, such as ``img_size``; neither ``device`` nor ``dtype``.
+        seed: Seed of random weights: the same seed gives the same weights only on the same kind of CPU.
     """
 
     name: str
@@ -135,6 +135,26 @@ class Origin:
             model.reset_classifier(model.pretrained_cfg["num_classes"] if num_classes is None else num_classes)
         model.origin = self
         return model
+
+
+def input_fields(model: VisionMamba) -> dict[str, Any]:
+    """How images are prepared for `model`: the fields of ``svp.data.InputConfig``, with the model's own image size.
+
+    Raises:
+        ValueError: The model takes images that are not square.
+    """
+    height, width = model.patch_embed.img_size
+    if height != width:
+        raise ValueError(f"the model takes images of {height} x {width} pixels, only square ones can be prepared")
+    cfg = model.pretrained_cfg
+    return {
+        "img_size": height,
+        "mean": list(cfg["mean"]),
+        "std": list(cfg["std"]),
+        "crop_pct": cfg["crop_pct"],
+        "crop_mode": cfg.get("crop_mode") or "center",
+        "interpolation": cfg["interpolation"],
+    }
 
 
 def model_info(name: str) -> ModelInfo:

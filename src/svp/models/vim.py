@@ -8,6 +8,8 @@ both directions). The models are registered with timm and keep its contract.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -41,8 +43,11 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps).to(self.weight.dtype)
 
 
-class CausalConv1d(nn.Conv1d):
-    """``svp.ops.causal_conv1d`` with SiLU as a module: an ``nn.Conv1d`` by parameters, channel-last in and out.
+class CausalConv1d(nn.Module):
+    """``svp.ops.causal_conv1d`` with SiLU as a module, channel-last in and out.
+
+    Its parameters have the names, shapes and initialisation of an ``nn.Conv1d``, but it is none: what dispatches on
+    ``isinstance(module, nn.Conv1d)`` (PEFT's LoRA, say) would take it for channel-first and linear.
 
     Args:
         d_inner: Channels; every one has its own filter.
@@ -58,8 +63,17 @@ class CausalConv1d(nn.Conv1d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1, device=device, dtype=dtype)
+        super().__init__()
         self.reverse = reverse
+        self.weight = nn.Parameter(torch.empty(d_inner, 1, d_conv, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(d_inner, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in +-1/sqrt(d_conv), as ``nn.Conv1d``."""
+        bound = self.weight.shape[-1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length, d_inner) -> (batch, length, d_inner)"""
@@ -320,9 +334,7 @@ class VisionMamba(nn.Module):
                 raise ValueError(f"{name} is {value}, expected 1 or more")
         if num_classes < 0:
             raise ValueError(f"num_classes is {num_classes}, expected 0 or more")
-        for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name} is {rate}, expected 0 <= {name} < 1")
+        _check_rate("drop_rate", drop_rate)
         _check_pool(global_pool)
 
         self.num_classes = num_classes
@@ -398,6 +410,7 @@ class VisionMamba(nn.Module):
 
     def set_drop_path(self, rate: float) -> None:
         """Stochastic depth that grows to `rate`: block i drops its incoming stream at the rate of block i-1, as released."""
+        _check_rate("drop_path_rate", rate)
         depth = len(self.layers)
         rates = [0.0, *(rate * i / max(depth - 1, 1) for i in range(depth))]
         for block, block_rate in zip(self.layers, rates, strict=False):
@@ -422,13 +435,22 @@ class VisionMamba(nn.Module):
 
     @torch.no_grad()
     def set_input_size(self, img_size: int | tuple[int, int] | None = None) -> None:
-        """Accept images of another size: the position embedding is resized, the class token's row kept as it is."""
+        """Accept images of another size: the position embedding is resized, the class token's row kept as it is.
+
+        Raises:
+            ValueError: Smaller than a patch.
+            RuntimeError: A tuner trains the position embedding.
+        """
         if img_size is None:
             return
+        if self.tuner is not None and "pos_embed" in self.tuner.trainable_names:
+            raise RuntimeError(f"pos_embed is trained by {self.tuner.name!r}: call set_input_size before svp.tune")
         old_grid = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size)
         resized = checkpoints.resize_pos_embed(self.pos_embed, old_grid, self.patch_embed.grid_size)
         self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
+        if self.origin is not None:
+            self.origin = replace(self.origin, overrides=self.origin.overrides | {"img_size": img_size})
 
     def forward_intermediates(
         self,
@@ -527,6 +549,11 @@ class VisionMamba(nn.Module):
         return self.norm_f(add_residual(self.drop_path(hidden), residual))
 
 
+def _check_rate(name: str, rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name} is {rate}, expected 0 <= {name} < 1")
+
+
 def _check_pool(global_pool: str) -> Any:
     if global_pool not in ("token", "avg", ""):
         raise ValueError(f"global_pool is {global_pool!r}, expected 'token', 'avg' or ''")
@@ -590,16 +617,19 @@ default_cfgs = generate_default_cfgs(
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionMamba:
     # timm would unpickle a .pth with its own settings: our reader fetches, checks and reads it, timm adapts the tensors
     overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
+    source = "the weights"
     if pretrained and "state_dict" not in overlay:
         cfg = default_cfgs[variant].default.to_dict() | (_as_dict(kwargs.get("pretrained_cfg"))) | overlay
-        overlay = overlay | dict(state_dict=checkpoints.read_weights(checkpoints.locate(cfg)))
+        path = checkpoints.locate(cfg)
+        source = str(path)
+        overlay = overlay | dict(state_dict=checkpoints.read_weights(path))
     out_indices = kwargs.pop("out_indices", 3)
     model: VisionMamba = build_model_with_cfg(
         VisionMamba,
         variant,
         pretrained,
         pretrained_cfg_overlay=overlay,
-        pretrained_filter_fn=checkpoints.adapt_to_model,
+        pretrained_filter_fn=partial(checkpoints.adapt_to_model, source=source),
         feature_cfg=dict(out_indices=out_indices, feature_cls="getter"),
         **kwargs,
     )

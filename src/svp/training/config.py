@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from argparse import ArgumentError
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,17 +148,9 @@ def make_config(explicit: Mapping[str, Any], config_file: str | Path | None = No
     Raises:
         ConfigError: An unknown setting, a wrong type or a value out of range.
     """
-    layers = [_normalised(read_yaml(config_file))] if config_file else []
-    layers.append(_normalised(explicit))
-    recipe = next((layer["recipe"] for layer in reversed(layers) if layer.get("recipe")), None)
-    if recipe:
-        layers.insert(0, _normalised(read_recipe(recipe)))
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged = _merge(merged, layer)
-    name = merged.setdefault("method", {}).setdefault("name", "svp")
+    merged = merge_settings(explicit, config_file)
     try:
-        parsed = make_parser(name).parse_object(merged)
+        parsed = make_parser(merged["method"]["name"]).parse_object(merged)
         values = parsed.as_dict()
         method = values.pop("method")
         augment = AugmentConfig(**values.pop("augment"))
@@ -169,9 +161,27 @@ def make_config(explicit: Mapping[str, Any], config_file: str | Path | None = No
         raise ConfigError(" ".join(str(error).split())) from error
 
 
-def make_parser(method: str, prog: str = "svp train") -> ArgumentParser:
+def merge_settings(explicit: Mapping[str, Any], config_file: str | Path | None = None) -> dict[str, Any]:
+    """Nested values of recipe < config file < explicit ones, and the method's name; none of them checked but for its kind.
+
+    Raises:
+        ConfigError: A file cannot be read; something else stands where a name or settings belong.
+    """
+    layers = [_normalised(read_yaml(config_file), f" (in {config_file})")] if config_file else []
+    layers.append(_normalised(explicit))
+    recipe = next((layer["recipe"] for layer in reversed(layers) if layer.get("recipe")), None)
+    if recipe:
+        layers.insert(0, _normalised(read_recipe(recipe), f" (in recipe {recipe})"))
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
+    merged.setdefault("method", {}).setdefault("name", "svp")
+    return merged
+
+
+def make_parser(method: str) -> ArgumentParser:
     """Parser of all settings, with the options of `method` as ``--method.<option>``."""
-    parser = ArgumentParser(prog=prog, exit_on_error=False)
+    parser = ArgumentParser(prog="svp train", exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(TrainConfig, skip={"method", "options"})
     parser.add_argument("--method.name", default=method, help="Tuning method, see `svp train --help`.")
     parser.add_class_arguments(get_method(method).config_class, "method")
@@ -203,21 +213,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no settings: expected lines such as 'epochs: 20'")
     return values
 
 
-def with_out(config: TrainConfig, out: Path) -> TrainConfig:
-    """The same settings with the run directory filled in."""
-    return replace(config, out=str(out))
-
-
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Settings that differ, as "name: old -> new", but for those that cannot change what is trained."""
-    harmless = {"resume", "out", "num_workers", "device"}
+    harmless = {"resume", "out", "num_workers", "device", "recipe"}
     return [
         f"{f.name}: {getattr(old, f.name)} -> {getattr(new, f.name)}"
         for f in fields(TrainConfig)
@@ -225,12 +230,32 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     ]
 
 
-def _normalised(values: Mapping[str, Any]) -> dict[str, Any]:
-    values = dict(values)
+_KINDS: dict[str, tuple[Any, str]] = {
+    "method": (Mapping, "a name, or settings with a name"),
+    "options": (Mapping, "settings"),
+    "augment": (Mapping, "settings"),
+    "recipe": (str | None, "a name or a file"),
+}
+
+
+def _normalised(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Plain values, the method's name and options under ``method``; messages end with `where` they stand."""
+    values = {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value for name, value in values.items()
+    }
     if isinstance(values.get("method"), str):
         values["method"] = {"name": values["method"]}
+    for name, (kind, expected) in _KINDS.items():
+        if name in values and not isinstance(values[name], kind):
+            raise ConfigError(f"{name} is {values[name]!r}, expected {expected}{where}")
     if "options" in values:
         values["method"] = {**values.get("method", {}), **values.pop("options")}
+    method = values.get("method", {})
+    if not isinstance(method.get("name", ""), str):
+        raise ConfigError(f"method.name is {method['name']!r}, expected a name{where}")
+    for name in (*values, *method, *values.get("augment", {})):
+        if not isinstance(name, str):
+            raise ConfigError(f"{name!r} is not the name of a setting{where}")
     return values
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from svp.paths import write_atomically
+from svp.terminal import make_console, make_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Display:
@@ -22,21 +24,21 @@ class Display:
     """
 
     def __init__(self, enabled: bool = True) -> None:
-        self.console = Console(quiet=not enabled, highlight=False, soft_wrap=True)
+        self.console = make_console(quiet=not enabled)
 
     def say(self, text: str) -> None:
-        """Print a line; no markup is read in it."""
-        self.console.print(text, markup=False)
+        """Print a line."""
+        self.console.print(text)
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
         """A bar with the time left; nothing in a log, where the epochs' lines tell as much."""
         bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
@@ -55,7 +57,8 @@ class Display:
 
     def table(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         """A two-column table."""
-        table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
+        table = make_table("", "", title=title)
+        table.show_header = False
         for row in rows:
             table.add_row(*row)
         self.console.print(table)
@@ -73,9 +76,8 @@ def plot_curves(rows: Sequence[dict[str, Any]], best_epoch: int, path: Path) -> 
     """Loss and accuracy over the epochs, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    blue, orange, grey = "#0072B2", "#D55E00", "#777777"  # apart for colour-blind readers too
+    blue, orange = "#0072B2", "#D55E00"  # apart for colour-blind readers too
     epochs = [row["epoch"] + 1 for row in rows]
     split = {"val": "validation"}.get(rows[0]["selection_split"], rows[0]["selection_split"])
     figure = Figure(figsize=(9, 3.4), layout="constrained")
@@ -89,12 +91,21 @@ def plot_curves(rows: Sequence[dict[str, Any]], best_epoch: int, path: Path) -> 
     accuracy.plot(
         best_epoch + 1, best, "o", mfc="none", mec=orange, ms=10, label=f"chosen: epoch {best_epoch + 1}, {best:.1%}"
     )
-    accuracy.set(ylabel="accuracy", ylim=(0, 1.02))
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
-    for axis in (loss, accuracy):
-        axis.set_xlabel("epoch")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", color=grey, alpha=0.25, linewidth=0.6)
-        axis.legend(frameon=False)
+    accuracy.set(ylabel="accuracy")
+    style_axis(loss)
+    style_axis(accuracy, share=True)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=144, format="png"))
+
+
+def style_axis(axis: Axes, share: bool = False) -> None:
+    """The look of labelled curves over the epochs; a `share` is shown from 0 to 100 %."""
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="#777777", alpha=0.25, linewidth=0.6)
+    axis.legend(frameon=False)
+    if share:
+        axis.set_ylim(0, 1.02)
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))

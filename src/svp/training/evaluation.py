@@ -26,20 +26,16 @@ class Scores:
         top5: Share whose first five guesses hold the right class.
         loss: Mean cross entropy of the images that could be read.
         n: Images scored. Unreadable ones count as wrong.
-        unreadable: How many could not be read.
         correct: Right first guesses, per class.
         total: Images, per class.
-        predictions: First guess per readable image, in the order of the split.
     """
 
     top1: float
     top5: float
     loss: float
     n: int
-    unreadable: int
     correct: npt.NDArray[np.int64]
     total: npt.NDArray[np.int64]
-    predictions: npt.NDArray[np.int64]
 
     def per_class(self, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Accuracy and number of images by class name; no accuracy where the split has no image of a class."""
@@ -90,10 +86,8 @@ def score(
         top5=int(hits.sum()) / n,
         loss=float(table[:, -1].mean()),
         n=n,
-        unreadable=len(unreadable_labels),
         correct=np.bincount(labels[hits[:, 0]], minlength=num_classes),
         total=np.bincount(labels, minlength=num_classes) + lost,
-        predictions=guesses[:, 0],
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from svp.tuners import Tuner
 
 
 class NonFiniteLossError(RuntimeError):
@@ -34,6 +37,23 @@ def explain_nonfinite(
     )
 
 
+def check_outcome(tuner: Tuner[Any], loss: float, epoch: int) -> None:
+    """Refuse an epoch that ended badly, before its weights replace good ones.
+
+    Raises:
+        NonFiniteLossError: The loss of the images that choose the epoch, or a trained value, is NaN or infinite.
+    """
+    broken = next((name for name, value in tuner.state_dict().items() if not bool(torch.isfinite(value).all())), None)
+    if broken is None and math.isfinite(loss):
+        return
+    where = f"{broken} holds non-finite values" if broken else "all trained values are finite"
+    kept = f"the state after epoch {epoch} is kept in the run directory" if epoch else "no epoch was finished"
+    raise NonFiniteLossError(
+        f"after epoch {epoch + 1} the loss on the images that choose the epoch is {loss}: {where}. "
+        f"Try a lower --lr, --clip-grad 1, or --precision fp32; {kept}"
+    )
+
+
 @torch.no_grad()
 def first_nonfinite_module(model: nn.Module, images: Tensor) -> str | None:
     """Name of the module whose output is the first, in the order of execution, to hold NaN or infinity."""
@@ -47,8 +67,7 @@ def first_nonfinite_module(model: nn.Module, images: Tensor) -> str | None:
 
         return hook
 
-    leaves = [(name, module) for name, module in model.named_modules() if name]
-    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
     try:
         model(images)
     finally:

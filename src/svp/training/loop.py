@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shlex
 import sys
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2
-from torch import Tensor, nn
+from torch import Tensor
 
 from svp.data import (
     ImageData,
@@ -34,13 +36,13 @@ from svp.data import (
     open_data,
     train_transform,
 )
-from svp.models import Origin, VisionMamba
+from svp.models import Origin, VisionMamba, input_fields, model_info
 from svp.models.factory import full_name
-from svp.training.config import TrainConfig, differences, make_config, with_out
+from svp.training.config import TrainConfig, differences, make_config
 from svp.training.display import Display, duration, plot_curves
 from svp.training.evaluation import Scores, describe_unreadable, score
-from svp.training.faults import explain_nonfinite
-from svp.training.records import RunDirectory, RunError, environment, peak_memory_mb
+from svp.training.faults import check_outcome, explain_nonfinite
+from svp.training.records import RunDirectory, RunError, environment, is_temporary, peak_memory_mb
 from svp.training.schedule import Schedule
 from svp.tuners import Tuner, save_adapter, tune
 from svp.tuners.adapter_files import load_trained, save_trained
@@ -91,11 +93,13 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     Raises:
         RuntimeError: A GPU is asked for and there is none.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)  # else a second run could not choose its own precision
     gpu = torch.cuda.is_available() and device != "cpu"
     if device == "cuda" and not gpu:
         raise RuntimeError("device is 'cuda', but PyTorch finds no CUDA GPU; use --device cpu or auto")
     if precision == "auto":
-        precision = "bf16" if gpu and torch.cuda.is_bf16_supported() else "fp32"
+        precision = "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return Accelerator(
         cpu=not gpu,
         mixed_precision="bf16" if precision == "bf16" else "no",
@@ -118,7 +122,9 @@ class _Trainer:
         self.accelerator = make_accelerator(config.device, config.precision)
         self.display = Display(progress and self.accelerator.is_main_process)
         self.data = self._open_data(config)
-        self.config, self.directory = self._claim_directory(config)
+        self.config = self._resolve(config)
+        self.directory = RunDirectory(Path(self.config.out or ""))
+        self._check_directory()
 
     def run(self) -> Run:
         if self.directory.result_file.is_file():
@@ -126,7 +132,9 @@ class _Trainer:
             return Run(self.directory.path, self.directory.read_result())
         self._check_images()
         self._build()
+        self._claim_directory()
         rows, best = self._restore()
+        self.seconds_before = sum(row["seconds"] for row in rows)
         for epoch in range(len(rows), self.config.epochs):
             best = self._epoch(epoch, rows, best)
         return self._finish(rows, best)
@@ -143,35 +151,56 @@ class _Trainer:
                 test_fraction=config.test_fraction,
             )
 
-    def _claim_directory(self, config: TrainConfig) -> tuple[TrainConfig, RunDirectory]:
-        """The run directory: a new one, or with ``resume`` the one that is there with the same settings."""
-        name = f"{self.data.name}-{config.model}-{config.method}-{config.seed}"
-        path = Path(config.out) if config.out else Path("runs") / name
-        if not config.out and not config.resume:
+    def _resolve(self, config: TrainConfig) -> TrainConfig:
+        """Nothing left to the place, the machine or the name: what ``config.yaml`` holds can be run again anywhere."""
+        out = config.out
+        if not out:
+            out = f"runs/{self.data.name}-{config.model}-{config.method}-{config.seed}"
             number = 1
-            while path.exists():  # a second try of the same command is a second run
-                number += 1
-                path = Path("runs") / f"{name}-{number}"
-        config = with_out(config, path)
-        directory = RunDirectory(path)
-        self.accelerator.wait_for_everyone()
-        if directory.config_file.is_file():
-            if not config.resume:
+            while not config.resume and Path(out if number == 1 else f"{out}-{number}").exists():
+                number += 1  # a second try of the same command is a second run
+            out = out if number == 1 else f"{out}-{number}"
+        folder = Path(config.data).expanduser()
+        weights = config.weights
+        return replace(
+            config,
+            out=out,
+            data=str(folder.resolve()) if folder.exists() else config.data,
+            data_root=str(Path(config.data_root).expanduser().resolve()) if config.data_root else None,
+            model=full_name(config.model),
+            weights=weights if weights in ("published", "random") else str(weights_file(weights).resolve()),
+            img_size=config.img_size or model_info(config.model).img_size,
+            precision="bf16" if self.accelerator.mixed_precision == "bf16" else "fp32",
+        )
+
+    def _check_directory(self) -> None:
+        """Refuse a directory that holds something else, before any work."""
+        path = self.directory.path
+        root = self.data.root.resolve()
+        if path.resolve().is_relative_to(root):
+            raise RunError(f"the run directory {path} would lie among the images of {root}: choose another --out")
+        if self.directory.config_file.is_file():
+            if not self.config.resume:
                 raise RunError(f"{path} holds a run already: go on with it by --resume, or choose another --out")
-            changed = differences(directory.read_config(), config)
+            changed = differences(self.directory.read_config(), self.config)
             if changed:
                 raise RunError(f"cannot resume {path} with other settings ({'; '.join(changed)}): choose another --out")
-            if directory.differs(self.data):
+            if self.directory.differs(self.data):
                 raise RunError(f"cannot resume {path}: the images in {self.data.root} are not those the run began with")
-        elif path.is_dir() and any(path.iterdir()):
+        elif path.is_dir() and any(not is_temporary(entry) for entry in path.iterdir()):
             raise RunError(f"{path} is not empty and no run directory: choose another --out")
+
+    def _claim_directory(self) -> None:
+        """Make the run directory, once all that can fail early has not failed."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            path = self.directory.path
             path.mkdir(parents=True, exist_ok=True)
-            directory.write_splits(self.data)
-            directory.write_config(config)  # last: what holds it is a run
+            for entry in filter(is_temporary, path.rglob("*")):
+                entry.unlink()  # half a file of a process that was killed
+            self.directory.write_config(self.config)
+            self.directory.write_splits(self.data)
         self.accelerator.wait_for_everyone()
-        return config, directory
 
     def _check_images(self) -> None:
         """Decode every file once, before any work: what cannot be read is named, counted and kept out of training."""
@@ -185,13 +214,8 @@ class _Trainer:
 
     def _build(self) -> None:
         config, accelerator = self.config, self.accelerator
-        weights = config.weights
-        if weights not in ("published", "random"):
-            weights = str(weights_file(weights))
-        overrides: dict[str, Any] = {}
-        if config.img_size:
-            overrides["img_size"] = config.img_size
-        origin = Origin(full_name(config.model), weights, overrides, config.seed if weights == "random" else None)
+        seed = config.seed if config.weights == "random" else None
+        origin = Origin(config.model, config.weights, {"img_size": config.img_size}, seed)
         model = origin.build(len(self.data.class_names))
         model.set_drop_path(config.drop_path)
         model.set_grad_checkpointing(config.grad_checkpointing)
@@ -199,26 +223,26 @@ class _Trainer:
         model.reset_classifier(len(self.data.class_names))  # a head that came with the weights knows other classes
         self.tuner: Tuner[Any] = tune(model, config.method, **config.options)
         self.model: VisionMamba = model
-        self.inputs = inputs_of(model)
+        self.inputs = InputConfig.from_dict(input_fields(model))
         self.device = accelerator.device
 
         readable = self._readable()
         augment = train_transform(self.inputs, config.augment)
         train_split = readable["train"] if config.protocol == "validation" else join(readable["train"], readable["val"])
         self.train_set = ImageListDataset(train_split, augment, config.seed)
-        workers = choose_num_workers(config.num_workers, self.device)
+        self.workers = choose_num_workers(config.num_workers, self.device)
         batch_size = self._fitting_batch_size(len(train_split))
         loader = make_loader(
             self.train_set,
             batch_size,
             train=True,
             seed=config.seed,
-            num_workers=workers,
+            num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             drop_last=True,
         )
         evaluate = ImageListDataset(self._selection(readable), eval_transform(self.inputs))
-        eval_loader = make_loader(evaluate, batch_size, train=False, num_workers=workers)
+        eval_loader = make_loader(evaluate, batch_size, train=False, num_workers=self.workers)
         self.eval_batch_size = batch_size
         optimizer = create_optimizer_v2(model, opt="adamw", lr=config.lr, weight_decay=config.weight_decay)
         self.wrapped, self.optimizer, self.loader, self.selection_loader = accelerator.prepare(
@@ -234,7 +258,7 @@ class _Trainer:
                 num_classes=len(self.data.class_names),
             )
         self.display.say(
-            f"{config.method} on {origin.name} ({weights} weights): "
+            f"{config.method} on {origin.name} ({config.weights} weights): "
             f"{self.tuner.num_trainable:,} of {sum(p.numel() for p in model.parameters()):,} parameters train, "
             f"on {self.device.type}, {accelerator.mixed_precision.replace('no', 'fp32')}"
         )
@@ -252,8 +276,8 @@ class _Trainer:
         return readable[self.selection_split]
 
     def _fitting_batch_size(self, images: int) -> int:
-        """The batch size, or the largest that the images and processes allow (even, for mixup)."""
-        unit = 2 * self.accelerator.num_processes
+        """The batch size, or the largest that the images and processes allow (even in every process, for mixup)."""
+        unit = self.accelerator.num_processes * (2 if self.config.mixup or self.config.cutmix else 1)
         fitting = min(self.config.batch_size, images) // unit * unit
         if fitting == 0:
             raise RunError(f"{images} training images are too few for {self.accelerator.num_processes} processes")
@@ -284,6 +308,7 @@ class _Trainer:
         seed_everything(hash((self.config.seed, epoch, self.accelerator.process_index)) % 2**32)
         train_loss = self._train_epoch(epoch)
         scores = score(self.wrapped, self.selection_loader, self.accelerator, len(self.data.class_names))
+        check_outcome(self.tuner, scores.loss, epoch)  # before anything good is overwritten
         rows.append(
             {
                 "epoch": epoch,
@@ -351,9 +376,8 @@ class _Trainer:
         readable = self._readable()["test"]
         lost = [image for image in self.unreadable if image.path in set(self.data.test.paths)]
         labels = dict(zip(self.data.test.paths, self.data.test.labels, strict=True))
-        loader = self.accelerator.prepare(
-            make_loader(ImageListDataset(readable, eval_transform(self.inputs)), self.eval_batch_size, train=False)
-        )
+        dataset = ImageListDataset(readable, eval_transform(self.inputs))
+        loader = self.accelerator.prepare(make_loader(dataset, self.eval_batch_size, train=False, num_workers=self.workers))
         scores = score(
             self.wrapped, loader, self.accelerator, len(self.data.class_names), [labels[image.path] for image in lost]
         )
@@ -387,11 +411,11 @@ class _Trainer:
             "trainable_parameters_without_head": self.tuner.num_trainable_without_head,
             "total_parameters": sum(p.numel() for p in self.model.parameters()),
             "training_seconds": sum(row["seconds"] for row in rows),
-            "seconds": time.time() - self.started,
+            "seconds": time.time() - self.started + self.seconds_before,
             "peak_memory_mb": peak_memory_mb(self.device),
             "method": config.method,
             "options": config.options,
-            "model": full_name(config.model),
+            "model": config.model,
             "weights": config.weights,
             "data": {
                 "name": self.data.name,
@@ -440,14 +464,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def inputs_of(model: nn.Module) -> InputConfig:
-    """The evaluation transform of a backbone, from its pretrained config and its image size."""
-    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    img_size: tuple[int, int] = model.get_submodule("patch_embed").img_size  # type: ignore[assignment]
-    fields = {name: cfg[name] for name in ("mean", "std", "crop_pct", "interpolation") if name in cfg}
-    return replace(InputConfig(**fields), img_size=img_size[0])
 
 
 def weights_file(weights: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import platform
 import sys
 from collections.abc import Sequence
@@ -49,10 +48,12 @@ class RunDirectory:
         return self.path / "result.json"
 
     def write_config(self, config: TrainConfig) -> None:
-        """Write ``config.yaml``; ``svp train --config`` reads it back."""
+        """Write ``config.yaml``; ``svp train --config`` reads it back. The recipe's values stand in it, its name on top."""
         values = config.to_dict()
         values.pop("resume")
-        self._write("config.yaml", yaml.safe_dump(values, sort_keys=False))
+        recipe = values.pop("recipe")
+        title = f"# recipe: {recipe}\n" if recipe else ""
+        self._write("config.yaml", title + yaml.safe_dump(values, sort_keys=False))
 
     def read_config(self) -> TrainConfig:
         """Read ``config.yaml`` back.
@@ -82,9 +83,12 @@ class RunDirectory:
         file = self.path / "splits.json"
         if not file.is_file():
             raise RunError(f"{self.path} holds no splits.json: not a run directory of `svp train`")
-        splits = json.loads(file.read_text(encoding="utf-8"))
-        root = Path(splits["root"])
-        paths = tuple(root / path for path, _ in splits[name])
+        try:
+            splits = json.loads(file.read_text(encoding="utf-8"))
+            root = Path(splits["root"])
+            paths = tuple(root / path for path, _ in splits[name])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file} is damaged: {error!r}") from error
         gone = [path for path in paths if not path.exists()]
         if gone:
             raise RunError(
@@ -92,13 +96,29 @@ class RunDirectory:
             )
         return Split(paths, tuple(label for _, label in splits[name]), f"the run's own {name} images")
 
+    def how_chosen(self) -> str | None:
+        """How the adapter's epoch was chosen, for a table's title; None if this is an adapter without a run.
+
+        Raises:
+            RunError: The run was stopped before its first epoch ended: the adapter is untrained.
+        """
+        if self.result_file.is_file():
+            return str(self.read_result()["how_chosen"])
+        if not self.config_file.is_file():
+            return None
+        metrics = self.path / "metrics.jsonl"
+        epochs = len(metrics.read_text(encoding="utf-8").splitlines()) if metrics.is_file() else 0
+        if not epochs:
+            raise RunError(f"no epoch of {self.path} is finished: go on with `svp train --out {self.path} --resume`")
+        return f"unfinished run, best of {epochs} epochs so far"
+
     def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write ``metrics.jsonl`` whole: a few lines, and never half a line."""
-        self._write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        self._write("metrics.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write ``result.json``."""
-        self._write("result.json", json.dumps(result, indent=2) + "\n")
+        self._write("result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
 
     def read_result(self) -> dict[str, Any]:
         """Read ``result.json``.
@@ -128,12 +148,19 @@ class RunDirectory:
             return None
         try:
             state: dict[str, Any] = torch.load(self.state_file, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # the unpickler raises anything at all on a damaged file
             raise RunError(f"{self.state_file} is damaged: {error}. Delete {self.path} and train anew") from error
+        if not isinstance(state, dict) or not {"trained", "optimizer", "metrics", "best"} <= state.keys():
+            raise RunError(f"{self.state_file} is damaged: it is no state of a run. Delete {self.path} and train anew")
         return state
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether this is what ``write_atomically`` leaves behind when killed."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _splits_text(data: ImageData) -> str:

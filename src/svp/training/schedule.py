@@ -33,7 +33,7 @@ class Schedule:
         warmup = round(min(config.warmup_epochs, config.epochs / 2) * unit)
         self._cosine = CosineLRScheduler(
             optimizer,
-            t_initial=config.epochs * unit - (0 if self.per_epoch else warmup),
+            t_initial=max(config.epochs * unit - (0 if self.per_epoch else warmup), 2),  # timm warns of 1
             lr_min=config.min_lr,
             warmup_t=warmup,
             warmup_lr_init=config.warmup_lr,

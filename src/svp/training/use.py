@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from svp.data import (
 )
 from svp.models import VisionMamba
 from svp.training.evaluation import describe_unreadable, score
-from svp.training.loop import make_accelerator
+from svp.training.loop import choose_num_workers, make_accelerator
 from svp.training.records import RunDirectory
 from svp.tuners import AdapterInfo, load_adapter
 
@@ -65,14 +67,15 @@ def evaluate(
         precision: "auto", "fp32" or "bf16".
 
     Returns:
-        top1, top5, loss, n_test, per_class, unreadable_test_images and what was scored.
+        top1, top5, loss, n_test, per_class, unreadable_test_images, what was scored and how the epoch was chosen.
 
     Raises:
         WeightsError: The run's adapter cannot be loaded.
-        RunError: The run's own test images are gone.
+        RunError: The run's own test images are gone, or no epoch was finished.
         DataError: The folder's classes are not those of the adapter, or the folder cannot be used.
     """
     directory = Path(run)
+    how_chosen = RunDirectory(directory).how_chosen()
     model, info = _load(directory)
     split = RunDirectory(directory).read_split("test") if data is None else open_labelled(Path(data), info.class_names)
     unreadable = find_unreadable(split.paths)
@@ -85,11 +88,15 @@ def evaluate(
         )
     accelerator = make_accelerator(device, precision)
     dataset = ImageListDataset(readable, eval_transform(InputConfig.from_dict(info.inputs)))
-    prepared, loader = accelerator.prepare(model.requires_grad_(False), make_loader(dataset, batch_size, train=False))
+    workers = choose_num_workers(None, accelerator.device)
+    batch_size = max(batch_size // accelerator.num_processes, 1) * accelerator.num_processes
+    loader = accelerator.prepare(make_loader(dataset, batch_size, train=False, num_workers=workers))
+    prepared = accelerator.prepare_model(model.requires_grad_(False), evaluation_mode=True)
     scores = score(prepared, loader, accelerator, info.num_classes, lost)
     return {
         "run": str(directory),
         "data": split.origin,
+        "how_chosen": how_chosen,
         "top1": scores.top1,
         "top5": scores.top5,
         "loss": scores.loss,
@@ -126,12 +133,14 @@ def predict(
     Raises:
         WeightsError: The adapter cannot be loaded.
         DataError: A path does not exist, or a folder holds no image.
+        RunError: No epoch of the run was finished.
         ValueError: `topk` or `batch_size` is below 1.
     """
     for name, value in (("topk", topk), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} is {value}, expected 1 or more")
     images = find_images([Path(path) for path in paths])
+    RunDirectory(Path(run)).how_chosen()
     model, info = _load(Path(run))
     accelerator = make_accelerator(device, precision)
     model = accelerator.prepare_model(model.requires_grad_(False), evaluation_mode=True)
@@ -150,25 +159,30 @@ def _predict_batches(
 ) -> Iterator[Prediction]:
     transform = eval_transform(InputConfig.from_dict(info.inputs))
     names = info.class_names or tuple(str(number) for number in range(info.num_classes))
-    for start in range(0, len(images), batch_size):
-        paths = images[start : start + batch_size]
-        tensors: dict[Path, Tensor] = {}
-        errors: dict[Path, str] = {}
-        for path in paths:
-            try:
-                tensors[path] = transform(load_image(path))
-            except UnreadableImageError as error:
-                errors[path] = error.reason
-        found: dict[Path, Prediction] = {}
-        if tensors:
-            logits = model(torch.stack(list(tensors.values())).to(device)).float()
-            probabilities, classes = logits.softmax(-1).topk(topk)
-            for path, p, c in zip(tensors, probabilities.tolist(), classes.tolist(), strict=True):
-                found[path] = Prediction(path, tuple(names[i] for i in c), tuple(p))
-        for path in paths:
-            yield found[path] if path in found else Prediction(path, error=errors[path])
-        if progress is not None:
-            progress(start + len(paths), len(images))
+
+    def read(path: Path) -> Tensor | UnreadableImageError:
+        try:
+            return transform(load_image(path))
+        except UnreadableImageError as error:
+            return error
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter lock
+        for start in range(0, len(images), batch_size):
+            paths = images[start : start + batch_size]
+            read_images = list(pool.map(read, paths))
+            tensors = [image for image in read_images if isinstance(image, Tensor)]
+            best: Iterator[tuple[list[float], list[int]]] = iter(())
+            if tensors:
+                probabilities, classes = model(torch.stack(tensors).to(device)).float().softmax(-1).topk(topk)
+                best = zip(probabilities.tolist(), classes.tolist(), strict=True)
+            for path, image in zip(paths, read_images, strict=True):
+                if isinstance(image, UnreadableImageError):
+                    yield Prediction(path, error=image.reason)
+                else:
+                    p, c = next(best)
+                    yield Prediction(path, tuple(names[i] for i in c), tuple(p))
+            if progress is not None:
+                progress(start + len(paths), len(images))
 
 
 def _load(directory: Path) -> tuple[VisionMamba, AdapterInfo]:

@@ -1,23 +1,28 @@
-"""The adapter pair: ``adapter.safetensors`` (what was trained) and ``adapter.json`` (all that is needed to use it again)."""
+"""The adapter pair: ``adapter.safetensors`` (what was trained) and ``adapter.json`` (all that is needed to use it again).
+
+A backbone of random weights travels along, its names behind ``backbone.``: no seed gives the same numbers on every machine.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from timm.data import resolve_model_data_config
-from torch import nn
+from torch import Tensor, nn
 
-from svp.models import Origin, VisionMamba, WeightsError
+from svp.models import Origin, VisionMamba, WeightsError, input_fields
+from svp.models.checkpoints import load_into
 from svp.paths import write_atomically
 from svp.tuners.base import get_method, tune
 
 _FORMAT = 1
+_BACKBONE = "backbone."
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,10 @@ class AdapterInfo:
         method: Name of the tuning method.
         options: Its options.
         backbone: How to make the backbone again (see ``svp.models.Origin``).
-        backbone_sha256: Hash of the backbone's weights without head.
+        backbone_sha256: Hash of the backbone's weights (see ``svp.models.state_sha256``).
         num_classes: Outputs of the head.
         class_names: Their names in order, empty if not known.
-        inputs: Input size, mean, std, crop and interpolation of the evaluation transform.
+        inputs: Evaluation transform, the fields of ``svp.data.InputConfig``.
         format: Version of the file format.
     """
 
@@ -57,10 +62,11 @@ def save_adapter(
         model: A model that went through ``svp.tune``.
         directory: Where ``adapter.safetensors`` and ``adapter.json`` go.
         class_names: Names of the classes, in the order of the outputs.
-        inputs: Evaluation transform; that of the model's pretrained config if None.
+        inputs: Evaluation transform; ``svp.models.input_fields`` of the model if None.
 
     Raises:
-        ValueError: The model is not tuned, or `class_names` does not fit its head.
+        ValueError: The model is not tuned, `class_names` does not fit its head, `inputs` has an unknown or unfit field, or is
+            None for a model whose images are not square.
     """
     tuner = getattr(model, "tuner", None)
     if tuner is None:
@@ -68,14 +74,16 @@ def save_adapter(
     num_classes: int = model.num_classes  # type: ignore[assignment]
     if class_names and len(class_names) != num_classes:
         raise ValueError(f"save_adapter: {len(class_names)} class names for a head of {num_classes} classes")
+    inputs = input_fields(cast(VisionMamba, model)) if inputs is None else dict(inputs)
+    _check_inputs("save_adapter: inputs", inputs, ValueError)
     info = AdapterInfo(
         method=tuner.name,
         options=tuner.options(),
-        backbone=getattr(model, "origin", None) or Origin(type(model).__name__, "random"),
+        backbone=getattr(model, "origin", None) or _unknown_origin(cast(VisionMamba, model)),
         backbone_sha256=tuner.base_sha256(),
         num_classes=num_classes,
         class_names=tuple(class_names),
-        inputs=dict(inputs) if inputs is not None else resolve_model_data_config(model),
+        inputs=inputs,
     )
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -87,18 +95,33 @@ def save_adapter(
 
 def save_trained(model: Any, directory: Path) -> None:
     """Write ``adapter.safetensors`` alone: during a run only the trained values change."""
-    state = {name: tensor.cpu().contiguous() for name, tensor in model.tuner.state_dict().items()}
+    tuner, origin = model.tuner, getattr(model, "origin", None)
+    state = tuner.state_dict()
+    if not tuner.self_contained and (origin is None or origin.weights == "random"):
+        state |= {_BACKBONE + name: tensor for name, tensor in tuner.base_state().items()}
+    state = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
     write_atomically(directory / "adapter.safetensors", lambda path: save_file(state, path))
 
 
 def load_trained(model: Any, directory: Path) -> None:
     """Load ``adapter.safetensors`` alone into a model that is tuned alike."""
+    model.tuner.load_state_dict(_read_tensors(directory)[0])
+
+
+def _read_tensors(directory: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The trained values by their names, and the backbone's where the adapter brings them."""
     path = directory / "adapter.safetensors"
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} cannot be read: {error}") from error
-    model.tuner.load_state_dict(state)
+    carried = {name.removeprefix(_BACKBONE): state.pop(name) for name in list(state) if name.startswith(_BACKBONE)}
+    return state, carried
+
+
+def _unknown_origin(model: VisionMamba) -> Origin:
+    """What can be told of a model that ``svp.create_model`` did not make; its weights are treated as random."""
+    return Origin(model.pretrained_cfg["architecture"], "random", {"img_size": model.patch_embed.img_size})
 
 
 def read_adapter_info(directory: str | Path) -> AdapterInfo:
@@ -116,6 +139,11 @@ def read_adapter_info(directory: str | Path) -> AdapterInfo:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values["format"] > _FORMAT:
             raise WeightsError(f"{path} has format {values['format']}, this version of svp reads up to {_FORMAT}: update svp")
+        _check_types(f"{path} is damaged: entry", values, _ENTRIES)
+        _check_inputs(f"{path} is damaged: inputs", values["inputs"])
+        _check_types(f"{path} is damaged: backbone", values["backbone"], _ORIGIN)
+        if not all(isinstance(name, str) for name in values["class_names"]):
+            raise WeightsError(f"{path} is damaged: class_names holds something else than names")
         values["backbone"] = Origin(**values["backbone"])
         values["class_names"] = tuple(values["class_names"])
         return AdapterInfo(**values)
@@ -123,12 +151,53 @@ def read_adapter_info(directory: str | Path) -> AdapterInfo:
         raise WeightsError(f"{path} is damaged: {error!r}") from error
 
 
+_ENTRIES = {
+    "method": (str,),
+    "options": (dict,),
+    "backbone": (dict,),
+    "backbone_sha256": (str,),
+    "num_classes": (int,),
+    "class_names": (list,),
+    "inputs": (dict,),
+    "format": (int,),
+}
+_ORIGIN = {"name": (str,), "weights": (str,), "overrides": (dict,), "seed": (int, NoneType)}
+_INPUTS = {
+    "img_size": (int,),
+    "mean": (list, tuple),
+    "std": (list, tuple),
+    "crop_pct": (float, int),
+    "crop_mode": (str,),
+    "interpolation": (str,),
+}
+
+
+def _check_types(
+    where: str, values: Mapping[str, Any], known: Mapping[str, tuple[type, ...]], error: type[ValueError] = WeightsError
+) -> None:
+    """Raise `error` for a field that is unknown or of another type; a missing one is left to the record it is for."""
+    for name, value in values.items():
+        if name not in known:
+            raise error(f"{where} {name} is unknown; known: {', '.join(known)}")
+        if type(value) not in known[name]:  # a bool is no number here
+            expected = " or ".join(kind.__name__ for kind in known[name])
+            raise error(f"{where} {name} is {value!r}, expected {expected}")
+
+
+def _check_inputs(where: str, inputs: Mapping[str, Any], error: type[ValueError] = WeightsError) -> None:
+    _check_types(where, inputs, _INPUTS, error)
+    for name in ("mean", "std"):
+        if not all(type(value) in (float, int) for value in inputs.get(name, ())):
+            raise error(f"{where} {name} is {inputs[name]!r}, expected numbers")
+
+
 def load_adapter(directory: str | Path, backbone: VisionMamba | None = None) -> VisionMamba:
     """Load an adapter pair onto its backbone and return the model, ready for evaluation.
 
     Args:
         directory: Holds ``adapter.safetensors`` and ``adapter.json``; a run directory does.
-        backbone: An untuned model to put the adapter on (changed in place); made anew from ``adapter.json`` if None.
+        backbone: An untuned model to put the adapter on, changed in place (not if an error is raised); made anew from
+            ``adapter.json`` if None, in the dtype of the adapter.
 
     Raises:
         WeightsError: Damaged or missing files, or a backbone with other weights than those the adapter was trained on; names
@@ -136,34 +205,49 @@ def load_adapter(directory: str | Path, backbone: VisionMamba | None = None) -> 
     """
     directory = Path(directory)
     info = read_adapter_info(directory)
-    tuner_class = get_method(info.method)
     if backbone is None:
-        backbone = _make_backbone(info, tuner_class.self_contained)
-    elif backbone.tuner is None and backbone.num_classes != info.num_classes:
-        backbone.reset_classifier(info.num_classes)
+        backbone = _make_backbone(directory, info)
+    head, num_classes = backbone.head, backbone.num_classes
+    tuner = None
     try:
+        if backbone.tuner is None and num_classes != info.num_classes:
+            backbone.reset_classifier(info.num_classes)
         tuner = tune(backbone, info.method, **info.options)
-    except ValueError as error:
-        raise WeightsError(f"the adapter in {directory} does not fit this backbone: {error}") from error
-    try:
         found = tuner.base_sha256()
-        if not tuner_class.self_contained and found != info.backbone_sha256:
+        if not tuner.self_contained and found != info.backbone_sha256:
             raise WeightsError(
                 f"the adapter in {directory} was trained on {info.backbone.name} ({info.backbone.weights} weights) with hash "
                 f"{info.backbone_sha256}; this backbone has hash {found}"
             )
         load_trained(backbone, directory)
-    except WeightsError:
-        tuner.detach()
-        raise
+    except (TypeError, ValueError) as error:
+        if tuner is not None:
+            tuner.detach()
+        backbone.head, backbone.num_classes = head, num_classes
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"the adapter in {directory} does not fit this backbone: {error}") from error
     backbone.adapter = info
     return backbone.eval()
 
 
-def _make_backbone(info: AdapterInfo, self_contained: bool) -> VisionMamba:
-    origin = info.backbone
-    if self_contained:
-        return Origin(origin.name, "random", origin.overrides).build(info.num_classes)
-    if origin.weights == "random" and origin.seed is None:
-        raise WeightsError("the adapter's backbone had random weights of unknown seed: pass the model itself as backbone=")
-    return origin.build(info.num_classes)
+def _make_backbone(directory: Path, info: AdapterInfo) -> VisionMamba:
+    trained, carried = _read_tensors(directory)
+    origin, self_contained = info.backbone, get_method(info.method).self_contained
+    brought = self_contained or origin.weights == "random"
+    try:
+        # any random weights will do where the adapter brings its own; the seed keeps the global random state untouched
+        model = (replace(origin, weights="random", seed=0) if brought else origin).build(info.num_classes)
+    except TypeError as error:
+        raise WeightsError(f"{directory / 'adapter.json'} is damaged: backbone: {error}") from error
+    model.to(next((tensor.dtype for tensor in trained.values() if tensor.is_floating_point()), model.pos_embed.dtype))
+    if brought and not self_contained:
+        report = load_into(model, carried, str(directory / "adapter.safetensors"))
+        body = [name for name in (*report.missing, *report.unexpected) if not name.startswith("head.")]
+        if body:
+            raise WeightsError(
+                f"{directory / 'adapter.safetensors'} does not hold the backbone that adapter.json describes: {report}; "
+                "pass the model itself as backbone="
+            )
+        model.origin = origin
+    return model

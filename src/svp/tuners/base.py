@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from svp.models.checkpoints import WeightsError, check_shapes, state_sha256
+from svp.models.checkpoints import WeightsError, check_finite, check_shapes, state_sha256
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,12 @@ class Tuner(ABC, Generic[ConfigT]):
     name: ClassVar[str]
     config_class: ClassVar[type[MethodConfig]]
     default_lr: ClassVar[float]
-    """Peak learning rate for a batch of 64 with AdamW; what ``svp train`` uses unless told otherwise."""
+    """Peak learning rate of AdamW at the default batch of 32; not scaled with the batch."""
     default_weight_decay: ClassVar[float]
     self_contained: ClassVar[bool] = False
     """True if the trained state holds the whole model, so that no backbone weights are needed to load it."""
+    mergeable: ClassVar[bool] = False
+    """True if the tuned model is a plain backbone, so that ``merge`` can give it."""
 
     def __init__(self, model: nn.Module, config: ConfigT) -> None:
         attached = getattr(model, "tuner", None)
@@ -55,6 +57,7 @@ class Tuner(ABC, Generic[ConfigT]):
         self.config = config
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         self._replaced: dict[str, nn.Module] = {}
+        self._head: tuple[Any, Any] = (getattr(model, "head", None), self.model.num_classes)  # a tuned model's may be reset
         try:
             model.requires_grad_(False)
             names = set(self.attach())
@@ -85,7 +88,14 @@ class Tuner(ABC, Generic[ConfigT]):
         Raises:
             RuntimeError: It cannot.
         """
-        raise RuntimeError(f"{self.name} adds modules that depend on the input: it cannot be merged into the backbone")
+        if not self.mergeable:
+            raise RuntimeError(f"{self.name} adds modules that depend on the input: it cannot be merged into the backbone")
+        origin = getattr(self.model, "origin", None)
+        if origin is not None and any(not name.startswith("head.") for name in self._original):
+            self.model.origin = replace(origin, weights="random", seed=None)  # those it came from are not its own any more
+        self._original.clear()
+        self._head = (self.model.get_submodule("head"), self.model.num_classes)
+        return self.detach()
 
     def detach(self) -> nn.Module:
         """Take the method off and restore the model as it was before, bit for bit; returns the model."""
@@ -120,7 +130,7 @@ class Tuner(ABC, Generic[ConfigT]):
         """Load what ``state_dict`` gave.
 
         Raises:
-            WeightsError: A name is missing or left over, or a shape differs.
+            WeightsError: A name is missing or left over, a shape differs, or a value is not finite.
         """
         own = self.state_dict()
         missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -129,14 +139,18 @@ class Tuner(ABC, Generic[ConfigT]):
                 f"this is not the state of {self.name} with these options: missing {missing[:5]}, left over {unexpected[:5]}"
             )
         check_shapes(state, own)
+        check_finite(state, f"state of {self.name}")
         for name, parameter in self.named_trainable():
             parameter.copy_(state[name])
 
-    def base_sha256(self) -> str:
-        """Hash of the backbone under the method (without head), as it was before anything trained."""
+    def base_state(self) -> dict[str, Tensor]:
+        """The backbone's values under the method, without head, as they were before anything trained."""
         state = self.model.state_dict()
-        base = {n: self._original.get(n, t) for n, t in state.items() if self._is_base(n)}
-        return state_sha256(base)
+        return {n: self._original.get(n, t) for n, t in state.items() if self._is_base(n) and not n.startswith("head.")}
+
+    def base_sha256(self) -> str:
+        """Hash of ``base_state``, see ``svp.models.state_sha256``."""
+        return state_sha256(self.base_state())
 
     def options(self) -> dict[str, Any]:
         """The options as plain values."""
@@ -153,13 +167,14 @@ class Tuner(ABC, Generic[ConfigT]):
     @torch.no_grad()
     def _restore(self) -> None:
         self.remove()
-        for name, module in self._replaced.items():
-            self.model.add_module(name, module)
-        parameters = dict(self.model.named_parameters())
-        for name, original in self._original.items():
-            parameters[name].copy_(original)
-        for name, required in self._required_grad.items():
-            parameters[name].requires_grad_(required).grad = None
+        head, self.model.num_classes = self._head
+        for name, module in {**self._replaced, "head": head}.items():
+            if module is not None:
+                self.model.add_module(name, module)
+        for name, parameter in self.model.named_parameters():
+            if name in self._original:
+                parameter.copy_(self._original[name])
+            parameter.requires_grad_(self._required_grad.get(name, True)).grad = None
 
 
 _METHODS: dict[str, type[Tuner[Any]]] = {}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import nn
-
 from svp.tuners.base import MethodConfig, Tuner, register_method
 
 
@@ -22,13 +20,10 @@ class FullTuner(Tuner[FullConfig]):
     default_lr = 2e-4
     default_weight_decay = 0.05
     self_contained = True
+    mergeable = True
 
     def attach(self) -> Iterable[str]:
         return [name for name, _ in self.model.named_parameters()]
 
     def remove(self) -> None:
         pass
-
-    def merge(self) -> nn.Module:
-        self._original.clear()
-        return self.detach()

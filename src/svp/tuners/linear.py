@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import nn
-
 from svp.tuners.base import MethodConfig, Tuner, register_method
 
 
@@ -19,15 +17,12 @@ class LinearConfig(MethodConfig):
 class LinearTuner(Tuner[LinearConfig]):
     """Train the head only."""
 
-    default_lr = 5e-3
+    default_lr = 1e-2
     default_weight_decay = 1e-4
+    mergeable = True
 
     def attach(self) -> Iterable[str]:
         return ()
 
     def remove(self) -> None:
         pass
-
-    def merge(self) -> nn.Module:
-        self._original.clear()
-        return self.detach()

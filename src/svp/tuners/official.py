@@ -40,7 +40,7 @@ def load_official(model: nn.Module, path_or_state_dict: str | Path | Mapping[str
             depth = len(model.get_submodule("layers"))  # type: ignore[arg-type]
             state["prompt_scale"] = state["prompt_scale"][:depth]
         state = {tuner.rename_released(name): tensor for name, tensor in state.items()}
-    report = load_into(model, state)
+    report = load_into(model, state, source)
     if not report.loaded:
         raise WeightsError(f"{source} is not a released Vim or SVP checkpoint: {report}")
     return report

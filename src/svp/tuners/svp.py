@@ -171,7 +171,7 @@ def _weigh_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 class SVPTuner(Tuner[SVPConfig]):
     """Selective Visual Prompting; the prompters are found at ``model.svp``."""
 
-    default_lr = 2e-3
+    default_lr = 5e-3
     default_weight_decay = 1e-4
 
     def attach(self) -> Iterable[str]:

@@ -16,7 +16,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from svp.cli import COMMANDS, _print_scores, main
+from svp.cli import main
+from svp.commands import COMMANDS
+from svp.commands.eval import _print_scores
 from svp.data import AugmentConfig
 from svp.training.config import make_config
 from svp.training.display import Display

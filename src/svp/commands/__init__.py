@@ -1,0 +1,10 @@
+"""One module per command of ``svp``; its ``run(argv)`` parses, calls, prints and returns the exit code."""
+
+COMMANDS = {
+    "train": "train an adapter on a folder of images",
+    "eval": "score a trained adapter",
+    "predict": "classify images with a trained adapter",
+    "demo": "adapt a small Vim to handwritten digits, in about a minute, without network",
+    "data": "list, describe and fetch data sets, check a folder of images",
+    "models": "list and describe backbones, convert weights",
+}

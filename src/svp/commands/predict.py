@@ -1,0 +1,89 @@
+"""``svp predict``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svp.commands.parsing import Parser, UsageError, add_device_options, is_first_process, progress_bar, to_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def run(argv: list[str]) -> int:
+    parser = Parser(prog="svp predict", description="Classify images with a trained adapter.")
+    parser.add_argument("run", metavar="RUN", help="run directory of `svp train`")
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="images, and folders of images (searched recursively)")
+    parser.add_argument("--topk", type=int, default=5, metavar="N", help="classes per image (default: 5)")
+    parser.add_argument("--format", default="table", choices=["table", "json", "csv"], help="of the output (default: table)")
+    parser.add_argument("--out", metavar="FILE", help="write to this file instead of the screen")
+    add_device_options(parser)
+    values = vars(parser.parse_args(argv))
+    form, out = values.pop("format"), values.pop("out")
+    target = Path(out).resolve() if out else None
+    if target and not target.parent.is_dir():
+        raise UsageError(f"--out {out}: the folder {target.parent} does not exist")
+    if target and target.exists() and not target.is_file():
+        raise UsageError(f"--out {out} exists and is no ordinary file; expected the name of a file to write")
+    from svp.terminal import make_console
+    from svp.training.use import predict
+
+    with progress_bar("predicting") as progress:
+        predictions = list(predict(**values, progress=progress))
+    if not is_first_process():
+        return 0
+    if form == "table":
+        text = _as_text(_prediction_table(predictions), make_console(io.StringIO() if target else None))
+    else:
+        text = {"json": _as_json, "csv": _as_csv}[form](predictions)
+    if target:
+        from svp.paths import write_atomically
+
+        write_atomically(target, lambda path: path.write_text(text, "utf-8", errors="backslashreplace", newline=""))
+        print(f"{len(predictions)} predictions written to {out}")
+    else:
+        sys.stdout.write(text)
+    failed = [p for p in predictions if p.error]
+    for prediction in failed:
+        print(f"svp predict: cannot read {prediction.path}: {prediction.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _as_json(predictions: Sequence[Any]) -> str:
+    return to_json([{**asdict(p), "path": str(p.path)} for p in predictions]) + "\n"
+
+
+def _as_csv(predictions: Sequence[Any]) -> str:
+    topk = max((len(p.classes) for p in predictions), default=0)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["path", *(f"{kind}_{k + 1}" for k in range(topk) for kind in ("class", "probability")), "error"])
+    for p in predictions:
+        pairs = list(zip(p.classes, (f"{value:.6f}" for value in p.probabilities), strict=True))
+        pairs += [("", "")] * (topk - len(pairs))
+        writer.writerow([p.path, *(cell for pair in pairs for cell in pair), p.error or ""])
+    return buffer.getvalue()
+
+
+def _prediction_table(predictions: Sequence[Any]) -> Table:
+    from svp.terminal import make_table
+
+    topk = max((len(p.classes) for p in predictions), default=1)
+    table = make_table("image", *(f"{k + 1}." for k in range(topk)))
+    for p in predictions:
+        cells = [f"{name} {value:.1%}" for name, value in zip(p.classes, p.probabilities, strict=True)]
+        table.add_row(str(p.path), *(cells or [f"unreadable: {p.error}"]))
+    return table
+
+
+def _as_text(table: Table, console: Console) -> str:
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from svp.data import DataError, ImageData, find_images, open_folder, open_labelled
-from svp.data.folder import split_stratified
+from svp.data.splits import split_stratified
 
 
 def put(root: Path, *names: str) -> Path:
@@ -69,7 +69,7 @@ def test_one_missing_part_is_split_off_train(tmp_path: Path, given_part: str, mi
     data = open_folder(tmp_path, val_fraction=0.2, test_fraction=0.2)
     assert len(data.train) == 16
     assert getattr(data, given_part).origin == f"folder {given_part}/"
-    assert getattr(data, missing).origin == "20% of train/, stratified, seed 0"
+    assert getattr(data, missing).origin == "20% of folder train/, stratified, seed 0"
     assert all(name.startswith("train/") for name, _ in names_of(data, missing))
     assert not set(data.train.paths) & set(getattr(data, missing).paths)
 
@@ -259,8 +259,8 @@ def wrong_two_val(root: Path) -> Path:
         (wrong_empty_part, r"val: no images; found no files at all"),
         (wrong_one_class, r"only one class folder, 'pets'.*give .*data/pets"),
         (wrong_class_only_in_val, r"val: 2 of 3 classes are not in .*train: c, d\."),
-        (wrong_too_few, r"1 of 2 classes have fewer than 3 images.*val and test: b \(2\)\. Add images"),
-        (wrong_too_few_for_test, r"train: 1 of 2 classes have fewer than 2 images.*split off test: b \(1\)"),
+        (wrong_too_few, r"1 of 2 classes have fewer than 3 training images.*val and test: b \(2\)\. Add images"),
+        (wrong_too_few_for_test, r": 1 of 2 classes have fewer than 2 training images.*split off test: b \(1\)"),
         (wrong_no_train, r"has test/ but no train/"),
         (wrong_test_beside_classes, r"has test/ beside a, b, but no train/"),
         (wrong_two_val, r"both val/ and valid/"),
@@ -294,7 +294,7 @@ def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: 
 )
 def test_wrong_fractions_are_refused(tmp_path: Path, options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        open_folder(tmp_path, **options)  # type: ignore[arg-type]
+        open_folder(put_classes(tmp_path, a=9, b=9), **options)  # type: ignore[arg-type]
 
 
 def test_open_labelled_uses_the_given_labels(tmp_path: Path) -> None:

@@ -2,16 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from svp.data.catalog import DatasetInfo, dataset_info, list_datasets, open_data
-from svp.data.folder import (
-    IMAGE_SUFFIXES,
-    DataError,
-    ImageData,
-    Split,
-    find_images,
-    open_folder,
-    open_labelled,
-)
+from svp.data.catalog import DatasetInfo, dataset_info, list_datasets
+from svp.data.folder import IMAGE_SUFFIXES, find_images, open_folder, open_labelled
 from svp.data.images import (
     MAX_UNREADABLE,
     Unreadable,
@@ -21,6 +13,8 @@ from svp.data.images import (
     find_unreadable,
     load_image,
 )
+from svp.data.opening import open_data
+from svp.data.splits import DataError, ImageData, Split
 
 if TYPE_CHECKING:
     from svp.data.loading import EpochSampler, ImageListDataset, make_loader

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from svp.data.folder import DataError, ImageData, open_folder
-from svp.paths import home, write_atomically
+from svp.data.digits import read_digits
+from svp.data.splits import DataError, Parts
 
 
 @dataclass(frozen=True)
@@ -17,43 +17,53 @@ class DatasetInfo:
     Args:
         name: What ``--data`` takes.
         title: Full name.
+        group: Task group, e.g. "HTA", "VTAB-1K natural".
         classes: Number of classes.
-        images: Number of images.
-        source: Where it comes from.
-        license: Its terms.
-        make: Writes class folders into the given folder.
+        sizes: Number of images of every part that the data set brings, as published: "train", "val", "test".
+        source: Page it comes from.
+        license: Its terms, as that page states them.
+        layout: What must lie below the data root, in one line.
+        metric: What published tables report.
+        fetching: How it is fetched, or what to do by hand.
+        citation: Authors, title, venue, year.
+        read: Finds the images below a data root; the second argument is the seed of what is drawn.
+        fetch: Downloads and unpacks below a data root; None if it cannot be fetched by program.
     """
 
     name: str
     title: str
+    group: str
     classes: int
-    images: int
+    sizes: Mapping[str, int]
     source: str
     license: str
-    make: Callable[[Path], None]
+    layout: str
+    metric: str
+    fetching: str
+    citation: str
+    read: Callable[[Path, int], Parts]
+    fetch: Callable[[Path], None] | None = None
 
-
-def _make_digits(folder: Path) -> None:
-    """scikit-learn's digits: 8 x 8 grey scans, written as 32 x 32 PNG."""
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    for number, (scan, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        image = Image.fromarray((scan * (255 / 16)).round().astype("uint8")).resize((32, 32), Image.Resampling.BICUBIC)
-        (folder / str(label)).mkdir(parents=True, exist_ok=True)
-        image.save(folder / str(label) / f"{number:04d}.png")
+    @property
+    def images(self) -> int:
+        """Number of images in all parts."""
+        return sum(self.sizes.values())
 
 
 _CATALOG = (
     DatasetInfo(
         name="digits",
         title="Optical Recognition of Handwritten Digits (the part that scikit-learn carries)",
+        group="embedded",
         classes=10,
-        images=1797,
+        sizes={"train": 1797},
         source="https://archive.ics.uci.edu/dataset/80",
         license="CC BY 4.0",
-        make=_make_digits,
+        layout="digits/<digit>/<number>.png, written when first used",
+        metric="top-1",
+        fetching="comes with scikit-learn",
+        citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998",
+        read=read_digits,
     ),
 )
 
@@ -73,45 +83,3 @@ def dataset_info(name: str) -> DatasetInfo:
         if row.name == name:
             return row
     raise DataError(f"unknown data set {name!r}; known: {', '.join(list_datasets())}")
-
-
-def open_data(
-    data: str,
-    data_root: str | Path | None = None,
-    *,
-    seed: int = 0,
-    val_fraction: float = 0.15,
-    test_fraction: float = 0.15,
-) -> ImageData:
-    """Open a folder, or a data set of the catalogue by name (a folder of that name comes first).
-
-    Args:
-        data: Folder or name.
-        data_root: Where named data sets are found or made; ``$SVP_HOME/data`` if None.
-        seed: Of the splits that the data does not bring itself.
-        val_fraction: Share of the training images for validation where it brings none.
-        test_fraction: Share for test where it brings none.
-
-    Raises:
-        DataError: See ``open_folder``; neither a folder nor a known name.
-    """
-    folder = Path(data).expanduser()
-    if not folder.exists():
-        if Path(data).name != data:
-            raise DataError(f"{data} does not exist; give a folder with one folder of images per class")
-        if data not in list_datasets():
-            raise DataError(
-                f"{data!r} is neither a folder here nor a known data set ({', '.join(list_datasets())}); "
-                "give a folder with one folder of images per class"
-            )
-        folder = _made(dataset_info(data), Path(data_root).expanduser() if data_root else home() / "data")
-    return open_folder(folder, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
-
-
-def _made(row: DatasetInfo, root: Path) -> Path:
-    folder = root / row.name
-    finished = folder / ".complete"
-    if not finished.is_file():
-        row.make(folder)
-        write_atomically(finished, lambda path: path.write_text(row.source + "\n", encoding="utf-8"))
-    return folder

@@ -9,11 +9,11 @@ Only names are read here; whether a file decodes is the business of `svp.data.im
 """
 
 import os
-import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from svp.data.splits import DataError, ImageData, Parts, Split, as_split, complete, enumerate_some
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 
@@ -22,84 +22,24 @@ _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # written by the 
 _PART_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-class DataError(ValueError):
-    """The user's images cannot be used as they are; the message names the path, the finding and the remedy."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images of one part with their labels, in a fixed order.
-
-    Attributes:
-        paths: One per image.
-        labels: Index into the class names, one per image.
-        origin: Where the part comes from, e.g. "folder test/" or "15% of train/, stratified, seed 0".
-    Raises:
-        ValueError: Paths and labels differ in number.
-    """
-
-    paths: tuple[Path, ...]
-    labels: tuple[int, ...]
-    origin: str
-
-    def __post_init__(self) -> None:
-        if len(self.paths) != len(self.labels):
-            raise ValueError(f"paths ({len(self.paths)}) and labels ({len(self.labels)}) must be equally many")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """A data set in three disjoint parts; `ignored` lists what the folder holds besides their images."""
-
-    name: str
-    root: Path
-    class_names: tuple[str, ...]
-    train: Split
-    val: Split
-    test: Split
-    ignored: tuple[Path, ...] = ()
-
-    def summary(self) -> str:
-        """A few lines for the console: sizes, origin of each part, and whatever is odd."""
-        parts = {"train": self.train, "val": self.val, "test": self.test}
-        total = sum(len(split) for split in parts.values())
-        lines = [f"{self.name}: {total} images in {len(self.class_names)} classes ({enumerate_some(self.class_names)})"]
-        lines += [f"  {part:<5} {len(split):>7}  {split.origin}" for part, split in parts.items()]
-        for part, split in parts.items():
-            present = set(split.labels)
-            absent = [name for label, name in enumerate(self.class_names) if label not in present]
-            if absent:
-                lines.append(f"  {part} has no image of {enumerate_some(absent)}")
-        if self.ignored:
-            names = [path.relative_to(self.root) for path in self.ignored]
-            lines.append(f"  {len(names)} ignored, not part of the data: {enumerate_some(names, most=5)}")
-        return "\n".join(lines)
-
-
 def open_folder(path: str | Path, *, seed: int = 0, val_fraction: float = 0.15, test_fraction: float = 0.15) -> ImageData:
-    """Read a folder of images in either layout of this module.
+    """Read a folder of images in either layout of this module and split off what it does not bring (see `complete`).
 
-    Classes are the class folders of the training part in sorted order. A missing validation or test part is split off
-    the training part: per class round(fraction * n) images, but at least one, and one is left to train on. The split
-    depends on seed, class names and relative paths only.
-
-    Args:
-        val_fraction: Share of the training images for a missing validation part, 0..1.
-        test_fraction: Share of the training images for a missing test part, 0..1.
     Raises:
         DataError: The folder cannot be trained on as it is; the message says why and what to do.
-        ValueError: A fraction is not within 0..1 or both leave nothing to train on.
+        ValueError: A fraction is out of range.
     """
-    fractions = {"val": val_fraction, "test": test_fraction}
-    for part, fraction in fractions.items():
-        if not 0 < fraction < 1:
-            raise ValueError(f"{part}_fraction (={fraction}) must be above 0 and below 1")
-    if val_fraction + test_fraction >= 1:
-        raise ValueError(f"val_fraction + test_fraction (={val_fraction + test_fraction:g}) must be below 1")
+    parts = read_folder(path)
+    name = parts.root.resolve().name
+    return complete(name, parts, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
 
+
+def read_folder(path: str | Path) -> Parts:
+    """The parts that a folder of images brings. Classes are the class folders of the training part in sorted order.
+
+    Raises:
+        DataError: The folder cannot be trained on as it is; the message says why and what to do.
+    """
     root = _existing_folder(path)
     folders, ignored = _find_parts(root)
     given: dict[str, dict[str, list[Path]]] = {}
@@ -108,20 +48,9 @@ def open_folder(path: str | Path, *, seed: int = 0, val_fraction: float = 0.15, 
         ignored += others
     class_names = tuple(sorted(given["train"]))
     _check_classes(folders, given)
-
-    missing = [part for part in fractions if part not in given]
-    if missing:
-        _check_enough(folders["train"], given["train"], missing)
-        rest, *split_off = split_stratified(given["train"], [fractions[part] for part in missing], seed)
-        given |= {"train": rest, **dict(zip(missing, split_off, strict=True))}
-
-    source = "all images" if folders["train"] == root else f"{folders['train'].name}/"
-    origins = {part: f"folder {folder.name}/" for part, folder in folders.items()}
-    if missing:
-        origins["train"] = f"rest of {source}"
-        origins |= {part: f"{100 * fractions[part]:g}% of {source}, stratified, seed {seed}" for part in missing}
-    splits = {part: _as_split(given[part], class_names, origins[part]) for part in ("train", "val", "test")}
-    return ImageData(root.resolve().name, root, class_names, **splits, ignored=tuple(sorted(ignored)))
+    origins = {part: "all images" if folder == root else f"folder {folder.name}/" for part, folder in folders.items()}
+    splits = {part: as_split(given[part], class_names, origins[part]) for part in folders}
+    return Parts(root, class_names, splits, ignored=tuple(sorted(ignored)))
 
 
 def open_labelled(path: str | Path, class_names: Sequence[str]) -> Split:
@@ -145,7 +74,7 @@ def open_labelled(path: str | Path, class_names: Sequence[str]) -> Split:
             f"{enumerate_some(absent) or 'none'}. Folder names must be the class names used in training"
             + ("." if {name.lower() for name in unknown} - _PART_OF_FOLDER.keys() else f"; give {root / unknown[-1]}.")
         )
-    return _as_split(classes, class_names, f"folder {root.resolve().name}/")
+    return as_split(classes, class_names, f"folder {root.resolve().name}/")
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
@@ -170,39 +99,6 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
         for image in images:
             found.setdefault(image.absolute(), image)
     return list(found.values())
-
-
-def split_stratified(
-    classes: Mapping[str, Sequence[Path]], fractions: Sequence[float], seed: int
-) -> list[dict[str, list[Path]]]:
-    """Split every class into what is left and one part per fraction, at random by seed and class name.
-
-    A part gets round(fraction * n) of a class of n, but at least one, as does the rest.
-
-    Args:
-        classes: Images by class, at least len(fractions) + 1 each; their order matters, that of the classes does not.
-    Returns:
-        The rest, then a part per fraction; all in the order given.
-    """
-    parts: list[dict[str, list[Path]]] = [{} for _ in range(len(fractions) + 1)]
-    for name, paths in classes.items():
-        sizes = [max(1, round(fraction * len(paths))) for fraction in fractions]
-        while sum(sizes) >= len(paths):
-            sizes[sizes.index(max(sizes))] -= 1
-        sizes.insert(0, len(paths) - sum(sizes))
-        order = list(range(len(paths)))
-        random.Random(f"{seed}/{name}").shuffle(order)
-        start = 0
-        for part, size in zip(parts, sizes, strict=True):
-            part[name] = [paths[index] for index in sorted(order[start : start + size])]
-            start += size
-    return parts
-
-
-def enumerate_some(names: Sequence[object], most: int = 10) -> str:
-    """The names with commas between them, cut after `most`: "a, b and 7 more"."""
-    shown = ", ".join(str(name) for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def _existing_folder(path: str | Path) -> Path:
@@ -289,23 +185,6 @@ def _check_classes(folders: Mapping[str, Path], given: Mapping[str, Mapping[str,
                 f"{enumerate_some(unknown)}. Name the class folders alike, or add these classes to "
                 f"{folders['train'].name}/."
             )
-
-
-def _check_enough(folder: Path, classes: Mapping[str, Sequence[Path]], missing: Sequence[str]) -> None:
-    needed = len(missing) + 1
-    few = [f"{name} ({len(images)})" for name, images in classes.items() if len(images) < needed]
-    if few:
-        parts = " and ".join(missing)
-        raise DataError(
-            f"{folder}: {len(few)} of {len(classes)} classes have fewer than {needed} images, too few to split off "
-            f"{parts}: {enumerate_some(few)}. Add images (better dozens per class), remove the class, or give "
-            f"{parts} as folders of their own beside train/."
-        )
-
-
-def _as_split(classes: Mapping[str, Sequence[Path]], class_names: Sequence[str], origin: str) -> Split:
-    pairs = [(path, label) for label, name in enumerate(class_names) for path in classes.get(name, ())]
-    return Split(tuple(path for path, _ in pairs), tuple(label for _, label in pairs), origin)
 
 
 def _entries(folder: Path) -> list[Path]:

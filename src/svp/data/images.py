@@ -13,7 +13,7 @@ from typing import cast
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from svp.data.folder import DataError, ImageData, Split, enumerate_some
+from svp.data.splits import DataError, ImageData, Split, enumerate_some
 from svp.paths import home, write_atomically
 
 MAX_UNREADABLE = 0.05

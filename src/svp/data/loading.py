@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from svp.data.folder import Split
 from svp.data.images import load_image
+from svp.data.splits import Split
 from svp.data.transforms import Transform
 
 Item = tuple[Tensor, int, int]

@@ -84,7 +84,6 @@ def test_svhn(tmp_path: Path, place: str) -> None:
     assert parts.class_names == tuple("0123456789")
     assert_same(parts.splits["train"], Svhn(tmp_path / place))
     assert_same(parts.splits["test"], Svhn(tmp_path / place, split="test"))
-    assert parts.ignored == ()
 
 
 def test_svhn_as_the_paper_trains_on_it(tmp_path: Path) -> None:

@@ -180,11 +180,18 @@ def test_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
 
 def test_the_message_names_what_is_still_to_get(server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     official = serve("gtsrb", server, monkeypatch, tmp_path)
-    (tmp_path / "served" / "GTSRB_Final_Test_GT.zip").unlink()
+    last = tmp_path / "served" / "GTSRB_Final_Test_GT.zip"
+    last.rename(tmp_path / "elsewhere")
     with pytest.raises(FetchError, match=r"GTSRB_Final_Test_GT\.zip: HTTP Error 404") as caught:
         fetch_official("gtsrb", tmp_path / "root")
     assert official.downloads[0].url not in str(caught.value)
-    assert (tmp_path / "root" / "gtsrb" / "GTSRB" / "Training").is_dir()
+    (tmp_path / "elsewhere").rename(last)
+    for archive in (tmp_path / "root" / "gtsrb").glob("*.zip"):
+        archive.unlink()  # what they held is there
+    server.asked.clear()
+    fetch_official("gtsrb", tmp_path / "root")
+    assert set(server.asked) == {"/GTSRB_Final_Test_GT.zip"}
+    assert has_official("gtsrb", tmp_path / "root")
 
 
 def test_a_damaged_file_placed_by_hand_is_said(server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def _read(name: str, root: Path, files: _Cifar | _Svhn) -> Parts:
 
     parts = read_folder(unpacked(_images(name, root), f"written from the official files of {name}", write))
     splits = {part: replace(split, origin=f"official {part}") for part, split in parts.splits.items()}
-    return replace(parts, splits=splits, ignored=())
+    return replace(parts, splits=splits)
 
 
 def _write_png(pixels: Pixels, file: Path) -> None:

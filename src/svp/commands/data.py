@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import groupby
 
 from svp.commands import COMMANDS
 from svp.commands.parsing import Parser, add_action, progress_bar, run_action, to_json
@@ -11,38 +12,64 @@ from svp.commands.parsing import Parser, add_action, progress_bar, run_action, t
 def run(argv: list[str]) -> int:
     parser = Parser(prog="svp data", description=COMMANDS["data"].capitalize() + ".")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    add_action(actions, "list", _list_data, "the data sets that --data takes by name")
-    add_action(actions, "info", _describe_data, "where a data set comes from, its size and terms", "NAME")
+    listed = add_action(actions, "list", _list_data, "the data sets that --data takes by name")
+    info = add_action(actions, "info", _describe_data, "where a data set comes from, its size, layout and terms", "NAME")
     fetch = add_action(actions, "fetch", _fetch_data, "make or fetch a data set, print its folder", "NAME")
     check = add_action(actions, "check", _check_data, "decode every image, name those that cannot be read", "FOLDER_OR_NAME")
-    for action in (fetch, check):
+    for action in (listed, info, fetch, check):
         action.add_argument("--data-root", metavar="DIR", help="where named data sets lie ($SVP_HOME/data if left out)")
-    check.add_argument("--json", action="store_true", help="print JSON instead of text")
+    for action in (listed, info, check):
+        action.add_argument("--json", action="store_true", help="print JSON instead of text")
     return run_action(parser, argv)
 
 
-def _list_data() -> None:
-    from svp.data import dataset_info, list_datasets
+def _list_data(data_root: str | None, json: bool) -> None:
+    from svp.data import data_folder, dataset_info, list_datasets
     from svp.terminal import make_console, make_table
 
-    table = make_table("name", "classes", "images", "title", right=("classes", "images"))
-    for row in map(dataset_info, list_datasets()):
-        table.add_row(row.name, str(row.classes), f"{row.images:,}", row.title)
-    make_console().print(table)
+    root = data_folder(data_root)
+    rows = [dataset_info(name) for name in list_datasets()]
+    if json:
+        print(to_json([row.to_dict() | {"present": row.is_present(root)} for row in rows]))
+        return
+    numbers = ("classes", "train", "val", "test")
+    table = make_table("group", "name", *numbers, "here", "how to get it", right=numbers)
+    for group, members in groupby(rows, key=lambda row: row.group):
+        for number, row in enumerate(members):
+            sizes = [f"{row.sizes[part]:,}" if part in row.sizes else "-" for part in ("train", "val", "test")]
+            here = "yes" if row.is_present(root) else "no"
+            table.add_row("" if number else group, row.name, str(row.classes), *sizes, here, row.fetching)
+        table.add_section()
+    console = make_console()
+    console.print(table)
+    console.print(f"here: in {root}; sizes as published, what has no val (or test) gets one split off train")
 
 
-def _describe_data(name: str) -> None:
-    from svp.data import dataset_info
+def _describe_data(name: str, data_root: str | None, json: bool) -> None:
+    from svp.data import data_folder, dataset_info
 
-    row = dataset_info(name)
-    for key in ("name", "title", "classes", "images", "source", "license"):
-        print(f"{key:9s} {getattr(row, key)}")
+    row, root = dataset_info(name), data_folder(data_root)
+    facts = row.to_dict() | {"present": row.is_present(root)}
+    if json:
+        print(to_json(facts))
+        return
+    facts["sizes"] = ", ".join(f"{part} {size:,}" for part, size in row.sizes.items())
+    facts["present"] = f"{'yes' if facts['present'] else 'no'}, in {root}"
+    print("\n".join(f"{key:9s} {text}" for key, text in facts.items()))
 
 
 def _fetch_data(name: str, data_root: str | None) -> None:
-    from svp.data import dataset_info, open_data
+    from svp.data import DataError, data_folder, dataset_info
 
-    print(open_data(dataset_info(name).name, data_root).root.resolve())
+    row, root = dataset_info(name), data_folder(data_root)
+    try:
+        parts = row.read(root, 0)
+    except DataError:
+        if row.fetch is None:
+            raise
+        row.fetch(root)
+        parts = row.read(root, 0)
+    print(parts.root.resolve())
 
 
 def _check_data(name: str, data_root: str | None, json: bool) -> int:

@@ -13,7 +13,7 @@ from svp.data.images import (
     find_unreadable,
     load_image,
 )
-from svp.data.opening import open_data
+from svp.data.opening import data_folder, open_data
 from svp.data.splits import DataError, ImageData, Split
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "Unreadable",
     "UnreadableImageError",
     "check_unreadable",
+    "data_folder",
     "dataset_info",
     "drop_unreadable",
     "eval_transform",

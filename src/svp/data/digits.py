@@ -12,6 +12,11 @@ def read_digits(root: Path, seed: int) -> Parts:
     return read_folder(unpacked(root / "digits", "scikit-learn, load_digits", _write))
 
 
+def has_digits(root: Path) -> bool:
+    """Whether they are written out below `root`; they can always be."""
+    return (root / "digits" / ".complete").is_file()
+
+
 def _write(folder: Path) -> None:
     from PIL import Image
     from sklearn.datasets import load_digits

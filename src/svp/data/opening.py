@@ -10,6 +10,11 @@ from svp.data.splits import DataError, ImageData, Parts, complete
 from svp.paths import home
 
 
+def data_folder(data_root: str | Path | None = None) -> Path:
+    """Where named data sets are found or made: the folder given, or ``$SVP_HOME/data``."""
+    return Path(data_root).expanduser() if data_root else home() / "data"
+
+
 def open_data(
     data: str,
     data_root: str | Path | None = None,
@@ -30,7 +35,7 @@ def open_data(
     Raises:
         DataError: The data cannot be trained on as it is; neither a folder nor a known name.
     """
-    name, parts = _read(data, Path(data_root).expanduser() if data_root else home() / "data", seed)
+    name, parts = _read(data, data_folder(data_root), seed)
     return complete(name, parts, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
 
 

@@ -207,6 +207,9 @@ def test_published_fractions_are_read_without_validation_images(tmp_path: Path) 
     write_vpt(folder, train_0_1={"jpg/image_00001.jpg": 9})
     with pytest.raises(DataError, match=r"train_0\.1\.json, entry 'jpg/image_00001\.jpg': class 9 of"):
         read_fraction(tmp_path, "oxford_flowers", 0.1)
+    write_vpt(folder, train_0_1={"jpg/lost.jpg": 1})
+    with pytest.raises(DataError, match=r"train_0\.1\.json, entry 'jpg/lost\.jpg': there is no image"):
+        read_fraction(tmp_path, "oxford_flowers", 0.1)
 
 
 # The data sets' own lists

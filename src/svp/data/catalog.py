@@ -65,7 +65,7 @@ def _vtab_row(task: vtab.Task) -> DatasetInfo:
         classes=task.classes,
         sizes={"train": 800, "val": 200, "test": task.test},
         source=task.source,
-        license=_UNSTATED,
+        license=task.license,
         layout=f"vtab-1k/{task.folder}/ with train800.txt, val200.txt, train800val200.txt, test.txt and the images they name",
         metric="top-1; mean over the tasks of the group and over all 19",
         fetching="by hand: vtab-1k/ as github.com/ZhangYuanhan-AI/NOAH or github.com/dongzelian/SSF provides it",

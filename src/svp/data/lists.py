@@ -152,7 +152,10 @@ def find_folder(title: str, places: Iterable[Path], lists: Iterable[str]) -> Pat
             return folder
     found = f"{folders[0]} has none of its lists" if folders else "no such folder"
     expected = "\n".join(f"  {place}" for place in places)
-    raise DataError(f"{title} not found: {found}. Expected {', '.join(lists)}, or some of these, in one of\n{expected}")
+    raise DataError(
+        f"{title} not found: {found}. Expected {', '.join(lists)}, or some of these, in one of\n{expected}\n"
+        "`svp data info` says where it is to be had."
+    )
 
 
 def _files_in(folder: Path) -> set[str]:

@@ -30,6 +30,7 @@ class Task(NamedTuple):
         test: Number of test images; 800 are for training and 200 for validation in every task.
         source: Page of the data set that it was made from.
         citation: Of that data set.
+        license: Its terms, as that page states them.
     """
 
     folder: str
@@ -39,6 +40,7 @@ class Task(NamedTuple):
     test: int
     source: str
     citation: str
+    license: str = "not stated by the source"
 
     @property
     def name(self) -> str:
@@ -50,43 +52,49 @@ _CIFAR = (
     "https://www.cs.toronto.edu/~kriz/cifar.html",
     "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
 )
-_CLEVR = "https://cs.stanford.edu/people/jcjohns/clevr", "Johnson et al., CLEVR, CVPR 2017"
-_DSPRITES = "https://github.com/google-deepmind/dsprites-dataset", "Matthey et al., dSprites, 2017"
+_CLEVR = "https://cs.stanford.edu/people/jcjohns/clevr", "Johnson et al., CLEVR, CVPR 2017", "CC BY 4.0"
+_DSPRITES = "https://github.com/google-deepmind/dsprites-dataset", "Matthey et al., dSprites, 2017", "Apache-2.0"
 _NORB = (
     "https://cs.nyu.edu/~ylclab/data/norb-v1.0-small",
     "LeCun et al., Learning Methods for Generic Object Recognition, CVPR 2004",
+    "for research",
 )
 
 # fmt: off
 TASKS = (
     Task("caltech101", "natural", "Caltech-101 objects and background", 102, 6084,
-         "https://data.caltech.edu/records/mzrjq-6wc02", "Fei-Fei et al., One-Shot Learning of Object Categories, PAMI 2006"),
+         "https://data.caltech.edu/records/mzrjq-6wc02", "Fei-Fei et al., One-Shot Learning of Object Categories, PAMI 2006",
+         "CC BY 4.0"),
     Task("cifar", "natural", "CIFAR-100 objects", 100, 10000, *_CIFAR),
     Task("dtd", "natural", "Describable textures", 47, 1880,
-         "https://www.robots.ox.ac.uk/~vgg/data/dtd", "Cimpoi et al., Describing Textures in the Wild, CVPR 2014"),
+         "https://www.robots.ox.ac.uk/~vgg/data/dtd", "Cimpoi et al., Describing Textures in the Wild, CVPR 2014",
+         "available to the computer vision community for research purposes"),
     Task("oxford_flowers102", "natural", "Oxford flowers", 102, 6149, "https://www.robots.ox.ac.uk/~vgg/data/flowers/102",
          "Nilsback and Zisserman, Automated Flower Classification over a Large Number of Classes, ICVGIP 2008"),
     Task("oxford_iiit_pet", "natural", "Oxford-IIIT breeds of cats and dogs", 37, 3669,
-         "https://www.robots.ox.ac.uk/~vgg/data/pets", "Parkhi et al., Cats and Dogs, CVPR 2012"),
+         "https://www.robots.ox.ac.uk/~vgg/data/pets", "Parkhi et al., Cats and Dogs, CVPR 2012", "CC BY-SA 4.0"),
     Task("svhn", "natural", "Street view house numbers", 10, 26032, "http://ufldl.stanford.edu/housenumbers",
-         "Netzer et al., Reading Digits in Natural Images with Unsupervised Feature Learning, NIPS workshop 2011"),
+         "Netzer et al., Reading Digits in Natural Images with Unsupervised Feature Learning, NIPS workshop 2011",
+         "for non-commercial use only"),
     Task("sun397", "natural", "SUN397 scenes", 397, 21750,
          "https://vision.princeton.edu/projects/2010/SUN", "Xiao et al., SUN Database, CVPR 2010"),
     Task("patch_camelyon", "specialized", "PatchCamelyon, tumour tissue or none", 2, 32768,
-         "https://github.com/basveeling/pcam", "Veeling et al., Rotation Equivariant CNNs for Digital Pathology, MICCAI 2018"),
+         "https://github.com/basveeling/pcam",
+         "Veeling et al., Rotation Equivariant CNNs for Digital Pathology, MICCAI 2018", "CC0"),
     Task("eurosat", "specialized", "EuroSAT land use", 10, 5400, "https://github.com/phelber/EuroSAT",
-         "Helber et al., EuroSAT, IEEE Journal of Selected Topics in Applied Earth Observations and Remote Sensing, 2019"),
+         "Helber et al., EuroSAT, IEEE J. of Selected Topics in Applied Earth Observations and Remote Sensing, 2019", "MIT"),
     Task("resisc45", "specialized", "RESISC45 aerial scenes", 45, 6300, "https://arxiv.org/abs/1703.00121",
          "Cheng et al., Remote Sensing Image Scene Classification, Proceedings of the IEEE, 2017"),
     Task("diabetic_retinopathy", "specialized", "Diabetic retinopathy, grade of the disease", 5, 42670,
          "https://www.kaggle.com/c/diabetic-retinopathy-detection",
-         "Kaggle and EyePACS, Diabetic Retinopathy Detection, 2015"),
+         "Kaggle and EyePACS, Diabetic Retinopathy Detection, 2015", "rules of the competition on Kaggle"),
     Task("clevr_count", "structured", "CLEVR, number of objects", 8, 15000, *_CLEVR),
     Task("clevr_dist", "structured", "CLEVR, distance of the closest object", 6, 15000, *_CLEVR),
     Task("dmlab", "structured", "DeepMind Lab, distance and kind of the closest object", 6, 22735,
          "https://github.com/google-deepmind/lab", "Beattie et al., DeepMind Lab, arXiv:1612.03801"),
     Task("kitti", "structured", "KITTI, distance of the closest vehicle", 4, 711,
-         "https://www.cvlibs.net/datasets/kitti", "Geiger et al., Vision meets Robotics: The KITTI Dataset, IJRR 2013"),
+         "https://www.cvlibs.net/datasets/kitti", "Geiger et al., Vision meets Robotics: The KITTI Dataset, IJRR 2013",
+         "CC BY-NC-SA 3.0"),
     Task("dsprites_loc", "structured", "dSprites, horizontal position of the shape", 16, 73728, *_DSPRITES),
     Task("dsprites_ori", "structured", "dSprites, orientation of the shape", 16, 73728, *_DSPRITES),
     Task("smallnorb_azi", "structured", "SmallNORB, azimuth of the camera", 18, 12150, *_NORB),

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from svp.data import vtab
 from svp.data.array_sets import has_images, read_cifar10, read_cifar100, read_svhn
 from svp.data.digits import has_digits, read_digits
+from svp.data.fgvc import fetch_cub200, fetch_oxford_flowers, has_fgvc, read_fgvc
 from svp.data.listed_sets import read_dtd, read_food101, read_gtsrb
 from svp.data.official import fetch_official, has_official
 from svp.data.splits import DataError, Parts
@@ -73,6 +75,28 @@ class DatasetInfo:
         return facts | {"sizes": dict(self.sizes), "images": self.images}
 
 
+_UNSTATED = "not stated by the source"
+_VPT_SPLITS = "split files of VPT: github.com/KMnP/vpt; without them the data set's own lists are read"
+
+
+def _vtab_row(task: vtab.Task) -> DatasetInfo:
+    return DatasetInfo(
+        name=task.name,
+        title=f"VTAB-1K: {task.title}",
+        group=f"VTAB-1K {task.group}",
+        classes=task.classes,
+        sizes={"train": 800, "val": 200, "test": task.test},
+        source=task.source,
+        license=task.license,
+        layout=f"vtab-1k/{task.folder}/ with train800.txt, val200.txt, train800val200.txt, test.txt and the images they name",
+        metric="top-1; mean over the tasks of the group and over all 19",
+        fetching="by hand: vtab-1k/ as github.com/ZhangYuanhan-AI/NOAH or github.com/dongzelian/SSF provides it",
+        citation=f"{task.citation}; Zhai et al., A Large-scale Study of Representation Learning with VTAB, arXiv:1910.04867",
+        read=partial(vtab.read_vtab, task=task),
+        present=partial(vtab.has_vtab, task=task),
+    )
+
+
 _CATALOG = (
     DatasetInfo(
         name="digits",
@@ -96,7 +120,7 @@ _CATALOG = (
         classes=10,
         sizes={"train": 50_000, "test": 10_000},
         source="https://www.cs.toronto.edu/~kriz/cifar.html",
-        license="not stated by the source",
+        license=_UNSTATED,
         layout="cifar-10-batches-py/{data_batch_1 ... 5,test_batch,batches.meta}; images written to cifar10/images/",
         metric="top-1",
         fetching="svp data fetch cifar10 (170 MB)",
@@ -112,7 +136,7 @@ _CATALOG = (
         classes=100,
         sizes={"train": 50_000, "test": 10_000},
         source="https://www.cs.toronto.edu/~kriz/cifar.html",
-        license="not stated by the source",
+        license=_UNSTATED,
         layout="cifar-100-python/{train,test,meta}; images written to cifar100/images/",
         metric="top-1",
         fetching="svp data fetch cifar100 (169 MB)",
@@ -160,7 +184,7 @@ _CATALOG = (
         classes=43,
         sizes={"train": 26_640, "test": 12_630},
         source="https://benchmark.ini.rub.de/gtsrb_news.html",
-        license="not stated by the source",
+        license=_UNSTATED,
         layout="gtsrb/GTSRB/Training/<class>/*.ppm, gtsrb/GTSRB/Final_Test/Images/*.ppm, gtsrb/GT-final_test.csv",
         metric="top-1",
         fetching="svp data fetch gtsrb (277 MB)",
@@ -191,6 +215,89 @@ _CATALOG = (
         fetch=partial(fetch_official, "svhn"),
         present=partial(has_images, "svhn"),
     ),
+    DatasetInfo(
+        name="cub200",
+        title="Caltech-UCSD Birds-200-2011",
+        group="HTA",
+        classes=200,
+        sizes={"train": 5393, "val": 600, "test": 5794},
+        source="https://www.vision.caltech.edu/datasets/cub_200_2011",
+        license=_UNSTATED,
+        layout="CUB_200_2011/ with images/, classes.txt and train.json, val.json, test.json (or images.txt, "
+        "image_class_labels.txt, train_test_split.txt: 5994 training and 5794 test images)",
+        metric="top-1",
+        fetching=f"svp data fetch cub200 (1.1 GB); {_VPT_SPLITS}",
+        citation="Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, CNS-TR-2011-001, 2011",
+        read=partial(read_fgvc, name="cub200"),
+        fetch=fetch_cub200,
+        present=partial(has_fgvc, name="cub200"),
+    ),
+    DatasetInfo(
+        name="nabirds",
+        title="NABirds, visual categories of birds of North America",
+        group="HTA",
+        classes=555,
+        sizes={"train": 21536, "val": 2393, "test": 24633},
+        source="https://dl.allaboutbirds.org/nabirds",
+        license="terms of use to be agreed to on the source page",
+        layout="nabirds/ with images/, classes.txt and train.json, val.json, test.json (or images.txt, "
+        "image_class_labels.txt, train_test_split.txt: 23929 training and 24633 test images)",
+        metric="top-1",
+        fetching=f"by hand: agree to the terms on the source page, unpack nabirds.tar.gz; {_VPT_SPLITS}",
+        citation="Van Horn et al., Building a Bird Recognition App and Large Scale Dataset with Citizen Scientists, CVPR 2015",
+        read=partial(read_fgvc, name="nabirds"),
+        present=partial(has_fgvc, name="nabirds"),
+    ),
+    DatasetInfo(
+        name="stanford_dogs",
+        title="Stanford Dogs",
+        group="HTA",
+        classes=120,
+        sizes={"train": 10800, "val": 1200, "test": 8580},
+        source="http://vision.stanford.edu/aditya86/ImageNetDogs",
+        license=_UNSTATED,
+        layout="stanford-dogs/ with Images/ and train.json, val.json, test.json (or train_list.mat, test_list.mat: "
+        "12000 training and 8580 test images)",
+        metric="top-1",
+        fetching=f"by hand: unpack images.tar and lists.tar of the source page; {_VPT_SPLITS}",
+        citation="Khosla et al., Novel Dataset for Fine-Grained Image Categorization, CVPR workshop on Fine-Grained Visual "
+        "Categorization, 2011",
+        read=partial(read_fgvc, name="stanford_dogs"),
+        present=partial(has_fgvc, name="stanford_dogs"),
+    ),
+    DatasetInfo(
+        name="oxford_flowers",
+        title="Oxford 102 Flowers",
+        group="HTA",
+        classes=102,
+        sizes={"train": 1020, "val": 1020, "test": 6149},
+        source="https://www.robots.ox.ac.uk/~vgg/data/flowers/102",
+        license=_UNSTATED,
+        layout="OxfordFlower/ or flowers-102/ with jpg/ and train.json, val.json, test.json (or setid.mat, imagelabels.mat)",
+        metric="top-1",
+        fetching=f"svp data fetch oxford_flowers (345 MB); {_VPT_SPLITS}",
+        citation="Nilsback and Zisserman, Automated Flower Classification over a Large Number of Classes, ICVGIP 2008",
+        read=partial(read_fgvc, name="oxford_flowers"),
+        fetch=fetch_oxford_flowers,
+        present=partial(has_fgvc, name="oxford_flowers"),
+    ),
+    DatasetInfo(
+        name="stanford_cars",
+        title="Stanford Cars",
+        group="FGVC",
+        classes=196,
+        sizes={"train": 7329, "val": 815, "test": 8041},  # train.json has 8144, those of val.json among them
+        source="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
+        license=_UNSTATED,
+        layout="stanford-cars/ with car_ims/ and train.json, val.json, test.json (or devkit/, cars_train/, cars_test/ and "
+        "cars_test_annos_withlabels.mat: 8144 training and 8041 test images)",
+        metric="top-1",
+        fetching=f"by hand: the source page is no longer there, take a copy of it; {_VPT_SPLITS}",
+        citation="Krause et al., 3D Object Representations for Fine-Grained Categorization, ICCV workshop 2013",
+        read=partial(read_fgvc, name="stanford_cars"),
+        present=partial(has_fgvc, name="stanford_cars"),
+    ),
+    *map(_vtab_row, vtab.TASKS),
 )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from svp.commands import COMMANDS
 from svp.commands.parsing import Parser, add_action, progress_bar, run_action, to_json
 
@@ -14,9 +12,12 @@ def run(argv: list[str]) -> int:
     add_action(actions, "list", _list_data, "the data sets that --data takes by name")
     add_action(actions, "info", _describe_data, "where a data set comes from, its size and terms", "NAME")
     fetch = add_action(actions, "fetch", _fetch_data, "make or fetch a data set, print its folder", "NAME")
-    check = add_action(actions, "check", _check_data, "decode every image, name those that cannot be read", "FOLDER_OR_NAME")
+    check = add_action(
+        actions, "check", _check_data, "report what is wrong or odd with a data set; exit code 1 on errors", "DATA"
+    )
     for action in (fetch, check):
         action.add_argument("--data-root", metavar="DIR", help="where named data sets lie ($SVP_HOME/data if left out)")
+    check.add_argument("--img-size", type=int, default=224, metavar="N", help="note images below N pixels (default: 224)")
     check.add_argument("--json", action="store_true", help="print JSON instead of text")
     return run_action(parser, argv)
 
@@ -45,31 +46,23 @@ def _fetch_data(name: str, data_root: str | None) -> None:
     print(open_data(dataset_info(name).name, data_root).root.resolve())
 
 
-def _check_data(name: str, data_root: str | None, json: bool) -> int:
-    from svp.data import check_unreadable, find_unreadable, open_data
+def _check_data(name: str, data_root: str | None, img_size: int, json: bool) -> int:
+    from svp.data import DataError
+    from svp.data.checks import check_data
 
-    data = open_data(name, data_root)
-    if not json:
-        print(data.summary())
-    parts = {"train": data.train, "val": data.val, "test": data.test}
-    paths = [path for split in parts.values() for path in split.paths]
-    with progress_bar("decoding") as progress:
-        unreadable = find_unreadable(paths, lambda done: progress(done, len(paths)))
+    try:
+        with progress_bar("decoding") as progress:
+            report = check_data(name, data_root, img_size=img_size, progress=progress)
+    except DataError as error:
+        if not json:
+            raise
+        finding = {"level": "error", "code": "cannot-be-opened", "message": str(error), "files": []}
+        print(to_json({"name": name, "ok": False, "findings": [finding]}))
+        return 1
     if json:
-        found = {
-            "name": data.name,
-            "root": str(data.root),
-            "classes": data.class_names,
-            "images": {part: len(split) for part, split in parts.items()},
-            "origin": {part: split.origin for part, split in parts.items()},
-            "ignored": [str(path) for path in data.ignored],
-            "unreadable": [{"path": str(image.path), "reason": image.reason} for image in unreadable],
-        }
-        print(to_json(found))
+        print(to_json(report.to_dict()))
     else:
-        for image in unreadable:
-            print(f"unreadable: {image.path}: {image.reason}", file=sys.stderr)
-    check_unreadable(data, unreadable)
-    if not json:
-        print(f"{len(paths) - len(unreadable)} of {len(paths)} images can be read")
-    return 1 if unreadable else 0
+        from svp.commands.check_report import print_report
+
+        print_report(report)
+    return 1 if report.has_errors else 0

@@ -1,6 +1,7 @@
 """Archives of class folders: tar, zip, folders of tars, and those that are damaged or reach outside."""
 
 import io
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -70,7 +71,9 @@ def test_a_tar_of_tars(tmp_path: Path) -> None:
     folders = put_classes(tmp_path / "folders", cat=20, dog=40)
     for name in ("cat", "dog"):
         tar(tmp_path / "inner" / f"{name}.tar", folders / name)
-    assert sizes(tar(tmp_path / "all.tar", tmp_path / "inner"), tmp_path / "root") == ("all", [42, 9, 9])
+    file = tar(tmp_path / "all.tar", tmp_path / "inner")
+    assert sizes(file, tmp_path / "root") == ("all", [42, 9, 9])
+    assert open_data(str(file), tmp_path / "root").ignored == ()
 
 
 def test_unpacked_once_and_again_after_a_change(tmp_path: Path) -> None:
@@ -82,7 +85,10 @@ def test_unpacked_once_and_again_after_a_change(tmp_path: Path) -> None:
     put_classes(tmp_path / "folders" / "train", cat=9)
     tar(file, tmp_path / "folders")
     assert len(open_data(str(file), tmp_path / "root").train) == 13
-    assert len(list((tmp_path / "root" / "archives").iterdir())) == 2
+    status = file.stat()
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # other content, of the same size
+    assert open_data(str(file), tmp_path / "root").root != root
+    assert len(list((tmp_path / "root" / "archives").iterdir())) == 3
 
 
 def test_half_unpacked_is_unpacked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

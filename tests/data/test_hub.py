@@ -26,7 +26,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def picture(seed: int, form: str = "JPEG", mode: str = "RGB") -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, form)
+    image = Image.fromarray(pixels).convert(mode)
+    more = {"save_all": True, "append_images": [image]} if form == "MPO" else {}  # of one image alone it is a JPEG
+    image.save(buffer, form, **more)
     return buffer.getvalue()
 
 

@@ -57,7 +57,7 @@ def test_without_splits_validation_and_test_are_split_off(tmp_path: Path) -> Non
 def test_further_columns_are_ignored_and_listed(tmp_path: Path) -> None:
     rows = [f"Ann,{number}.jpg,2024,{'cat' if number % 2 else 'dog'}" for number in range(8)]
     put(tmp_path, *(f"{number}.jpg" for number in range(8)))
-    data = open_data(str(write(tmp_path / "t.csv", " author , Path,year,LABEL", *rows)))
+    data = open_data(str(write(tmp_path / "t.csv", " author , Path ,year,LABEL", *rows)))
     assert "columns ignored: author, year" in data.summary()
 
 
@@ -74,6 +74,13 @@ def test_paths_may_be_absolute_and_anywhere(tmp_path: Path) -> None:
     put(tmp_path, "far/a.jpg", "near/tables/b.jpg")
     table = write(tmp_path / "near/tables/t.csv", "path,label", f"{tmp_path}/far/a.jpg,a", "./../tables/b.jpg,b")
     assert read_table(table).splits["train"].paths == (tmp_path / "far/a.jpg", tmp_path / "near/tables/b.jpg")
+
+
+def test_paths_are_relative_to_the_table_itself_not_to_a_link(tmp_path: Path) -> None:
+    put(tmp_path, "real/a.jpg", "real/b.jpg")
+    write(tmp_path / "real/t.csv", "path,label", "a.jpg,a", "b.jpg,b")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real/t.csv")
+    assert read_table(tmp_path / "link.csv").splits["train"].paths[0] == tmp_path / "real/a.jpg"
 
 
 def test_tabs(tmp_path: Path) -> None:

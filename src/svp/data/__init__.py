@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from svp.data.catalog import DatasetInfo, dataset_info, list_datasets
+from svp.data.checks import check_data
 from svp.data.folder import IMAGE_SUFFIXES, find_images, open_folder
 from svp.data.images import (
     MAX_UNREADABLE,
@@ -33,6 +34,7 @@ __all__ = [
     "Split",
     "Unreadable",
     "UnreadableImageError",
+    "check_data",
     "check_unreadable",
     "dataset_info",
     "drop_unreadable",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import groupby
 
 from svp.commands import COMMANDS
@@ -14,12 +13,17 @@ def run(argv: list[str]) -> int:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listed = add_action(actions, "list", _list_data, "the data sets that --data takes by name")
     info = add_action(actions, "info", _describe_data, "where a data set comes from, its size, layout and terms", "NAME")
-    fetch = add_action(actions, "fetch", _fetch_data, "make or fetch a data set, print its folder", "NAME")
-    check = add_action(actions, "check", _check_data, "decode every image, name those that cannot be read", "FOLDER_OR_NAME")
+    fetch = add_action(
+        actions, "fetch", _fetch_data, "make or fetch a data set by name or hfds/OWNER/NAME, print its folder", "NAME"
+    )
+    check = add_action(
+        actions, "check", _check_data, "report what is wrong or odd with a data set; exit code 1 on errors", "DATA"
+    )
     for action in (listed, info, fetch, check):
         action.add_argument("--data-root", metavar="DIR", help="where named data sets lie ($SVP_HOME/data if left out)")
     for action in (listed, info, check):
         action.add_argument("--json", action="store_true", help="print JSON instead of text")
+    check.add_argument("--img-size", type=int, default=224, metavar="N", help="note images below N pixels (default: 224)")
     return run_action(parser, argv)
 
 
@@ -60,8 +64,11 @@ def _describe_data(name: str, data_root: str | None, json: bool) -> None:
 
 
 def _fetch_data(name: str, data_root: str | None) -> None:
-    from svp.data import DataError, data_folder, dataset_info
+    from svp.data import DataError, data_folder, dataset_info, hub
 
+    if hub.is_on_hub(name):
+        print(hub.fetch_hub(name, data_folder(data_root)).resolve())
+        return
     row, root = dataset_info(name), data_folder(data_root)
     try:
         parts = row.read(root, 0)
@@ -73,31 +80,23 @@ def _fetch_data(name: str, data_root: str | None) -> None:
     print(parts.root.resolve())
 
 
-def _check_data(name: str, data_root: str | None, json: bool) -> int:
-    from svp.data import check_unreadable, find_unreadable, open_data
+def _check_data(name: str, data_root: str | None, img_size: int, json: bool) -> int:
+    from svp.data import DataError
+    from svp.data.checks import check_data
 
-    data = open_data(name, data_root)
-    if not json:
-        print(data.summary())
-    parts = {"train": data.train, "val": data.val, "test": data.test}
-    paths = [path for split in parts.values() for path in split.paths]
-    with progress_bar("decoding") as progress:
-        unreadable = find_unreadable(paths, lambda done: progress(done, len(paths)))
+    try:
+        with progress_bar("decoding") as progress:
+            report = check_data(name, data_root, img_size=img_size, progress=progress)
+    except DataError as error:
+        if not json:
+            raise
+        finding = {"level": "error", "code": "cannot-be-opened", "message": str(error), "files": []}
+        print(to_json({"name": name, "ok": False, "findings": [finding]}))
+        return 1
     if json:
-        found = {
-            "name": data.name,
-            "root": str(data.root),
-            "classes": data.class_names,
-            "images": {part: len(split) for part, split in parts.items()},
-            "origin": {part: split.origin for part, split in parts.items()},
-            "ignored": [str(path) for path in data.ignored],
-            "unreadable": [{"path": str(image.path), "reason": image.reason} for image in unreadable],
-        }
-        print(to_json(found))
+        print(to_json(report.to_dict()))
     else:
-        for image in unreadable:
-            print(f"unreadable: {image.path}: {image.reason}", file=sys.stderr)
-    check_unreadable(data, unreadable)
-    if not json:
-        print(f"{len(paths) - len(unreadable)} of {len(paths)} images can be read")
-    return 1 if unreadable else 0
+        from svp.commands.check_report import print_report
+
+        print_report(report)
+    return 1 if report.has_errors else 0

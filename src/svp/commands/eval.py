@@ -11,7 +11,7 @@ from svp.commands.parsing import Parser, add_device_options, is_first_process, t
 def run(argv: list[str]) -> int:
     parser = Parser(prog="svp eval", description="Score a trained adapter.")
     parser.add_argument("run", metavar="RUN", help="run directory of `svp train`")
-    parser.add_argument("--data", metavar="DIR", help="folder of class folders; the run's own test images if left out")
+    parser.add_argument("--data", metavar="DATA", help="folder, table or archive; the run's own test images if left out")
     add_device_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     values = vars(parser.parse_args(argv))

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from svp.data.catalog import DatasetInfo, dataset_info, list_datasets
-from svp.data.folder import IMAGE_SUFFIXES, find_images, open_folder, open_labelled
+from svp.data.checks import check_data
+from svp.data.folder import IMAGE_SUFFIXES, find_images, open_folder
 from svp.data.images import (
     MAX_UNREADABLE,
     Unreadable,
@@ -13,7 +14,7 @@ from svp.data.images import (
     find_unreadable,
     load_image,
 )
-from svp.data.opening import data_folder, open_data
+from svp.data.opening import data_folder, open_data, open_labelled
 from svp.data.splits import DataError, ImageData, Split
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "Split",
     "Unreadable",
     "UnreadableImageError",
+    "check_data",
     "check_unreadable",
     "data_folder",
     "dataset_info",

@@ -53,7 +53,7 @@ def read_folder(path: str | Path) -> Parts:
     return Parts(root, class_names, splits, ignored=tuple(sorted(ignored)))
 
 
-def open_labelled(path: str | Path, class_names: Sequence[str]) -> Split:
+def read_labelled(path: str | Path, class_names: Sequence[str]) -> Split:
     """Read class folders, or those in `test/` of a folder that has one, to score known classes on them.
 
     Classes may be missing from the folder; labels index `class_names`.
@@ -108,7 +108,7 @@ def _existing_folder(path: str | Path) -> Path:
     if not folder.exists():
         raise DataError(f"{folder}: no such folder. Expected a folder of images.\n{_expected(folder)}")
     if folder.suffix.lower() in _ARCHIVE_SUFFIXES:
-        raise DataError(f"{folder}: is an archive, not a folder. Unpack it and give the folder.")
+        raise DataError(f"{folder}: is an archive of a kind that is not unpacked here. Unpack it and give the folder.")
     raise DataError(f"{folder}: is a file. Expected a folder of images.\n{_expected(folder.parent)}")
 
 

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +49,15 @@ def load_image(path: str | Path) -> Image.Image:
         UnreadableImageError: Whatever stops the file from being decoded: absent, cut short, no image, of a size that
             only a decompression bomb has.
     """
+    with decoding(path), Image.open(path) as file:
+        return to_rgb(file)
+
+
+@contextlib.contextmanager
+def decoding(path: str | Path) -> Iterator[None]:
+    """Turn whatever a decoder fails with into an `UnreadableImageError` that names the file."""
     try:
-        with Image.open(path) as file:
-            return _as_rgb(ImageOps.exif_transpose(file))
+        yield
     except Exception as error:  # on arbitrary bytes decoders fail in any way: IndexError, struct.error, ...
         reason = _reason(error)
         raise UnreadableImageError(f"{path}: {reason}", reason) from error
@@ -90,6 +96,11 @@ def find_unreadable(paths: Sequence[Path], progress: Callable[[int], None] | Non
     return tuple(unreadable)
 
 
+def remember_readable(paths: Iterable[Path]) -> None:
+    """Spare `find_unreadable` files that were just decoded completely."""
+    _write_cache(_read_cache() | {_fingerprint(path) for path in paths})
+
+
 def drop_unreadable(split: Split, unreadable: Sequence[Unreadable]) -> Split:
     """The split without the unreadable files, in the same order."""
     bad = {entry.path for entry in unreadable}
@@ -120,7 +131,9 @@ def check_unreadable(data: ImageData, unreadable: Sequence[Unreadable]) -> None:
             raise DataError(f"{found}, which leaves none: {remedy}")
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An opened image as `load_image` gives it."""
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _as_8_bit(image)  # Pillow alone would clip at 255
     elif image.has_transparency_data:

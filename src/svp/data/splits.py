@@ -40,11 +40,12 @@ class Parts:
     """What a data set brings itself, before anything is split off.
 
     Attributes:
-        root: Folder that all its images lie in.
+        root: Folder that all its images lie in, or the table that lists them.
         class_names: By label.
         splits: "train", and "val" and "test" where it has them.
         paper_train: What the paper's code trains on, where that is not train and val together.
         ignored: What the folder holds besides.
+        notes: What else to tell the user, a line each.
     """
 
     root: Path
@@ -52,6 +53,7 @@ class Parts:
     splits: Mapping[str, Split]
     paper_train: Split | None = None
     ignored: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class ImageData:
     test: Split
     paper_train: Split | None = None
     ignored: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """A few lines for the console: sizes, origin of each part, and whatever is odd."""
@@ -81,6 +84,7 @@ class ImageData:
         if self.ignored:
             names = [path.relative_to(self.root) for path in self.ignored]
             lines.append(f"  {len(names)} ignored, not part of the data: {enumerate_some(names, most=5)}")
+        lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -115,7 +119,9 @@ def complete(name: str, parts: Parts, *, seed: int = 0, val_fraction: float = 0.
         for part, images in zip(missing, split_off, strict=True):
             origin = f"{100 * fractions[part]:g}% of {whole}, stratified, seed {seed}"
             splits[part] = as_split(images, parts.class_names, origin)
-    return ImageData(name, parts.root, parts.class_names, **splits, paper_train=parts.paper_train, ignored=parts.ignored)
+    return ImageData(
+        name, parts.root, parts.class_names, **splits, paper_train=parts.paper_train, ignored=parts.ignored, notes=parts.notes
+    )
 
 
 def _check_enough(root: Path, classes: Mapping[str, Sequence[Path]], missing: Sequence[str]) -> None:
@@ -126,7 +132,7 @@ def _check_enough(root: Path, classes: Mapping[str, Sequence[Path]], missing: Se
         raise DataError(
             f"{root}: {len(few)} of {len(classes)} classes have fewer than {needed} training images, too few to split off "
             f"{parts}: {enumerate_some(few)}. Add images (better dozens per class), remove the class, or give "
-            f"{parts} as folders of their own beside train/."
+            f"{parts} as folders of their own beside train/, or in a table by its split column."
         )
 
 

@@ -29,8 +29,9 @@ class TrainConfig:
     """Settings of one run. `lr`, `weight_decay` and `out` are resolved from the method and the data when left out.
 
     Args:
-        data: Folder of images (class folders, or train/ [val/] [test/] of class folders), or a data set's name.
-        data_root: Where named data sets are found or made; $SVP_HOME/data if left out.
+        data: Folder of images (class folders, or train/ [val/] [test/] of class folders), table (.csv, .tsv: path, label and,
+            optionally, split), archive (.tar, .zip), hfds/OWNER/NAME for one of the Hugging Face Hub, or a data set's name.
+        data_root: Where named data sets are found or made and archives unpacked; $SVP_HOME/data if left out.
         model: Backbone, see `svp models list`.
         weights: "published", "random", or a file (.pth, .safetensors, or the run directory of a `full` training).
         img_size: Input side in pixels; the model's own if left out.

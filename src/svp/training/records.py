@@ -166,10 +166,15 @@ def is_temporary(path: Path) -> bool:
 def _splits_text(data: ImageData) -> str:
     parts = {"train": data.train, "val": data.val, "test": data.test}
     splits = {
-        name: [[path.relative_to(data.root).as_posix(), label] for path, label in zip(s.paths, s.labels, strict=True)]
+        name: [[_below(data.root, path), label] for path, label in zip(s.paths, s.labels, strict=True)]
         for name, s in parts.items()
     }
     return json.dumps({"root": str(data.root.resolve()), **splits}) + "\n"
+
+
+def _below(root: Path, path: Path) -> str:
+    """Relative to the root if it lies there, absolute if not, as the images of a table."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path.absolute()).as_posix()
 
 
 def environment() -> dict[str, str]:

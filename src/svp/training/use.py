@@ -61,7 +61,8 @@ def evaluate(
 
     Args:
         run: Run directory.
-        data: Folder of class folders (or of ``test/`` with class folders) to score on; the run's own test images if None.
+        data: Images to score on: folder of class folders (or of ``test/`` with class folders), table, archive or
+            ``hfds/OWNER/NAME``, see `svp.data.open_labelled`; the run's own test images if None.
         batch_size: Images at a time.
         device: "auto", "cpu" or "cuda".
         precision: "auto", "fp32" or "bf16".
@@ -72,12 +73,12 @@ def evaluate(
     Raises:
         WeightsError: The run's adapter cannot be loaded.
         RunError: The run's own test images are gone, or no epoch was finished.
-        DataError: The folder's classes are not those of the adapter, or the folder cannot be used.
+        DataError: The classes of `data` are not those of the adapter, or it cannot be used.
     """
     directory = Path(run)
     how_chosen = RunDirectory(directory).how_chosen()
     model, info = _load(directory)
-    split = RunDirectory(directory).read_split("test") if data is None else open_labelled(Path(data), info.class_names)
+    split = RunDirectory(directory).read_split("test") if data is None else open_labelled(data, info.class_names)
     unreadable = find_unreadable(split.paths)
     bad = {image.path for image in unreadable}
     lost = [label for path, label in zip(split.paths, split.labels, strict=True) if path in bad]

@@ -1,0 +1,94 @@
+"""The report of ``svp data check``, in 80 columns; names and paths are never broken."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from svp.terminal import make_console, make_table
+
+if TYPE_CHECKING:
+    from svp.data.checks import Copies, Finding, Range, Report
+
+_WIDTH = 80
+_MOST_CLASSES = 30
+_MOST_FILES = 10
+_MOST_NOTED = 3
+
+
+def print_report(report: Report) -> None:
+    console = make_console()
+    console.print(f"{report.name}: {report.total:,} images in {len(report.class_names):,} classes", style="bold")
+    console.print(str(report.root.resolve()))
+    _print_counts(report)
+    for part, split in report.splits.items():
+        _print_line(part, split.origin)
+    for name, values in (("width", report.width), ("height", report.height), ("aspect", report.aspect)):
+        if values is not None:
+            _print_line(name, _range(values))
+    _print_line("modes", ", ".join(f"{mode} {count:,}" for mode, count in report.modes.items()) or "-")
+    reasons = {image.path: image.reason for image in report.unreadable}
+    for finding in report.findings:
+        console.print()
+        style = {"error": "bold red", "warning": "bold yellow", "info": "bold"}[finding.level]
+        console.print(_filled(f"{finding.level}: {finding.message} [{finding.code}]", ""), style=style)
+        lines = [_copies(entry, report.root) for entry in report.copies if entry.code == finding.code]
+        if not lines and len(finding.files) < report.total:  # names say nothing where all are concerned
+            lines = _files(finding, report.root, reasons)
+        most = _MOST_NOTED if finding.level == "info" else _MOST_FILES
+        for line in lines[:most]:
+            console.print(line)
+        if len(lines) > most:
+            console.print(f"    and {len(lines) - most:,} more (--json lists all)")
+    console.print()
+    console.print(f"{report.total - len(report.unreadable)} of {report.total} images can be read")
+    levels = [finding.level for finding in report.findings]
+    console.print(f"errors: {levels.count('error')}, warnings: {levels.count('warning')}, notes: {levels.count('info')}")
+
+
+def _print_counts(report: Report) -> None:
+    """All classes if they are few, else the largest and the smallest."""
+    table = make_table("class", *report.splits, right=tuple(report.splits))
+    table.columns[0].max_width = _WIDTH - 12 * len(report.splits)
+    rows = list(report.counts().items())
+    if len(rows) > _MOST_CLASSES:
+        rows.sort(key=lambda row: -row[1]["train"])
+        left_out = len(rows) - 2 * _MOST_FILES
+        rows[_MOST_FILES:-_MOST_FILES] = [(f"... {left_out:,} classes of sizes between", {})]
+    for name, counts in rows:
+        table.add_row(name, *(f"{count:,}" for count in counts.values()))
+    table.add_section()
+    table.add_row("all", *(f"{len(split):,}" for split in report.splits.values()))
+    make_console().print(table)
+
+
+def _print_line(name: str, text: str) -> None:
+    make_console().print(_filled(f"{name:<8}{text}", " " * 8))
+
+
+def _filled(text: str, indent: str) -> str:
+    lines = text.splitlines()
+    wrap = textwrap.TextWrapper(_WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrap.fill(line) for line in lines)
+
+
+def _range(values: Range) -> str:
+    return f"{values.least:.4g} to {values.greatest:.4g}, median {values.median:.4g}"
+
+
+def _copies(copies: Copies, root: Path) -> str:
+    same = "equal files" if copies.same_bytes else "equal pixels"
+    files = "\n".join(
+        f"      {_short(path, root)}" + (f" ({part}, {name})" if copies.code != "copies" else "")
+        for path, name, part in zip(copies.files, copies.classes, copies.parts, strict=True)
+    )
+    return f"    {same}\n{files}"
+
+
+def _files(finding: Finding, root: Path, reasons: dict[Path, str]) -> list[str]:
+    return [f"    {_short(path, root)}" + (f": {reasons[path]}" if path in reasons else "") for path in finding.files]
+
+
+def _short(path: Path, root: Path) -> str:
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)

@@ -1,0 +1,345 @@
+"""What is wrong or odd with a data set, found before a model sees it: what `svp data check` reports."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from svp.data.catalog import DatasetInfo, dataset_info, list_datasets
+from svp.data.facts import ImageFacts, read_all_facts
+from svp.data.images import Unreadable, check_unreadable, remember_readable
+from svp.data.opening import read_data
+from svp.data.splits import DataError, ImageData, Parts, Split, complete, enumerate_some
+
+Level = Literal["error", "warning", "info"]
+
+IMBALANCE = 10.0
+"""From this many times more training images in the largest class than in the smallest, there is a warning."""
+
+MODES = {
+    "RGB": "RGB",
+    "L": "grey",
+    "1": "black and white",
+    "LA": "grey with transparency",
+    "RGBA": "RGB with transparency",
+    "P": "palette",
+    "PA": "palette with transparency",
+    "CMYK": "CMYK",
+    "I;16": "16-bit grey",
+    "I;16B": "16-bit grey",
+    "I": "32-bit grey",
+    "F": "floating-point grey",
+}
+"""What Pillow's modes are called here; others keep their name."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to know about a data set.
+
+    Attributes:
+        level: "error": scores or the run itself would be wrong; "warning": likely not as meant; "info": good to know.
+        code: Names the kind of finding, for programs.
+        message: For people.
+        files: All files concerned; copies of one image stand together.
+    """
+
+    level: Level
+    code: str
+    message: str
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Files of one and the same image.
+
+    Attributes:
+        files: Two or more.
+        classes: Of each file.
+        parts: Of each file, as the data set brings them.
+        same_bytes: Whether the files are equal too, not only their decoded pixels.
+    """
+
+    files: tuple[Path, ...]
+    classes: tuple[str, ...]
+    parts: tuple[str, ...]
+    same_bytes: bool
+
+    @property
+    def code(self) -> str:
+        """The kind of finding this makes: "leak", "label-conflict" or "copies"."""
+        return "leak" if len(set(self.parts)) > 1 else "label-conflict" if len(set(self.classes)) > 1 else "copies"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Least, median and greatest of a number per image."""
+
+    least: float
+    median: float
+    greatest: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that `check_data` found.
+
+    Attributes:
+        name: Of the data set.
+        root: See `Parts`.
+        class_names: By label.
+        splits: The three parts that a run would use; those that the data set brings where it cannot be split.
+        unreadable: Images that cannot be decoded.
+        width, height: Pixels, upright.
+        aspect: Width / height.
+        modes: Number of images by Pillow's mode.
+        copies: Images that are there more than once.
+        ignored: Files that are no part of the data.
+        findings: Errors first.
+    """
+
+    name: str
+    root: Path
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Split]
+    unreadable: tuple[Unreadable, ...]
+    width: Range | None
+    height: Range | None
+    aspect: Range | None
+    modes: Mapping[str, int]
+    copies: tuple[Copies, ...]
+    ignored: tuple[Path, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether there is a finding of level "error"."""
+        return any(finding.level == "error" for finding in self.findings)
+
+    @property
+    def total(self) -> int:
+        """Number of images in all parts."""
+        return sum(len(split) for split in self.splits.values())
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Number of images by class, by part."""
+        numbers = {part: Counter(split.labels) for part, split in self.splits.items()}
+        return {name: {part: numbers[part][label] for part in self.splits} for label, name in enumerate(self.class_names)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``svp data check --json`` prints them."""
+        ranges = {"width": self.width, "height": self.height, "aspect": self.aspect}
+        return {
+            "name": self.name,
+            "root": str(self.root),
+            "ok": not self.has_errors,
+            "classes": list(self.class_names),
+            "images": {part: len(split) for part, split in self.splits.items()},
+            "origin": {part: split.origin for part, split in self.splits.items()},
+            "counts": self.counts(),
+            "sizes": {
+                name: {"min": values.least, "median": values.median, "max": values.greatest} if values else None
+                for name, values in ranges.items()
+            },
+            "modes": dict(self.modes),
+            "ignored": [str(path) for path in self.ignored],
+            "unreadable": [{"path": str(image.path), "reason": image.reason} for image in self.unreadable],
+            "copies": [
+                {
+                    "files": [str(path) for path in copies.files],
+                    "classes": list(copies.classes),
+                    "parts": list(copies.parts),
+                    "same": "bytes" if copies.same_bytes else "pixels",
+                }
+                for copies in self.copies
+            ],
+            "findings": [
+                {
+                    "level": finding.level,
+                    "code": finding.code,
+                    "message": finding.message,
+                    "files": [str(path) for path in finding.files],
+                }
+                for finding in self.findings
+            ],
+        }
+
+
+def check_data(
+    data: str,
+    data_root: str | Path | None = None,
+    *,
+    img_size: int = 224,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Decode every image of a data set once and report what is wrong or odd.
+
+    Copies are looked for between the parts that the data set brings itself: those in two parts are a leak. Where
+    validation or test images are drawn from the training part, its copies may fall on both sides, which is a warning.
+
+    Args:
+        data: What ``svp train --data`` takes.
+        data_root: Where named data sets lie; ``$SVP_HOME/data`` if None.
+        img_size: Side of the model's input in pixels; smaller images are noted.
+        progress: Called with (images done, images in all).
+
+    Raises:
+        DataError: The data cannot be opened at all.
+        ValueError: `img_size` is below 1.
+    """
+    if img_size < 1:
+        raise ValueError(f"img_size is {img_size}, expected 1 or more")
+    name, parts = read_data(data, data_root)
+    row = dataset_info(data) if data in list_datasets() and not Path(data).expanduser().exists() else None
+    paths = list(dict.fromkeys(path for split in parts.splits.values() for path in split.paths))
+    facts, unreadable = read_all_facts(paths, None if progress is None else lambda done: progress(done, len(paths)))
+    remember_readable(facts)
+    findings: list[Finding] = []
+    try:
+        whole = complete(name, parts)
+        splits: Mapping[str, Split] = {"train": whole.train, "val": whole.val, "test": whole.test}
+        findings += _unusable(whole, unreadable)
+    except DataError as error:
+        splits = parts.splits
+        findings.append(Finding("error", "not-splittable", str(error)))
+    copies = _find_copies(parts, facts)
+    findings += _catalogue_mismatch(row, parts) if row else []
+    findings += _unreadable(unreadable, len(paths))
+    findings += _repeated(copies, drawn_from_train=not {"val", "test"} <= parts.splits.keys())
+    findings += _classes(parts, splits)
+    findings += _images(facts, img_size)
+    if parts.ignored:
+        message = f"{_number(len(parts.ignored), 'file')} ignored, not part of the data"
+        findings.append(Finding("info", "ignored", message, parts.ignored))
+    findings += [Finding("info", "note", note) for note in parts.notes]
+    levels = ("error", "warning", "info")
+    sizes = facts.values()
+    return Report(
+        name=name,
+        root=parts.root,
+        class_names=parts.class_names,
+        splits=splits,
+        unreadable=unreadable,
+        width=_range([image.width for image in sizes]),
+        height=_range([image.height for image in sizes]),
+        aspect=_range([image.width / image.height for image in sizes]),
+        modes=dict(Counter(image.mode for image in sizes).most_common()),
+        copies=copies,
+        ignored=parts.ignored,
+        findings=tuple(sorted(findings, key=lambda finding: levels.index(finding.level))),
+    )
+
+
+def _unusable(data: ImageData, unreadable: Sequence[Unreadable]) -> list[Finding]:
+    try:
+        check_unreadable(data, unreadable)
+    except DataError as error:
+        return [Finding("error", "unusable", str(error))]
+    return []
+
+
+def _catalogue_mismatch(row: DatasetInfo, parts: Parts) -> list[Finding]:
+    found: list[Finding] = []
+    if len(parts.class_names) != row.classes:
+        message = f"{_number(len(parts.class_names), 'class', 'classes')}, the catalogue says {row.classes:,}"
+        found.append(Finding("error", "catalogue-classes", message))
+    # a validation part is not always official: then train and val count together
+    has_val = "val" in parts.splits and "val" in row.sizes
+    groups = [("train",), ("val",), ("test",)] if has_val else [("train", "val"), ("test",)]
+    for group in groups:
+        images = sum(len(parts.splits[part]) for part in group if part in parts.splits)
+        published = sum(row.sizes.get(part, 0) for part in group)
+        if images != published:
+            present = [part for part in group if part in parts.splits or part in row.sizes]
+            message = f"{' and '.join(present)}: {_number(images, 'image')}, the catalogue says {published:,}"
+            found.append(Finding("error", "catalogue-size", message))
+    return found
+
+
+def _unreadable(unreadable: Sequence[Unreadable], total: int) -> list[Finding]:
+    if not unreadable:
+        return []
+    message = f"{len(unreadable):,} of {_number(total, 'image')} cannot be read; repair or remove them"
+    return [Finding("error", "unreadable", message, tuple(image.path for image in unreadable))]
+
+
+def _find_copies(parts: Parts, facts: Mapping[Path, ImageFacts]) -> tuple[Copies, ...]:
+    groups: dict[bytes, list[tuple[Path, str, str]]] = {}
+    for part, split in parts.splits.items():
+        for path, label in zip(split.paths, split.labels, strict=True):
+            if path in facts:
+                groups.setdefault(facts[path].pixel_digest, []).append((path, parts.class_names[label], part))
+    found = []
+    for group in groups.values():
+        if len(group) > 1:
+            files, classes, where = zip(*group, strict=True)
+            same_bytes = len({facts[path].file_digest for path in files}) == 1
+            found.append(Copies(files, classes, where, same_bytes))
+    return tuple(found)
+
+
+def _repeated(copies: Sequence[Copies], drawn_from_train: bool) -> list[Finding]:
+    by_code: dict[str, list[Copies]] = {"leak": [], "label-conflict": [], "copies": []}
+    for entry in copies:
+        by_code[entry.code].append(entry)
+    may_leak = "; validation or test images are drawn from train, so copies may fall on both sides" if drawn_from_train else ""
+    kinds: dict[str, tuple[Level, str, str]] = {
+        "leak": ("error", "in two parts, so scores are too good: keep each in one part", ""),
+        "label-conflict": ("warning", "in two classes of one part: one of the labels is wrong", may_leak),
+        "copies": ("warning" if may_leak else "info", "more than once in one class", may_leak),
+    }
+    found = []
+    for code, (level, what, remark) in kinds.items():
+        if entries := by_code[code]:
+            pixels = sum(not entry.same_bytes for entry in entries)
+            how = f" ({pixels:,} by equal pixels in unequal files)" if pixels else " (by equal files)"
+            verb = "is" if len(entries) == 1 else "are"
+            files = tuple(path for entry in entries for path in entry.files)
+            found.append(Finding(level, code, f"{_number(len(entries), 'image')} {verb} {what}{how}{remark}", files))
+    return found
+
+
+def _classes(parts: Parts, splits: Mapping[str, Split]) -> list[Finding]:
+    found: list[Finding] = []
+    for part, split in splits.items():
+        present = set(split.labels)
+        absent = [name for label, name in enumerate(parts.class_names) if label not in present]
+        if absent:
+            what = f"no image of {_number(len(absent), 'class', 'classes')}: {enumerate_some(absent)}"
+            found.append(Finding("warning", "class-absent", f"{part} has {what}"))
+    by_size = Counter(parts.splits["train"].labels).most_common()
+    (most, n_most), (fewest, n_fewest) = by_size[0], by_size[-1]
+    if n_most >= IMBALANCE * n_fewest:
+        names = parts.class_names
+        message = (
+            f"{n_most / n_fewest:.1f} times as many training images of {names[most]} ({n_most:,}) as of {names[fewest]} "
+            f"({n_fewest:,}): top-1 hides how the small classes do, look at the accuracy per class"
+        )
+        found.append(Finding("warning", "imbalance", message))
+    return found
+
+
+def _images(facts: Mapping[Path, ImageFacts], img_size: int) -> list[Finding]:
+    found: list[Finding] = []
+    small = tuple(path for path, image in facts.items() if min(image.width, image.height) < img_size)
+    if small:
+        message = f"{len(small):,} of {_number(len(facts), 'image')} smaller than {img_size} pixels on a side, to be enlarged"
+        found.append(Finding("info", "small", message, small))
+    converted = tuple(path for path, image in facts.items() if image.mode != "RGB")
+    if converted:
+        kinds = Counter(MODES.get(facts[path].mode, facts[path].mode) for path in converted)
+        listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        message = f"{len(converted):,} of {_number(len(facts), 'image')} not plain RGB, to be converted: {listed}"
+        found.append(Finding("info", "converted", message, converted))
+    return found
+
+
+def _range(values: Sequence[float]) -> Range | None:
+    return Range(min(values), median(values), max(values)) if values else None
+
+
+def _number(count: int, one: str, many: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -220,3 +220,24 @@ def test_input_config_survives_json() -> None:
     assert InputConfig.from_dict({}) == InputConfig()
     with pytest.raises(ValueError, match=r"unknown field colour of InputConfig; known are img_size, mean"):
         InputConfig.from_dict({"colour": 1})
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("size", [(60, 40), (20, 50), (32, 32)])
+def test_no_crop_in_training_is_the_geometry_of_evaluation(crop_mode: Any, size: tuple[int, int]) -> None:
+    inputs = InputConfig(32, crop_pct=0.8, crop_mode=crop_mode)
+    image = Image.radial_gradient("L").resize(size).convert("RGB")
+    plain = AugmentConfig(crop="none", hflip=0, auto_augment=None, color_jitter=0, random_erasing=0)
+    assert torch.equal(train_transform(inputs, plain)(image), eval_transform(inputs)(image))
+
+
+def test_the_other_augmentations_follow_where_there_is_no_crop() -> None:
+    inputs = InputConfig(32, crop_pct=1.0, crop_mode="squash")
+    image = Image.linear_gradient("L").rotate(90).resize((40, 50)).convert("RGB")
+    mirrored = train_transform(
+        inputs, AugmentConfig(crop="none", hflip=1, auto_augment=None, color_jitter=0, random_erasing=0)
+    )(image)
+    assert torch.equal(mirrored, eval_transform(inputs)(image).flip(-1))
+    assert not torch.equal(mirrored, eval_transform(inputs)(image))
+    erased = AugmentConfig(crop="none", hflip=0, auto_augment=None, color_jitter=0, random_erasing=1)
+    assert not torch.equal(train_transform(inputs, erased)(image), eval_transform(inputs)(image))

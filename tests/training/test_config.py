@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from svp.training import ConfigError, make_config
-from svp.training.config import RECIPES, read_recipe
-from svp.training.schedule import Schedule
-
-RELEASED = json.loads((Path(__file__).parent.parent / "golden" / "recipe.json").read_text())
+from svp.training.config import differences
 
 
 def test_defaults_come_from_the_method() -> None:
@@ -62,9 +57,21 @@ def test_written_settings_read_back_equal(tmp_path: Path) -> None:
         ({"method": {"name": "svp", "cross": False, "inner": False}}, "cross and inner are both off"),
         ({"colour": 3}, "colour"),
         ({"schedule": "linear"}, "schedule"),
-        ({"recipe": "nothing"}, "recipe 'nothing' is neither a file nor one of: paper, scratch"),
+        ({"recipe": "nothing"}, "recipe 'nothing' is neither a file nor one of: paper, paper/cifar10, .*scratch"),
         ({"augment": {"hflip": 2.0}}, "hflip"),
         ({"augment": {"auto_augment": "strong"}}, "auto_augment"),
+        ({"augment": {"crop": "center"}}, "crop"),
+        ({"inputs": {"normalization": "cifar"}}, "normalization"),
+        ({"inputs": {"crop_pct": 1.5}}, r"crop_pct \(=1.5\) must be above 0"),
+        ({"inputs": {"crop_mode": "stretch"}}, "crop_mode"),
+        ({"inputs": {"interpolation": "cubic"}}, "interpolation .*must be one of"),
+        ({"inputs": "imagenet"}, "inputs is 'imagenet', expected settings"),
+        ({"protocol": "test"}, "protocol"),
+        ({"shots": 0}, "shots is 0, expected 1 or more"),
+        ({"train_fraction": 0.0}, "train_fraction is 0.0, expected 0 < train_fraction <= 1"),
+        ({"train_fraction": 1.5}, "train_fraction is 1.5"),
+        ({"shots": 4, "train_fraction": 0.5}, "only one of them"),
+        ({"lr_base_size": 0}, "lr_base_size is 0"),
     ],
 )
 def test_bad_settings_are_named(values: dict[str, object], message: str) -> None:
@@ -88,42 +95,10 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         make_config({}, tmp_path / "list.yaml")
 
 
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.yaml")))
-def test_every_recipe_parses_and_sets_what_it_says(recipe: str) -> None:
-    config = make_config({"data": "x", "recipe": recipe})
-    written = config.to_dict()
-    for name, value in read_recipe(recipe).items():
-        if isinstance(value, dict):
-            assert {**written[name], **value} == written[name]
-        else:
-            assert written[name] == value or written[name].get("name") == value
-
-
-def learning_rates(lr: float, schedule: str, steps: int = 3, epochs: int = 100) -> list[list[float]]:
-    config = make_config({"data": "x", "recipe": "paper", "lr": lr, "schedule": schedule, "epochs": epochs})
-    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=lr)
-    plan = Schedule(optimizer, config, steps)
-    rates = []
-    for epoch in range(epochs):
-        rates.append([])
-        for step in range(steps):
-            plan.set(epoch, step)
-            rates[-1].append(optimizer.param_groups[0]["lr"])
-    return rates
-
-
-@pytest.mark.parametrize("name", ["CUB200", "DOGS"])
-def test_released_schedule_is_that_of_the_release_in_every_epoch(name: str) -> None:
-    expected = RELEASED["learning_rate"]["used_per_epoch"][name]
-    rates = learning_rates(RELEASED["per_dataset"][name]["lr_after_scaling"], "released")
-    assert all(len(set(rate)) == 1 for rate in rates)
-    assert [rate[0] for rate in rates] == pytest.approx(expected, rel=1e-12)
-
-
-def test_cosine_schedule_warms_up_peaks_and_ends_low() -> None:
-    rates = [rate for epoch in learning_rates(0.01, "cosine") for rate in epoch]
-    assert rates[0] == pytest.approx(1e-5)
-    assert max(rates) == pytest.approx(0.01)
-    assert rates.index(max(rates)) == 15
-    assert rates[15:] == sorted(rates[15:], reverse=True)
-    assert rates[-1] < 1.1e-5
+def test_what_changes_the_training_is_a_difference() -> None:
+    old = make_config({"data": "x"})
+    changes = {"lr_base_size": 64, "shots": 3, "protocol": "trainval", "inputs": {"normalization": "none"}}
+    for name, value in changes.items():
+        (difference,) = differences(old, make_config({"data": "x", name: value}))
+        assert difference.startswith(f"{name}: ")
+    assert differences(old, make_config({"data": "x", "num_workers": 2, "out": "elsewhere"})) == []

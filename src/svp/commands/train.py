@@ -22,14 +22,14 @@ def run(argv: list[str]) -> int:
 
     argv = _spelled_out(argv)
     first = Parser(add_help=False)  # what decides which options there are
-    for option in ("--config", "--out", "--recipe", "--resume", "--method.name"):
+    for option in ("--config", "--out", "--data", "--recipe", "--resume", "--method.name"):
         first.add_argument(option)
     known = vars(first.parse_known_args(argv)[0])
     config_file = known["config"]
     if config_file is None and known["out"] and known["resume"] in ("true", "True"):
         saved = Path(known["out"]) / "config.yaml"  # `svp train --out RUN --resume` needs nothing more
         config_file = str(saved) if saved.is_file() else None
-    named = {"method": known["method.name"], "recipe": known["recipe"]}
+    named = {"data": known["data"], "method": known["method.name"], "recipe": known["recipe"]}
     settings = merge_settings({name: value for name, value in named.items() if value is not None}, config_file)
     method = settings["method"]["name"]
     if method not in list_methods():

@@ -79,7 +79,7 @@ class ImageData:
         for part, split in parts.items():
             present = set(split.labels)
             absent = [name for label, name in enumerate(self.class_names) if label not in present]
-            if absent:
+            if absent and present:
                 lines.append(f"  {part} has no image of {enumerate_some(absent)}")
         if self.ignored:
             names = [path.relative_to(self.root) for path in self.ignored]

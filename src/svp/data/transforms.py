@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -15,6 +15,7 @@ Transform = Callable[[Image.Image], Tensor]
 """RGB image to float tensor, (3, height, width)."""
 
 CropMode = Literal["center", "squash", "border"]
+TrainCrop = Literal["random", "none"]
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 _TRAIN_INTERPOLATIONS = ("random", "bicubic", "bilinear")
 
@@ -88,6 +89,7 @@ class AugmentConfig:
     """How training images are varied, in the order of the fields.
 
     Attributes:
+        crop: "random", a random resized crop; "none", resized and cut as in evaluation (neither of the next two matters then).
         scale_min: Smallest share of the image area that the random resized crop takes, above 0 up to 1.
         train_interpolation: Of that crop: "bicubic", "bilinear", or "random" for either per image.
         hflip: Probability of a flip left to right; 0 where the side matters, as for digits.
@@ -101,6 +103,7 @@ class AugmentConfig:
         ValueError: A field does not fit; names it.
     """
 
+    crop: TrainCrop = "random"
     scale_min: float = 0.35
     train_interpolation: str = "bicubic"
     hflip: float = 0.5
@@ -117,6 +120,7 @@ class AugmentConfig:
                 raise ValueError(f"{name} (={getattr(self, name)}) must be a probability, 0 to 1")
         if not 0 <= self.color_jitter < math.inf:
             raise ValueError(f"color_jitter (={self.color_jitter}) must be 0 or more")
+        _check_choice("crop", self.crop, get_args(TrainCrop))
         _check_choice("train_interpolation", self.train_interpolation, _TRAIN_INTERPOLATIONS)
         policy = self.auto_augment
         if policy is not None and not any(re.fullmatch(pattern, policy) for pattern in _POLICIES):
@@ -127,11 +131,11 @@ class AugmentConfig:
 
 
 def train_transform(inputs: InputConfig, augment: AugmentConfig) -> Transform:
-    """Random resized crop, flips, policy or colour jitter, normalisation, random erasing.
+    """Random resized crop or that of evaluation, flips, policy or colour jitter, normalisation, random erasing.
 
     Draws from the generators of random, numpy and torch (CPU).
     """
-    transform: Transform = create_transform(
+    transform: Any = create_transform(
         inputs.img_size,
         is_training=True,
         scale=(augment.scale_min, 1.0),
@@ -146,6 +150,9 @@ def train_transform(inputs: InputConfig, augment: AugmentConfig) -> Transform:
         re_mode="pixel",
         re_count=1,
     )
+    if augment.crop == "none":
+        resize, cut, *_ = cast(Any, eval_transform(inputs)).transforms
+        transform.transforms[:1] = [resize, cut]  # the first is the random resized crop
     return transform
 
 

@@ -1,13 +1,16 @@
 """Train an adapter on a folder of images, score it, use it."""
 
-from svp.training.config import ConfigError, TrainConfig, make_config
+from svp.training.config import TrainConfig, make_config
 from svp.training.faults import NonFiniteLossError
+from svp.training.inputs import InputOverrides
 from svp.training.loop import Run, train
+from svp.training.recipes import ConfigError, list_recipes
 from svp.training.records import RunDirectory, RunError
 from svp.training.use import Prediction, evaluate, predict
 
 __all__ = [
     "ConfigError",
+    "InputOverrides",
     "NonFiniteLossError",
     "Prediction",
     "Run",
@@ -15,6 +18,7 @@ __all__ = [
     "RunError",
     "TrainConfig",
     "evaluate",
+    "list_recipes",
     "make_config",
     "predict",
     "train",

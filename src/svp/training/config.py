@@ -5,23 +5,18 @@ from __future__ import annotations
 import math
 from argparse import ArgumentError
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from svp.data import AugmentConfig
 from svp.models.factory import full_name
+from svp.training.inputs import InputOverrides
+from svp.training.protocol import Protocol
+from svp.training.recipes import ConfigError, merge, normalised, read_recipe, read_settings, recipe_for
 from svp.tuners import get_method
-
-RECIPES = Path(__file__).resolve().parent.parent / "assets" / "recipes"
-"""Folder of the named recipes."""
-
-
-class ConfigError(ValueError):
-    """A setting is unknown or out of range; the message names it and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,7 @@ class TrainConfig:
         epochs: Passes over the training images.
         batch_size: Images per optimizer step, over all processes.
         lr: Peak learning rate of AdamW; the method's own if left out.
+        lr_base_size: Batch size that `lr` is meant for: the peak is lr * batch_size / lr_base_size. No scaling if left out.
         weight_decay: Weight decay of AdamW, on matrices only; the method's own if left out.
         schedule: "cosine": per step, linear warm-up, then half a cosine down to `min_lr`; "released": per epoch and one epoch
             late, as the released code does.
@@ -53,8 +49,13 @@ class TrainConfig:
         clip_grad: Largest norm of the gradient; no clipping if left out.
         grad_checkpointing: Recompute blocks in the backward pass: less memory, about a third more time.
         augment: How training images are varied.
-        protocol: "validation": the epoch is chosen on validation images and test is read once; "paper": train on train and
-            validation, choose the best epoch on test, as the paper's code does (labelled so in every result).
+        inputs: What replaces the model's own preparation of images.
+        protocol: "validation": train on train, choose the epoch on validation images, read test once, at the end; "trainval":
+            train on train and validation, keep the last epoch, read test once, as tables of VTAB-1K do; "paper": train on
+            train and validation (or on what the released code takes, where that differs), choose the best epoch on test, as
+            the paper's code does. Labelled so in every result.
+        shots: Images per class to train on, drawn by seed; validation and test stay whole. All if left out.
+        train_fraction: Share of every class to train on, drawn by seed, at least one image; instead of `shots`.
         val_fraction: Share of the training images split off for validation where no val/ folder is given.
         test_fraction: Share split off for test where no test/ folder is given.
         seed: Of weights, splits, order and augmentation.
@@ -63,7 +64,8 @@ class TrainConfig:
         num_workers: Processes that read images; chosen by the machine if left out.
         out: Run directory; runs/<data>-<model>-<method>-<seed> if left out.
         resume: Go on with the run in `out` from its last finished epoch.
-        recipe: Named recipe, or a YAML file, whose values are used where nothing else is given.
+        recipe: Named recipe, or a YAML file, whose values are used where nothing else is given; of "paper", the variant of
+            the named data set.
     """
 
     data: str = ""
@@ -76,6 +78,7 @@ class TrainConfig:
     epochs: int = 20
     batch_size: int = 32
     lr: float | None = None
+    lr_base_size: int | None = None
     weight_decay: float | None = None
     schedule: Literal["cosine", "released"] = "cosine"
     warmup_epochs: float = 1.0
@@ -88,7 +91,10 @@ class TrainConfig:
     clip_grad: float | None = None
     grad_checkpointing: bool = False
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    protocol: Literal["validation", "paper"] = "validation"
+    inputs: InputOverrides = field(default_factory=InputOverrides)
+    protocol: Protocol = "validation"
+    shots: int | None = None
+    train_fraction: float | None = None
     val_fraction: float = 0.15
     test_fraction: float = 0.15
     seed: int = 0
@@ -104,7 +110,8 @@ class TrainConfig:
             raise ConfigError("data is missing: a folder with one folder of images per class, or a data set's name")
         full_name(self.model)
         tuner = get_method(self.method)
-        for name, low in (("epochs", 1), ("batch_size", 2), ("num_workers", 0), ("img_size", 1), ("seed", 0)):
+        lowest = {"epochs": 1, "batch_size": 2, "lr_base_size": 1, "shots": 1, "num_workers": 0, "img_size": 1, "seed": 0}
+        for name, low in lowest.items():
             _check_at_least(name, getattr(self, name), low)
         for name in ("lr", "clip_grad"):
             value = getattr(self, name)
@@ -118,6 +125,10 @@ class TrainConfig:
         for name in ("val_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.9:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 < {name} < 0.9")
+        if self.train_fraction is not None and not 0 < self.train_fraction <= 1:
+            raise ConfigError(f"train_fraction is {self.train_fraction}, expected 0 < train_fraction <= 1")
+        if self.train_fraction is not None and self.shots is not None:
+            raise ConfigError(f"shots is {self.shots} and train_fraction is {self.train_fraction}, expected only one of them")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ConfigError(f"batch_size is {self.batch_size}, mixup and CutMix need an even one")
         # the method's own checks; every option is written out, so that a run says what it did
@@ -126,6 +137,12 @@ class TrainConfig:
             object.__setattr__(self, "lr", tuner.default_lr)
         if self.weight_decay is None:
             object.__setattr__(self, "weight_decay", tuner.default_weight_decay)
+
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate after scaling with the batch size."""
+        lr = self.lr or 0.0  # __post_init__ has set it
+        return lr * self.batch_size / self.lr_base_size if self.lr_base_size else lr
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as ``config.yaml`` and recipes hold them: the method's options stand under ``method``."""
@@ -155,7 +172,8 @@ def make_config(explicit: Mapping[str, Any], config_file: str | Path | None = No
         values = parsed.as_dict()
         method = values.pop("method")
         augment = AugmentConfig(**values.pop("augment"))
-        return TrainConfig(method=method.pop("name"), options=method, augment=augment, **values)
+        inputs = InputOverrides(**values.pop("inputs"))
+        return TrainConfig(method=method.pop("name"), options=method, augment=augment, inputs=inputs, **values)
     except ConfigError:
         raise
     except (ArgumentError, ValueError, TypeError) as error:
@@ -168,14 +186,16 @@ def merge_settings(explicit: Mapping[str, Any], config_file: str | Path | None =
     Raises:
         ConfigError: A file cannot be read; something else stands where a name or settings belong.
     """
-    layers = [_normalised(read_yaml(config_file), f" (in {config_file})")] if config_file else []
-    layers.append(_normalised(explicit))
+    layers = [read_settings(config_file)] if config_file else []
+    layers.append(normalised(explicit))
     recipe = next((layer["recipe"] for layer in reversed(layers) if layer.get("recipe")), None)
     if recipe:
-        layers.insert(0, _normalised(read_recipe(recipe), f" (in recipe {recipe})"))
+        data = next((layer["data"] for layer in reversed(layers) if layer.get("data")), "")
+        recipe = recipe_for(recipe, data)
+        layers = [read_recipe(recipe), *layers, {"recipe": recipe}]
     merged: dict[str, Any] = {}
     for layer in layers:
-        merged = _merge(merged, layer)
+        merged = merge(merged, layer)
     merged.setdefault("method", {}).setdefault("name", "svp")
     return merged
 
@@ -189,38 +209,6 @@ def make_parser(method: str) -> ArgumentParser:
     return parser
 
 
-def read_recipe(name: str) -> dict[str, Any]:
-    """Values of a named recipe or of a YAML file.
-
-    Raises:
-        ConfigError: Neither a known name nor a file; lists the known names.
-    """
-    path = RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        path = Path(name)
-    if not path.is_file():
-        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-        raise ConfigError(f"recipe {name!r} is neither a file nor one of: {known}")
-    return read_yaml(path)
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A mapping from a YAML file.
-
-    Raises:
-        ConfigError: No such file, no valid YAML, or not a mapping.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no settings: expected lines such as 'epochs: 20'")
-    return values
-
-
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Settings that differ, as "name: old -> new", but for those that cannot change what is trained."""
     harmless = {"resume", "out", "num_workers", "device", "recipe"}
@@ -229,42 +217,3 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
         for f in fields(TrainConfig)
         if f.name not in harmless and getattr(old, f.name) != getattr(new, f.name)
     ]
-
-
-_KINDS: dict[str, tuple[Any, str]] = {
-    "method": (Mapping, "a name, or settings with a name"),
-    "options": (Mapping, "settings"),
-    "augment": (Mapping, "settings"),
-    "recipe": (str | None, "a name or a file"),
-}
-
-
-def _normalised(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Plain values, the method's name and options under ``method``; messages end with `where` they stand."""
-    values = {
-        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value for name, value in values.items()
-    }
-    if isinstance(values.get("method"), str):
-        values["method"] = {"name": values["method"]}
-    for name, (kind, expected) in _KINDS.items():
-        if name in values and not isinstance(values[name], kind):
-            raise ConfigError(f"{name} is {values[name]!r}, expected {expected}{where}")
-    if "options" in values:
-        values["method"] = {**values.get("method", {}), **values.pop("options")}
-    method = values.get("method", {})
-    if not isinstance(method.get("name", ""), str):
-        raise ConfigError(f"method.name is {method['name']!r}, expected a name{where}")
-    for name in (*values, *method, *values.get("augment", {})):
-        if not isinstance(name, str):
-            raise ConfigError(f"{name!r} is not the name of a setting{where}")
-    return values
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    if "name" in over.get("method", {}) and over["method"]["name"] != base.get("method", {}).get("name"):
-        merged.pop("method", None)  # another method: the old one's options mean nothing to it
-    for name, value in over.items():
-        both = isinstance(merged.get(name), Mapping) and isinstance(value, Mapping)
-        merged[name] = {**merged[name], **value} if both else value
-    return merged

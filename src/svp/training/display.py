@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -49,10 +50,13 @@ class Display:
     def epoch(self, row: dict[str, Any], epochs: int, seconds_left: float, best: bool) -> None:
         """One line for a finished epoch."""
         width = len(str(epochs))
+        chosen_by = ""
+        if row["selection_split"]:
+            scores = f"{row['selection_split']} loss {row['selection_loss']:.3f}  top-1 {row['selection_top1']:6.1%}"
+            chosen_by = f"{scores}{' *' if best else '  '}  "
         self.say(
-            f"epoch {row['epoch'] + 1:{width}d}/{epochs}  loss {row['train_loss']:.3f}  "
-            f"{row['selection_split']} loss {row['selection_loss']:.3f}  top-1 {row['selection_top1']:6.1%}"
-            f"{' *' if best else '  '}  {row['seconds']:.1f} s, {duration(seconds_left)} left"
+            f"epoch {row['epoch'] + 1:{width}d}/{epochs}  loss {row['train_loss']:.3f}  {chosen_by}"
+            f"{row['seconds']:.1f} s, {duration(seconds_left)} left"
         )
 
     def table(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
@@ -72,28 +76,37 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def plot_curves(rows: Sequence[dict[str, Any]], best_epoch: int, path: Path) -> None:
-    """Loss and accuracy over the epochs, as a PNG."""
+def plot_curves(rows: Sequence[dict[str, Any]], best_epoch: int, path: Path, title: str) -> None:
+    """Loss over the epochs, and accuracy where a split was scored after each, as a PNG.
+
+    Args:
+        rows: As in ``metrics.jsonl``.
+        best_epoch: The one that was kept, counted from 0.
+        path: The PNG.
+        title: How it was chosen.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     blue, orange = "#0072B2", "#D55E00"  # apart for colour-blind readers too
     epochs = [row["epoch"] + 1 for row in rows]
     split = {"val": "validation"}.get(rows[0]["selection_split"], rows[0]["selection_split"])
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    loss, accuracy = figure.subplots(1, 2)
+    figure.suptitle(fill(title, 120), fontsize="medium", parse_math=False)
+    loss, *others = figure.subplots(1, 2 if split else 1, squeeze=False)[0]
     loss.plot(epochs, [row["train_loss"] for row in rows], color=blue, marker=".", label="training (augmented)")
-    loss.plot(epochs, [row["selection_loss"] for row in rows], color=orange, marker=".", label=split)
     loss.set(ylabel="loss")
-    accuracy.plot(epochs, [row["selection_top1"] for row in rows], color=orange, marker=".", label=f"{split} top-1")
-    best = rows[best_epoch]["selection_top1"]
-    accuracy.plot(
-        best_epoch + 1, best, "o", mfc="none", mec=orange, ms=10, label=f"chosen: epoch {best_epoch + 1}, {best:.1%}"
-    )
-    accuracy.set(ylabel="accuracy")
+    for accuracy in others:
+        loss.plot(epochs, [row["selection_loss"] for row in rows], color=orange, marker=".", label=split)
+        accuracy.plot(epochs, [row["selection_top1"] for row in rows], color=orange, marker=".", label=f"{split} top-1")
+        best = rows[best_epoch]["selection_top1"]
+        accuracy.plot(
+            best_epoch + 1, best, "o", mfc="none", mec=orange, ms=10, label=f"chosen: epoch {best_epoch + 1}, {best:.1%}"
+        )
+        accuracy.set(ylabel="accuracy")
+        style_axis(accuracy, share=True)
     style_axis(loss)
-    style_axis(accuracy, share=True)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=144, format="png"))
 
 

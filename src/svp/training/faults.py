@@ -41,7 +41,7 @@ def check_outcome(tuner: Tuner[Any], loss: float, epoch: int) -> None:
     """Refuse an epoch that ended badly, before its weights replace good ones.
 
     Raises:
-        NonFiniteLossError: The loss of the images that choose the epoch, or a trained value, is NaN or infinite.
+        NonFiniteLossError: The loss of the images scored after it, or a trained value, is NaN or infinite.
     """
     broken = next((name for name, value in tuner.state_dict().items() if not bool(torch.isfinite(value).all())), None)
     if broken is None and math.isfinite(loss):
@@ -49,7 +49,7 @@ def check_outcome(tuner: Tuner[Any], loss: float, epoch: int) -> None:
     where = f"{broken} holds non-finite values" if broken else "all trained values are finite"
     kept = f"the state after epoch {epoch} is kept in the run directory" if epoch else "no epoch was finished"
     raise NonFiniteLossError(
-        f"after epoch {epoch + 1} the loss on the images that choose the epoch is {loss}: {where}. "
+        f"after epoch {epoch + 1} the loss of the images scored after it is {loss}: {where}. "
         f"Try a lower --lr, --clip-grad 1, or --precision fp32; {kept}"
     )
 

@@ -25,7 +25,6 @@ from torch import Tensor
 from svp.data import (
     ImageData,
     ImageListDataset,
-    InputConfig,
     Split,
     Unreadable,
     check_unreadable,
@@ -36,12 +35,13 @@ from svp.data import (
     open_data,
     train_transform,
 )
-from svp.models import Origin, VisionMamba, input_fields, model_info
+from svp.models import Origin, VisionMamba, create_model, input_fields, model_info
 from svp.models.factory import full_name
 from svp.training.config import TrainConfig, differences, make_config
 from svp.training.display import Display, duration, plot_curves
 from svp.training.evaluation import Scores, describe_unreadable, score
 from svp.training.faults import check_outcome, explain_nonfinite
+from svp.training.protocol import how_chosen, images_used, selection_part
 from svp.training.records import RunDirectory, RunError, environment, is_temporary, peak_memory_mb
 from svp.training.schedule import Schedule
 from svp.tuners import Tuner, save_adapter, tune
@@ -64,8 +64,9 @@ class Run:
 def train(data: str | Path | None = None, *, config: TrainConfig | None = None, progress: bool = True, **settings: Any) -> Run:
     """Train an adapter on a folder of images: what ``svp train`` does.
 
-    The epoch is chosen on validation images and the test images are read once, at the end (``protocol="paper"`` is the
-    exception, and says so). Killed at any moment, the run goes on with ``resume=True`` and ends with the same weights.
+    The epoch is chosen on validation images and the test images are read once, at the end; another protocol is labelled
+    in every result (see ``svp.training.protocol``). Killed at any moment, the run goes on with ``resume=True`` and ends
+    with the same weights.
 
     Args:
         data: Folder of images, or a data set's name.
@@ -143,13 +144,14 @@ class _Trainer:
 
     def _open_data(self, config: TrainConfig) -> ImageData:
         with self.accelerator.main_process_first():  # a named data set is made once
-            return open_data(
+            data = open_data(
                 config.data,
                 config.data_root,
                 seed=config.seed,
                 val_fraction=config.val_fraction,
                 test_fraction=config.test_fraction,
             )
+        return images_used(data, config.protocol, shots=config.shots, train_fraction=config.train_fraction, seed=config.seed)
 
     def _resolve(self, config: TrainConfig) -> TrainConfig:
         """Nothing left to the place, the machine or the name: what ``config.yaml`` holds can be run again anywhere."""
@@ -162,6 +164,8 @@ class _Trainer:
             out = out if number == 1 else f"{out}-{number}"
         folder = Path(config.data).expanduser()
         weights = config.weights
+        img_size = config.img_size or model_info(config.model).img_size
+        own = input_fields(create_model(config.model, img_size=img_size, device="meta"))
         return replace(
             config,
             out=out,
@@ -169,7 +173,8 @@ class _Trainer:
             data_root=str(Path(config.data_root).expanduser().resolve()) if config.data_root else None,
             model=full_name(config.model),
             weights=weights if weights in ("published", "random") else str(weights_file(weights).resolve()),
-            img_size=config.img_size or model_info(config.model).img_size,
+            img_size=img_size,
+            inputs=config.inputs.resolved(own),
             precision="bf16" if self.accelerator.mixed_precision == "bf16" else "fp32",
         )
 
@@ -223,15 +228,14 @@ class _Trainer:
         model.reset_classifier(len(self.data.class_names))  # a head that came with the weights knows other classes
         self.tuner: Tuner[Any] = tune(model, config.method, **config.options)
         self.model: VisionMamba = model
-        self.inputs = InputConfig.from_dict(input_fields(model))
+        self.inputs = config.inputs.applied(input_fields(model))
         self.device = accelerator.device
 
         readable = self._readable()
         augment = train_transform(self.inputs, config.augment)
-        train_split = readable["train"] if config.protocol == "validation" else join(readable["train"], readable["val"])
-        self.train_set = ImageListDataset(train_split, augment, config.seed)
+        self.train_set = ImageListDataset(readable["train"], augment, config.seed)
         self.workers = choose_num_workers(config.num_workers, self.device)
-        batch_size = self._fitting_batch_size(len(train_split))
+        batch_size = self._fitting_batch_size(len(readable["train"]))
         loader = make_loader(
             self.train_set,
             batch_size,
@@ -241,11 +245,14 @@ class _Trainer:
             pin_memory=self.device.type == "cuda",
             drop_last=True,
         )
-        evaluate = ImageListDataset(self._selection(readable), eval_transform(self.inputs))
-        eval_loader = make_loader(evaluate, batch_size, train=False, num_workers=self.workers)
-        self.eval_batch_size = batch_size
-        optimizer = create_optimizer_v2(model, opt="adamw", lr=config.lr, weight_decay=config.weight_decay)
-        self.wrapped, self.optimizer, self.loader, self.selection_loader = accelerator.prepare(
+        # where nothing chooses the epoch, a batch of training images shows whether it ended well
+        scored = readable[self.selection_split] if self.selection_split else first(readable["train"], batch_size)
+        evaluate = ImageListDataset(scored, eval_transform(self.inputs))
+        processes = accelerator.num_processes
+        self.eval_batch_size = max(batch_size, config.batch_size // processes * processes)  # few shots, many test images
+        eval_loader = make_loader(evaluate, self.eval_batch_size, train=False, num_workers=self.workers)
+        optimizer = create_optimizer_v2(model, opt="adamw", lr=config.peak_lr, weight_decay=config.weight_decay)
+        self.wrapped, self.optimizer, self.loader, self.scored_loader = accelerator.prepare(
             model, optimizer, loader, eval_loader
         )
         self.schedule = Schedule(optimizer, config, len(self.loader))
@@ -262,18 +269,18 @@ class _Trainer:
             f"{self.tuner.num_trainable:,} of {sum(p.numel() for p in model.parameters()):,} parameters train, "
             f"on {self.device.type}, {accelerator.mixed_precision.replace('no', 'fp32')}"
         )
+        if config.lr_base_size:
+            scaled = f"{config.lr:g} * {config.batch_size} / {config.lr_base_size}"
+            self.display.say(f"peak learning rate {config.peak_lr:g} = {scaled}")
 
     def _readable(self) -> dict[str, Split]:
         parts = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
         return {name: drop_unreadable(split, self.unreadable) for name, split in parts.items()}
 
     @property
-    def selection_split(self) -> str:
-        """The split that chooses the epoch."""
-        return "val" if self.config.protocol == "validation" else "test"
-
-    def _selection(self, readable: Mapping[str, Split]) -> Split:
-        return readable[self.selection_split]
+    def selection_split(self) -> str | None:
+        """The split that chooses the epoch; None if nothing does and the last is kept."""
+        return selection_part(self.config.protocol)
 
     def _fitting_batch_size(self, images: int) -> int:
         """The batch size, or the largest that the images and processes allow (even in every process, for mixup)."""
@@ -302,25 +309,26 @@ class _Trainer:
         return list(state["metrics"]), int(state["best"])
 
     def _epoch(self, epoch: int, rows: list[dict[str, Any]], best: int) -> int:
-        """Train and evaluate one epoch, write everything down, return the best epoch so far."""
+        """Train and evaluate one epoch, write everything down, return the epoch to keep so far."""
         started = time.time()
         # all randomness follows from (seed, epoch, process): a resumed run draws what an uninterrupted one would have
         seed_everything(hash((self.config.seed, epoch, self.accelerator.process_index)) % 2**32)
         train_loss = self._train_epoch(epoch)
-        scores = score(self.wrapped, self.selection_loader, self.accelerator, len(self.data.class_names))
+        scores = score(self.wrapped, self.scored_loader, self.accelerator, len(self.data.class_names))
         check_outcome(self.tuner, scores.loss, epoch)  # before anything good is overwritten
+        chooses = self.selection_split is not None
         rows.append(
             {
                 "epoch": epoch,
                 "lr": self.optimizer.param_groups[0]["lr"],
                 "train_loss": train_loss,
                 "selection_split": self.selection_split,
-                "selection_loss": scores.loss,
-                "selection_top1": scores.top1,
+                "selection_loss": scores.loss if chooses else None,
+                "selection_top1": scores.top1 if chooses else None,
                 "seconds": time.time() - started,
             }
         )
-        better = best < 0 or _merit(rows[-1]) > _merit(rows[best])
+        better = not chooses or best < 0 or _merit(rows[-1]) > _merit(rows[best])
         best = epoch if better else best
         if self.accelerator.is_main_process:
             if better:
@@ -336,7 +344,7 @@ class _Trainer:
             )
             self.directory.write_metrics(rows)
         left = np.mean([row["seconds"] for row in rows]) * (self.config.epochs - epoch - 1)
-        self.display.epoch(rows[-1], self.config.epochs, float(left), better)
+        self.display.epoch(rows[-1], self.config.epochs, float(left), better and chooses)
         return best
 
     def _train_epoch(self, epoch: int) -> float:
@@ -383,7 +391,7 @@ class _Trainer:
         )
         result = self._result(rows, best, scores, lost)
         if self.accelerator.is_main_process:
-            plot_curves(rows, best, self.directory.path / "curves.png")
+            plot_curves(rows, best, self.directory.path / "curves.png", result["how_chosen"])
             self.directory.write_result(result)
         self.accelerator.wait_for_everyone()
         self._print(result)
@@ -391,10 +399,6 @@ class _Trainer:
 
     def _result(self, rows: list[dict[str, Any]], best: int, scores: Scores, lost: list[Unreadable]) -> dict[str, Any]:
         config = self.config
-        chosen = {
-            "validation": f"best top-1 on {len(self.data.val)} validation images; test read once, at the end",
-            "paper": "best top-1 on test, trained on train and validation (protocol of the paper's code): optimistic",
-        }[config.protocol]
         return {
             "top1": scores.top1,
             "top5": scores.top5,
@@ -405,8 +409,9 @@ class _Trainer:
             "protocol": config.protocol,
             "epoch_chosen": best + 1,
             "epochs": config.epochs,
-            "how_chosen": chosen,
+            "how_chosen": how_chosen(config.protocol, self.data),
             "selection_top1": rows[best]["selection_top1"],
+            "peak_lr": config.peak_lr,
             "trainable_parameters": self.tuner.num_trainable,
             "trainable_parameters_without_head": self.tuner.num_trainable_without_head,
             "total_parameters": sum(p.numel() for p in self.model.parameters()),
@@ -454,9 +459,9 @@ def _merit(row: Mapping[str, Any]) -> tuple[float, float]:
     return row["selection_top1"], -row["selection_loss"]
 
 
-def join(first: Split, second: Split) -> Split:
-    """Both splits as one."""
-    return Split(first.paths + second.paths, first.labels + second.labels, f"{first.origin}; {second.origin}")
+def first(split: Split, n: int) -> Split:
+    """Its first images, `n` or all."""
+    return replace(split, paths=split.paths[:n], labels=split.labels[:n])
 
 
 def seed_everything(seed: int) -> None:

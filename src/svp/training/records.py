@@ -18,6 +18,7 @@ import yaml
 from svp.data import ImageData, Split
 from svp.paths import write_atomically
 from svp.training.config import TrainConfig, make_config
+from svp.training.protocol import how_chosen_so_far
 
 
 class RunError(RuntimeError):
@@ -29,7 +30,7 @@ class RunDirectory:
     """Names and formats of the files of a run.
 
     ``config.yaml`` everything resolved; ``splits.json`` which image is used for what; ``metrics.jsonl`` a line per epoch;
-    ``adapter.safetensors`` and ``adapter.json`` the best epoch; ``last/state.pt`` what a resumed run starts from;
+    ``adapter.safetensors`` and ``adapter.json`` the epoch that is kept; ``last/state.pt`` what a resumed run starts from;
     ``result.json`` the outcome; ``curves.png``.
     """
 
@@ -110,7 +111,7 @@ class RunDirectory:
         epochs = len(metrics.read_text(encoding="utf-8").splitlines()) if metrics.is_file() else 0
         if not epochs:
             raise RunError(f"no epoch of {self.path} is finished: go on with `svp train --out {self.path} --resume`")
-        return f"unfinished run, best of {epochs} epochs so far"
+        return how_chosen_so_far(self.read_config().protocol, epochs)
 
     def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write ``metrics.jsonl`` whole: a few lines, and never half a line."""
@@ -169,7 +170,8 @@ def _splits_text(data: ImageData) -> str:
         name: [[_below(data.root, path), label] for path, label in zip(s.paths, s.labels, strict=True)]
         for name, s in parts.items()
     }
-    return json.dumps({"root": str(data.root.resolve()), **splits}) + "\n"
+    origins = {name: split.origin for name, split in parts.items()}
+    return json.dumps({"root": str(data.root.resolve()), "origins": origins, **splits}) + "\n"
 
 
 def _below(root: Path, path: Path) -> str:

@@ -1,0 +1,152 @@
+"""Settings in YAML: recipes by name, files that inherit from others, and how layers of settings are merged.
+
+    defaults  <  recipe  <  config file  <  what is given explicitly
+
+A recipe or config file may begin with ``inherit: NAME_OR_FILE`` and then holds only what differs; an inherited file may
+inherit in turn. The recipe ``paper`` of a named data set is ``paper/<name>`` where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RECIPES = Path(__file__).resolve().parent.parent / "assets" / "recipes"
+"""Folder of the named recipes; those in a folder of theirs are named with it, as "paper/cifar10"."""
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or out of range; the message names it and what was expected."""
+
+
+def list_recipes() -> list[str]:
+    """Names that ``--recipe`` takes beside files."""
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
+
+
+def recipe_for(name: str, data: str) -> str:
+    """The recipe's variant for a named data set, as "paper/cifar10"; the recipe itself if it has none.
+
+    Args:
+        name: Named recipe or file.
+        data: Data set's name or folder. An existing folder comes first, as it does when the data is opened.
+    """
+    variant = f"{name}/{data}"
+    return variant if variant in list_recipes() and not Path(data).expanduser().exists() else name
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Values of a named recipe or of a YAML file, over those it inherits.
+
+    Raises:
+        ConfigError: Neither a known name nor a file (lists the known names); a file it inherits cannot be used.
+    """
+    path = _find(name, Path())
+    if path is None:
+        raise ConfigError(f"recipe {name!r} is neither a file nor one of: {', '.join(list_recipes())}")
+    values = read_settings(path)
+    if "recipe" in values:
+        raise ConfigError(f"recipe {name!r} holds 'recipe: {values['recipe']}': write 'inherit: {values['recipe']}' instead")
+    return values
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Normalised values of a YAML file over those of the files it inherits from.
+
+    Raises:
+        ConfigError: A file cannot be read, does not exist, or inherits from itself in the end.
+    """
+    return _read_inheriting(Path(path), ())
+
+
+def _read_inheriting(path: Path, heirs: Sequence[Path]) -> dict[str, Any]:
+    if path.resolve() in [heir.resolve() for heir in heirs]:
+        chain = " inherits ".join(str(file) for file in (*heirs, path))
+        raise ConfigError(f"settings inherit from themselves: {chain}")
+    values = read_yaml(path)
+    parent = values.pop("inherit", None)
+    values = normalised(values, f" (in {path})")
+    if parent is None:
+        return values
+    file = _find(parent, path.parent) if isinstance(parent, str) else None
+    if file is None:
+        raise ConfigError(
+            f"{path} inherits {parent!r}, which is neither a file ({path.parent / str(parent)}) "
+            f"nor one of: {', '.join(list_recipes())}"
+        )
+    return merge(_read_inheriting(file, (*heirs, path)), values)
+
+
+def _find(name: str, folder: Path) -> Path | None:
+    """The file of a named recipe, or a file relative to `folder`."""
+    if name in list_recipes():
+        return RECIPES / f"{name}.yaml"
+    path = folder / Path(name).expanduser()
+    return path if path.is_file() else None
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A mapping from a YAML file.
+
+    Raises:
+        ConfigError: No such file, no valid YAML, or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no settings: expected lines such as 'epochs: 20'")
+    return values
+
+
+_SECTIONS = ("augment", "inputs")
+_KINDS: dict[str, tuple[Any, str]] = {
+    "method": (Mapping, "a name, or settings with a name"),
+    "options": (Mapping, "settings"),
+    **dict.fromkeys(_SECTIONS, (Mapping, "settings")),
+    "data": (str, "a folder or a name"),
+    "recipe": (str | None, "a name or a file"),
+}
+
+
+def normalised(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Plain values, the method's name and options under ``method``; messages end with `where` they stand.
+
+    Raises:
+        ConfigError: Something else stands where a name or settings belong.
+    """
+    values = {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value for name, value in values.items()
+    }
+    if isinstance(values.get("method"), str):
+        values["method"] = {"name": values["method"]}
+    for name, (kind, expected) in _KINDS.items():
+        if name in values and not isinstance(values[name], kind):
+            raise ConfigError(f"{name} is {values[name]!r}, expected {expected}{where}")
+    if "options" in values:
+        values["method"] = {**values.get("method", {}), **values.pop("options")}
+    method = values.get("method", {})
+    if not isinstance(method.get("name", ""), str):
+        raise ConfigError(f"method.name is {method['name']!r}, expected a name{where}")
+    for name in (*values, *method, *(name for section in _SECTIONS for name in values.get(section, {}))):
+        if not isinstance(name, str):
+            raise ConfigError(f"{name!r} is not the name of a setting{where}")
+    return values
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` put on `base`, both normalised: sections entry by entry, everything else as a whole."""
+    merged = dict(base)
+    if "name" in over.get("method", {}) and over["method"]["name"] != base.get("method", {}).get("name"):
+        merged.pop("method", None)  # another method: the old one's options mean nothing to it
+    for name, value in over.items():
+        both = isinstance(merged.get(name), Mapping) and isinstance(value, Mapping)
+        merged[name] = {**merged[name], **value} if both else value
+    return merged

@@ -1,0 +1,249 @@
+"""What is trained on, what chooses the epoch, when test is read, and that every result says so."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import svp
+from svp.commands.eval import _print_scores
+from svp.data import DataError, ImageData, Split, catalog, open_folder
+from svp.data.catalog import DatasetInfo
+from svp.data.folder import read_folder
+from svp.data.splits import Parts
+from svp.training import NonFiniteLossError, RunError, loop
+from svp.training.protocol import how_chosen, images_used
+from tests.training.conftest import write_photos
+from tests.training.test_faults import KILL_AT_WRITE, assert_resumes_to, command, svp_process
+
+PROTOCOLS = ("validation", "trainval", "paper")
+
+
+def paths(*splits: Split) -> set[Path]:
+    return {path for split in splits for path in split.paths}
+
+
+def recorded(run: Path, part: str) -> set[str]:
+    return {path for path, _ in json.loads((run / "splits.json").read_text())[part]}
+
+
+def with_paper_train(data: ImageData, of: Split) -> ImageData:
+    return replace(data, paper_train=replace(of, paths=of.paths[:9], labels=of.labels[:9]))
+
+
+# which images ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_protocol_trains_on_its_images(photos: Path) -> None:
+    data = open_folder(photos)
+    used = {protocol: images_used(data, protocol) for protocol in PROTOCOLS}
+    assert used["validation"] == data
+    for protocol in ("trainval", "paper"):
+        assert paths(used[protocol].train) == paths(data.train, data.val)
+        assert len(used[protocol].train) == len(data.train) + len(data.val)
+        assert len(used[protocol].val) == 0
+        assert used[protocol].test == data.test
+        assert "has no image of" not in used[protocol].summary()
+
+
+def test_the_papers_own_part_is_for_its_protocol_alone(photos: Path) -> None:
+    data = open_folder(photos)
+    data = with_paper_train(data, of=data.train)
+    assert images_used(data, "paper").train == data.paper_train
+    assert images_used(data, "validation").train == data.train
+    assert paths(images_used(data, "trainval").train) == paths(data.train, data.val)
+    assert "the part that the released code takes" in how_chosen("paper", images_used(data, "paper"))
+
+
+def test_a_part_that_holds_test_images_is_refused(photos: Path) -> None:
+    data = open_folder(photos)
+    data = with_paper_train(data, of=data.test)
+    with pytest.raises(DataError, match="6 test images are trained on"):
+        images_used(data, "paper")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_subset_is_of_what_the_protocol_trains_on(photos: Path, protocol: Any) -> None:
+    data = open_folder(photos)
+    whole = images_used(data, protocol)
+    shots, share = images_used(data, protocol, shots=2), images_used(data, protocol, train_fraction=0.5)
+    assert [shots.train.labels.count(label) for label in range(3)] == [2, 2, 2]
+    assert len(share.train) == len(whole.train) // 2
+    for used in (shots, share):
+        assert paths(used.train) <= paths(whole.train)
+        assert (used.val, used.test) == (whole.val, whole.test)
+    assert "2 per class of" in shots.summary()
+
+
+# runs ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("protocol", "label"),
+    [
+        ("validation", "best top-1 on 6 validation images; test read once, at the end"),
+        ("trainval", "last epoch, trained on train + val, nothing chosen; test read once, at the end"),
+        ("paper", "best top-1 on test, trained on train + val (protocol of the paper's code): optimistic"),
+    ],
+)
+def test_every_result_is_labelled_and_names_the_images_used(
+    protocol: str, label: str, photos: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = svp.train(photos, protocol=protocol, **settings | {"progress": True, "epochs": 2})
+    shown = " ".join(capsys.readouterr().out.split())
+    assert label in shown
+    result = json.loads((run.directory / "result.json").read_text())
+    assert (result["protocol"], result["how_chosen"]) == (protocol, label)
+    data = open_folder(photos)
+    held_out = {"validation": data.val}.get(protocol, Split((), (), ""))
+    trained_on = data.train if protocol == "validation" else images_used(data, "trainval").train
+    for part, split in {"train": trained_on, "val": held_out, "test": data.test}.items():
+        assert recorded(run.directory, part) == {path.relative_to(photos).as_posix() for path in split.paths}
+        assert result["data"][part] == len(split)
+    assert json.loads((run.directory / "splits.json").read_text())["origins"] == result["data"]["splits"]
+    _print_scores(svp.evaluate(run.directory, device="cpu"))
+    assert label in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_is_scored_when(protocol: str, photos: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[set[Path]] = []
+    score = loop.score
+
+    def watched(model: Any, loader: Any, *rest: Any) -> Any:
+        scored.append(paths(loader.dataset.split))
+        return score(model, loader, *rest)
+
+    monkeypatch.setattr(loop, "score", watched)
+    svp.train(photos, protocol=protocol, **settings)
+    data = open_folder(photos)
+    val, test = paths(data.val), paths(data.test)
+    if protocol == "validation":
+        assert scored == [val, val, test]
+    elif protocol == "paper":
+        assert scored == [test, test, test]
+    else:
+        assert scored[2:] == [test]
+        assert all(images <= paths(data.train, data.val) for images in scored[:2])
+
+
+def test_trainval_keeps_the_last_epoch_whatever_its_scores(photos: Path, settings: dict[str, Any]) -> None:
+    run = svp.train(photos, protocol="trainval", **settings | {"epochs": 4, "lr": 0.3})
+    assert run.result["epoch_chosen"] == 4
+    assert run.result["selection_top1"] is None
+    adapter = load_file(run.directory / "adapter.safetensors")
+    trained = torch.load(run.directory / "last" / "state.pt", weights_only=True)["trained"]
+    assert all(torch.equal(adapter[name], trained[name]) for name in trained)
+    rows = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["selection_split"] is row["selection_top1"] is row["selection_loss"] is None for row in rows)
+    assert Image.open(run.directory / "curves.png").size[0] > 600
+
+
+def test_a_stopped_trainval_run_holds_its_latest_epoch_and_says_so(
+    photos: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = loop._Trainer._train_epoch
+
+    def failing(self: Any, epoch: int) -> float:
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return good(self, epoch)
+
+    monkeypatch.setattr(loop._Trainer, "_train_epoch", failing)
+    with pytest.raises(KeyboardInterrupt):
+        svp.train(photos, protocol="trainval", **settings | {"epochs": 4})
+    out = Path(settings["out"])
+    adapter, state = load_file(out / "adapter.safetensors"), torch.load(out / "last" / "state.pt", weights_only=True)
+    assert len(state["metrics"]) == 3
+    assert all(torch.equal(adapter[name], state["trained"][name]) for name in state["trained"])
+    label = svp.evaluate(out, device="cpu")["how_chosen"]
+    assert label == "unfinished run, last of 3 epochs so far, trained on train + val"
+
+
+def test_an_unfinished_run_by_the_papers_protocol_says_so(photos: Path, settings: dict[str, Any]) -> None:
+    run = svp.train(photos, protocol="paper", **settings)
+    (run.directory / "result.json").unlink()
+    label = svp.evaluate(run.directory, device="cpu")["how_chosen"]
+    assert label == "unfinished run, best on test of 2 epochs so far (protocol of the paper's code): optimistic"
+
+
+def test_weights_ruined_by_the_last_step_are_not_kept_by_trainval(photos: Path, settings: dict[str, Any]) -> None:
+    ruin = {"lr": 1e6, "warmup_epochs": 0, "method": "full", "batch_size": 64, "epochs": 1}
+    with pytest.raises(NonFiniteLossError, match=r"after epoch 1 the loss .* no epoch was finished"):
+        svp.train(photos, protocol="trainval", **settings | ruin)
+    assert all(torch.isfinite(t).all() for t in load_file(Path(settings["out"]) / "adapter.safetensors").values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["trainval", "paper"])
+def test_killed_and_resumed_under_every_protocol(photos: Path, tmp_path: Path, protocol: str) -> None:
+    more = ("--protocol", protocol, "--shots", "8")
+    process = svp_process(command(photos, tmp_path / "whole", *more))
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    expected = torch.load(tmp_path / "whole" / "last" / "state.pt", weights_only=True)["trained"]
+    process = svp_process(command(photos, tmp_path / "killed", *more), code=KILL_AT_WRITE.format(at=3))
+    process.communicate(timeout=200)
+    assert process.returncode == -signal.SIGKILL
+    assert_resumes_to(expected, tmp_path / "killed", tmp_path)
+    assert recorded(tmp_path / "killed", "train") == recorded(tmp_path / "whole", "train")
+
+
+# subsets and the paper's own part in runs --------------------------------------------------------------------------------
+
+
+def test_shots_leave_validation_test_and_names_alone(
+    photos: Path, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    once = settings | {"epochs": 1, "out": None, "method": "linear"}
+    few = svp.train(photos, shots=2, **once)
+    more = svp.train(photos, shots=5, **once)
+    assert few.directory.as_posix() == "runs/photos-vim_nano-linear-0"
+    assert few.result["data"]["name"] == "photos"
+    assert (few.result["data"]["train"], more.result["data"]["train"]) == (6, 15)
+    assert recorded(few.directory, "train") < recorded(more.directory, "train")
+    for part in ("val", "test"):
+        assert recorded(few.directory, part) == recorded(more.directory, part)
+    assert few.result["data"]["splits"]["train"].startswith("2 per class of")
+    with pytest.raises(RunError, match=r"other settings \(shots: 2 -> 3\)"):
+        svp.train(photos, shots=3, resume=True, **once | {"out": str(few.directory)})
+
+
+def test_a_share_of_the_images(photos: Path, settings: dict[str, Any]) -> None:
+    run = svp.train(photos, train_fraction=0.1, **settings | {"epochs": 1, "method": "linear"})
+    assert run.result["data"]["train"] == 3
+    assert run.result["n_test"] == 6
+
+
+@pytest.fixture
+def _named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set of the catalogue, "patches", that brings a part of its own for the paper's protocol."""
+    for part in ("train", "test"):
+        write_photos(tmp_path / "patches" / part, seed=len(part))
+
+    def read(root: Path, seed: int) -> Parts:
+        parts = read_folder(tmp_path / "patches")
+        train = parts.splits["train"]
+        own = Split(train.paths[::2], train.labels[::2], "every other image, as the released code")
+        return Parts(parts.root, parts.class_names, parts.splits, paper_train=own)
+
+    texts = dict.fromkeys(("title", "group", "source", "license", "layout", "metric", "fetching", "citation"), "")
+    row = DatasetInfo(name="patches", classes=3, sizes={"train": 42, "test": 42}, read=read, **texts)
+    monkeypatch.setattr(catalog, "_CATALOG", (*catalog._CATALOG, row))
+
+
+@pytest.mark.usefixtures("_named")
+def test_the_papers_own_part_is_trained_on_and_named(settings: dict[str, Any]) -> None:
+    run = svp.train("patches", protocol="paper", **settings | {"epochs": 1, "method": "linear"})
+    assert run.result["data"]["train"] == 21
+    assert run.result["data"]["splits"]["train"] == "every other image, as the released code"
+    assert "the part that the released code takes" in run.result["how_chosen"]

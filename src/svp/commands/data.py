@@ -13,9 +13,7 @@ def run(argv: list[str]) -> int:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listed = add_action(actions, "list", _list_data, "the data sets that --data takes by name")
     info = add_action(actions, "info", _describe_data, "where a data set comes from, its size, layout and terms", "NAME")
-    fetch = add_action(
-        actions, "fetch", _fetch_data, "make or fetch a data set by name or hfds/OWNER/NAME, print its folder", "NAME"
-    )
+    fetch = add_action(actions, "fetch", _fetch_data, "fetch a data set by name or hfds/OWNER/NAME, print its folder", "NAME")
     check = add_action(
         actions, "check", _check_data, "report what is wrong or odd with a data set; exit code 1 on errors", "DATA"
     )

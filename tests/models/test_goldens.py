@@ -98,6 +98,7 @@ def test_mixer(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
         return y
 
     monkeypatch.setattr(mixer, "_scan", record)
+    monkeypatch.setattr(mixer, "_is_plain", lambda: False)  # else both directions run in one op
     hidden = case.input["hidden_states"].to(dtype).requires_grad_()
     output = mixer(hidden)
 
@@ -107,6 +108,21 @@ def test_mixer(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     (output * case.input["cotangent_output"].to(dtype)).sum().backward()
     grads = {"hidden_states": hidden.grad} | {key: p.grad for key, p in mixer.named_parameters()}
     assert_close(grads, case.grad, limit["grad"])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_mixer_in_one_op(dtype: torch.dtype, frozen: bool) -> None:
+    case = load_case("bimamba_mixer")
+    mixer = BidirectionalMamba(**{name: case.config[name] for name in ("d_model", "d_state", "d_conv", "expand", "dt_rank")})
+    mixer.load_state_dict(case.weight)
+    mixer.to(dtype).requires_grad_(not frozen)
+    hidden = case.input["hidden_states"].to(dtype).requires_grad_()
+    output = mixer(hidden)
+    assert_close({"output": output}, case.output, TOLERANCE[dtype]["output"])
+    (output * case.input["cotangent_output"].to(dtype)).sum().backward()
+    grads = {"hidden_states": hidden.grad} | {key: p.grad for key, p in mixer.named_parameters() if not frozen}
+    assert_close(grads, {key: case.grad[key] for key in grads}, TOLERANCE[dtype]["grad"])
 
 
 def test_default_rank_is_the_released_one() -> None:

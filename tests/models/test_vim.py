@@ -272,10 +272,11 @@ class AddSomething(nn.Module):
 WRAPPED = ["in_proj", "x_proj", "dt_proj", "conv1d", "conv1d_b", "x_proj_b", "dt_proj_b", "out_proj"]
 
 
+@pytest.mark.parametrize("frozen", [False, True], ids=["training", "frozen"])
 @pytest.mark.parametrize("name", WRAPPED)
 @pytest.mark.parametrize("backend", runnable_backends())
-def test_wrapped_module_takes_effect(backend: str, name: str) -> None:
-    model = small_vim().to(device_of(backend))
+def test_wrapped_module_takes_effect(backend: str, name: str, frozen: bool) -> None:
+    model = small_vim().to(device_of(backend)).requires_grad_(not frozen)
     x = images(model)
     with svp.ops.use_backend(backend):
         before = model(x)
@@ -288,13 +289,43 @@ def test_wrapped_module_takes_effect(backend: str, name: str) -> None:
     assert wrapper.amount.grad.abs() > 0
 
 
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "own_forward", "subclass"])
 @pytest.mark.parametrize("name", WRAPPED)
-def test_hooks_on_modules_run(name: str) -> None:
-    model = small_vim()
+def test_other_ways_to_change_a_frozen_module_take_effect(name: str, kind: str) -> None:
+    model = small_vim().requires_grad_(False)
+    x = images(model)
+    before = model(x)
+    module = model.layers[0].mixer.get_submodule(name)
     calls: list[str] = []
-    model.layers[0].mixer.get_submodule(name).register_forward_hook(lambda *_: calls.append(name))
-    model(images(model))
+    if kind == "own_forward":
+        original = module.forward
+        module.forward = lambda x: (calls.append(name), 2 * original(x))[1]
+    elif kind == "subclass":
+
+        class Doubled(type(module)):  # type: ignore[misc]
+            def forward(self, x: Tensor) -> Tensor:
+                calls.append(name)
+                return 2 * super().forward(x)
+
+        module.__class__ = Doubled
+    elif kind == "forward_hook":
+        module.register_forward_hook(lambda _, args, out: (calls.append(name), 2 * out)[1])
+    else:
+        module.register_forward_pre_hook(lambda _, args: (calls.append(name), (2 * args[0],))[1])
+    after = model(x)
     assert calls == [name]
+    assert not torch.allclose(before, after, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_mixer_runs_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import svp.models.vim as vim
+
+    calls: list[bool] = []
+    fused = vim.bidirectional_scan
+    monkeypatch.setattr(vim, "bidirectional_scan", lambda *args: (calls.append(True), fused(*args))[1])
+    model = small_vim()
+    model(images(model))
+    assert len(calls) == len(model.layers)
 
 
 # head, intermediates, checkpointing ----------------------------------------------------------------------------------------

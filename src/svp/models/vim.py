@@ -28,7 +28,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from svp.models import checkpoints
-from svp.ops import causal_conv1d, selective_scan
+from svp.ops import Direction, bidirectional_scan, causal_conv1d, selective_scan
 
 __all__ = ["BidirectionalMamba", "Block", "CausalConv1d", "PatchEmbed", "RMSNorm", "VisionMamba"]
 
@@ -157,10 +157,31 @@ class BidirectionalMamba(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """(batch, length, d_model) -> (batch, length, d_model)"""
-        x, z = self.in_proj(u).chunk(2, dim=-1)
+        xz = self.in_proj(u)
+        if self._is_plain():
+            return self.out_proj(bidirectional_scan(xz, *self._directions()))
+        x, z = xz.chunk(2, dim=-1)
         y = self._scan(x, z, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, reverse=False)
         y_b = self._scan(x, z, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, reverse=True)
         return self.out_proj((y + y_b) / 2)
+
+    def _is_plain(self) -> bool:
+        """Whether everything between the projections is as built: nothing wrapped, replaced or hooked, no autocast."""
+        if _is_autocast_enabled(self.A_log.device.type):
+            return False
+        convolutions, linears = (self.conv1d, self.conv1d_b), (self.x_proj, self.x_proj_b, self.dt_proj, self.dt_proj_b)
+        return all(_is_untouched(m, CausalConv1d) for m in convolutions) and all(_is_untouched(m, nn.Linear) for m in linears)
+
+    def _directions(self) -> tuple[Direction, Direction]:
+        sides = (
+            (self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D),
+            (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b),
+        )
+        forward, backward = (
+            Direction(conv.weight.squeeze(1), conv.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, -torch.exp(A_log), D)
+            for conv, x_proj, dt_proj, A_log, D in sides
+        )
+        return forward, backward
 
     def _scan(
         self,
@@ -179,13 +200,21 @@ class BidirectionalMamba(nn.Module):
         return selective_scan(x, dt, -torch.exp(A_log), B, C, D, z, reverse=reverse)
 
 
+def _is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return type(module) is kind and not hooks and "forward" not in vars(module)
+
+
 def _without_autocast(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Call `module` in `dtype`: the bias of the step size is as small as -7, and bfloat16 would cost 3 % of the step."""
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):  # "meta" has no autocast
+    if not _is_autocast_enabled(x.device.type):
         return module(x)
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(x.device.type, enabled=False):
         return module(x.to(dtype))
+
+
+def _is_autocast_enabled(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # "meta" has no autocast
 
 
 @register_notrace_module  # one node for torch.fx: shapes and dtypes are looked at inside

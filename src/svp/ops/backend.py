@@ -76,7 +76,7 @@ def _not_for_numba(arguments: tuple[Tensor | None, ...]) -> str:
 def _import_kernels() -> str:
     """Why the Numba kernels cannot be loaded; empty if they can. The first call imports Numba."""
     try:
-        for op in ("causal_conv1d", "selective_scan"):
+        for op in ("causal_conv1d", "selective_scan", "bidirectional_scan"):
             importlib.import_module(f"svp.ops.{op}.cpu_numba")
     except Exception as error:  # a broken or too old installation raises anything
         return f"{type(error).__name__}: {error}"

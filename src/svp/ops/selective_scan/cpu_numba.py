@@ -54,7 +54,7 @@ def _chunk_steps(count, image, token, direction, channel, x, dt, dt_bias, step, 
 
 
 @njit(**OPTIONS)
-def _chunk_states(count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, h, y):
+def chunk_states(count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, h, y):
     """The recurrence over `count` tokens: updates `h`, (d_state, 16), and fills y[i] = C[i] . h[i]."""
     for i in range(count):
         t = token + direction * i
@@ -83,7 +83,7 @@ def _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, h
             count = min(_FORWARD_CHUNK, length - start)
             token = first + direction * start
             _chunk_steps(count, image, token, direction, channel, x, dt, dt_bias, step, step_x)
-            _chunk_states(count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, h, sums)
+            chunk_states(count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, h, sums)
             for i in range(count):
                 t = token + direction * i
                 value = load(sums, i * LANES)
@@ -110,8 +110,8 @@ def _forward_parallel(items, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has
 
 
 @njit(**OPTIONS)
-def _chunk_states_kept(count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, h, states, decays, y):
-    """As ``_chunk_states`` from the state `h`, with every state, (count + 1, d_state, 16), and decay written down."""
+def chunk_states_kept(count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, h, states, decays, y):
+    """As ``chunk_states`` from the state `h`, with every state, (count + 1, d_state, 16), and decay written down."""
     for n in range(d_state):
         store(states, n * LANES, load(h, n * LANES))
     for i in range(count):
@@ -142,7 +142,7 @@ def _chunk_grad_sums(count, image, token, direction, channel, grad_y, z, has_z, 
 
 
 @njit(**OPTIONS)
-def _chunk_sweep(
+def chunk_sweep(
     count, image, token, direction, channel, item, decay_rate, B, C, step, step_x, states, decays, grad_s,
     need_A, need_BC, grad_h, grad_state, grad_step, grad_step_x, grad_A, grad_B, grad_C, products_B, products_C,
 ):  # fmt: skip
@@ -203,19 +203,17 @@ def _backward_item(
             token = first + direction * c * chunk
             _chunk_steps(chunk, image, token, direction, channel, x, dt, dt_bias, step, step_x)
             starts[c + 1] = starts[c]
-            _chunk_states(
-                chunk, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, starts[c + 1], sums
-            )
+            chunk_states(chunk, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, starts[c + 1], sums)
         for c in range(chunks - 1, -1, -1):
             count = min(chunk, length - c * chunk)
             token = first + direction * c * chunk
             _chunk_steps(count, image, token, direction, channel, x, dt, dt_bias, step, step_x)
-            _chunk_states_kept(
+            chunk_states_kept(
                 count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, starts[c],
                 states, decays, sums,
             )  # fmt: skip
             _chunk_grad_sums(count, image, token, direction, channel, grad_y, z, has_z, grad_s)
-            _chunk_sweep(
+            chunk_sweep(
                 count, image, token, direction, channel, item, decay_rate, B, C, step, step_x, states, decays, grad_s,
                 need_A, need_BC, (image * blocks + block) * width, grad_state, grad_step, grad_step_x,
                 grad_A, grad_B, grad_C, products_B, products_C,
@@ -278,7 +276,7 @@ def forward(
     blocks = math.ceil(d_inner / LANES)
     y = torch.empty(batch, length, blocks * LANES)
     last_state = torch.empty(batch, blocks, d_state, LANES)
-    groups = _groups(batch, blocks)
+    groups = groups_per_image(batch, blocks)
     inputs = _kernel_inputs(x, dt, A, B, C, D, z, dt_bias, reverse)
     run_kernel(_forward_parallel, _forward_serial, batch * groups, groups, *inputs, y.numpy(), last_state.numpy())
     return y[..., :d_inner].to(x.dtype).contiguous(), _from_blocks(last_state, d_inner)
@@ -297,7 +295,7 @@ def backward(
     batch, length, d_inner = x.shape
     d_state = A.shape[1]
     blocks = math.ceil(d_inner / LANES)
-    groups = _groups(batch, blocks)
+    groups = groups_per_image(batch, blocks)
     need_A, need_BC, need_z = needed[2], needed[3] or needed[4], needed[6]
     chunk = min(length, max(1, _KEPT_VECTORS // d_state))
 
@@ -312,7 +310,7 @@ def backward(
     grad_B = space(need_BC, batch * groups, length, states) if need_BC else torch.zeros(1, 1, states)
     grad_C = torch.zeros_like(grad_B)
     grad_D = torch.empty(batch, blocks, LANES)
-    outputs = (_to_blocks(grad_state), grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z)
+    outputs = (to_blocks(grad_state), grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z)
     run_kernel(
         _backward_parallel,
         _backward_serial,
@@ -360,7 +358,7 @@ def _kernel_inputs(
 ) -> tuple[Any, ...]:
     """The arguments that both kernels read, in their order; an absent one is a placeholder that is not read."""
     zeros = A.new_zeros(A.shape[0])
-    decay_rate = _to_blocks(A.detach().float()[None] * float(LOG2_E))[0]
+    decay_rate = to_blocks(A.detach().float()[None] * float(LOG2_E))[0]
     x_rows = rows(pad_channels(x))
     return (
         x_rows,
@@ -378,13 +376,13 @@ def _kernel_inputs(
     )
 
 
-def _groups(batch: int, blocks: int) -> int:
+def groups_per_image(batch: int, blocks: int) -> int:
     """Groups of channel blocks per image: as few as give every thread the same number of work items."""
     threads = kernel_threads()
     return 1 if batch >= 8 * threads else min(blocks, threads // math.gcd(batch, threads))
 
 
-def _to_blocks(t: Tensor) -> Tensor:
+def to_blocks(t: Tensor) -> Tensor:
     """(n, d_inner, d_state) -> a new (n, blocks, d_state, 16), float32"""
     padded = F.pad(t.detach().float(), (0, 0, 0, -t.shape[1] % LANES))
     return padded.unflatten(1, (-1, LANES)).transpose(2, 3).clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,103 @@
+"""What a Vim mixer does between its first and its last projection, in both directions at once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from svp.ops.backend import resolve
+from svp.ops.bidirectional_scan.library import bidirectional_scan_op
+from svp.ops.bidirectional_scan.reference import bidirectional_scan_composed
+from svp.ops.rows import LANES
+
+__all__ = ["Direction", "bidirectional_scan", "can_fuse"]
+
+
+class Direction(NamedTuple):
+    """Weights of one direction.
+
+    Args:
+        conv_weight: Taps of the causal convolution, (d_inner, d_conv).
+        conv_bias: (d_inner,)
+        x_proj: Projection to step size, B and C, (dt_rank + 2 d_state, d_inner).
+        dt_proj: From the low-rank step size to the channels, (d_inner, dt_rank).
+        dt_bias: Added before the softplus, (d_inner,).
+        A: Decay, negative, (d_inner, d_state).
+        D: Skip weight, (d_inner,).
+    """
+
+    conv_weight: Tensor
+    conv_bias: Tensor
+    x_proj: Tensor
+    dt_proj: Tensor
+    dt_bias: Tensor
+    A: Tensor
+    D: Tensor
+
+
+def bidirectional_scan(xz: Tensor, forward: Direction, backward: Direction, backend: str = "auto") -> Tensor:
+    """Convolve, project, scan in both directions, gate, and take the mean.
+
+        x, z = xz                                          first and second half of the channels
+        x'          = SiLU(causal_conv1d(x))               of every direction its own, as all that follows
+        p_dt, B, C  = x_proj x'
+        y           = selective_scan(x', dt_proj p_dt, A, B, C, D, z, dt_bias)
+        out         = (y_forward + y_backward) / 2
+
+    On "numba", and for "auto" where it is available, frozen weights run in fused kernels that keep `xz` alone for the backward
+    pass (see ``can_fuse``); in every other case the ops are called one after the other on the same backend.
+
+    Args:
+        xz: Output of the mixer's first projection, (batch, length, 2 d_inner).
+        forward: Weights of the direction from the first token to the last.
+        backward: Weights of the direction from the last token to the first.
+        backend: One of ``svp.ops.BACKENDS``.
+
+    Returns:
+        (batch, length, d_inner) in the dtype of `xz`.
+
+    Raises:
+        ValueError: A shape does not fit (names the argument, its shape and the one expected), an unknown backend, or a
+            named backend does not take this device or dtype.
+        RuntimeError: The named backend does not work here.
+
+    Source: Zhu et al., arXiv:2401.09417, Algorithm 1; the mean of both directions as in the released "v2" blocks.
+    """
+    _check_shapes(xz, forward, backward)
+    chosen = resolve(backend, xz, *forward, *backward)
+    if chosen == "numba" and can_fuse(xz, forward, backward):
+        return bidirectional_scan_op(xz, [*forward, *backward])
+    return bidirectional_scan_composed(xz, forward, backward, chosen)
+
+
+def can_fuse(xz: Tensor, forward: Direction, backward: Direction) -> bool:
+    """Whether the fused kernels take this call: no weight wants a gradient and d_inner is a multiple of 16."""
+    frozen = not torch.is_grad_enabled() or not any(weight.requires_grad for weight in (*forward, *backward))
+    return frozen and xz.shape[2] % (2 * LANES) == 0
+
+
+def _check_shapes(xz: Tensor, forward: Direction, backward: Direction) -> None:
+    if xz.ndim != 3 or xz.shape[1] < 1 or xz.shape[2] % 2:
+        shape = tuple(xz.shape)
+        raise ValueError(f"bidirectional_scan: xz has shape {shape}, expected (batch, length >= 1, 2 d_inner)")
+    d_inner = xz.shape[2] // 2
+    for side, weights in (("forward", forward), ("backward", backward)):
+        for name in ("conv_weight", "dt_proj", "A"):
+            if getattr(weights, name).ndim != 2:
+                shape = tuple(getattr(weights, name).shape)
+                raise ValueError(f"bidirectional_scan: {side}.{name} has shape {shape}, expected two dimensions")
+        d_conv, dt_rank, d_state = weights.conv_weight.shape[1], weights.dt_proj.shape[1], weights.A.shape[1]
+        expected = (
+            (d_inner, d_conv),
+            (d_inner,),
+            (dt_rank + 2 * d_state, d_inner),
+            (d_inner, dt_rank),
+            (d_inner,),
+            (d_inner, d_state),
+            (d_inner,),
+        )
+        for name, weight, shape in zip(Direction._fields, weights, expected, strict=True):
+            if tuple(weight.shape) != shape:
+                raise ValueError(f"bidirectional_scan: {side}.{name} has shape {tuple(weight.shape)}, expected {shape}")

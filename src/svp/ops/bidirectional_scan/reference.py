@@ -1,0 +1,30 @@
+"""The definition, from the two ops that have their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from svp.ops.causal_conv1d import causal_conv1d
+from svp.ops.selective_scan import selective_scan
+
+if TYPE_CHECKING:
+    from svp.ops.bidirectional_scan import Direction
+
+
+def bidirectional_scan_composed(xz: Tensor, forward: Direction, backward: Direction, backend: str) -> Tensor:
+    """``svp.ops.bidirectional_scan`` out of convolution and scan, each on `backend`."""
+    x, z = xz.chunk(2, dim=-1)
+    y = _one_direction(x, z, forward, False, backend)
+    return (y + _one_direction(x, z, backward, True, backend)) / 2
+
+
+def _one_direction(x: Tensor, z: Tensor, weights: Direction, reverse: bool, backend: str) -> Tensor:
+    x = causal_conv1d(x, weights.conv_weight, weights.conv_bias, "silu", reverse, backend)
+    dt_rank, d_state = weights.dt_proj.shape[1], weights.A.shape[1]
+    p_dt, B, C = torch.split(F.linear(x, weights.x_proj), [dt_rank, d_state, d_state], dim=-1)
+    dt = F.linear(p_dt, weights.dt_proj)
+    return selective_scan(x, dt, weights.A, B, C, weights.D, z, weights.dt_bias, reverse, backend=backend)

@@ -1,0 +1,204 @@
+"""Both directions of a mixer in one op: fused kernels against the definition, and when they are not taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from svp.ops import Direction, bidirectional_scan
+from svp.ops.bidirectional_scan import can_fuse, cpu_numba
+from svp.ops.bidirectional_scan.library import bidirectional_scan_op
+from tests.ops.numba_helpers import assert_close
+from tests.ops.test_numba_scan import shape_of
+
+
+def direction(d_inner: int, d_conv: int, dt_rank: int, d_state: int, dtype: torch.dtype = torch.float32) -> Direction:
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=dtype)
+
+    return Direction(
+        conv_weight=normal(d_inner, d_conv) * 0.5,
+        conv_bias=normal(d_inner) * 0.1,
+        x_proj=normal(dt_rank + 2 * d_state, d_inner) * d_inner**-0.5,
+        dt_proj=normal(d_inner, dt_rank) * dt_rank**-0.5,
+        dt_bias=normal(d_inner) - 3,
+        A=-8 * torch.rand(d_inner, d_state, dtype=dtype) - 0.05,
+        D=normal(d_inner),
+    )
+
+
+def case(batch: int = 2, length: int = 19, d_inner: int = 32, **sizes: int) -> tuple[Tensor, Direction, Direction]:
+    sizes = dict(d_conv=4, dt_rank=3, d_state=5) | sizes
+    return torch.randn(batch, length, 2 * d_inner), direction(d_inner, **sizes), direction(d_inner, **sizes)
+
+
+def run(backend: str, xz: Tensor, forward: Direction, backward: Direction) -> tuple[Tensor, Tensor]:
+    """Output, and gradient of xz for a fixed gradient of the output."""
+    xz = xz.detach().requires_grad_()
+    out = bidirectional_scan(xz, forward, backward, backend)
+    grad_out = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view(out.shape).to(out.dtype)
+    return out.detach(), torch.autograd.grad(out, xz, grad_out)[0]
+
+
+def doubled(weights: Direction) -> Direction:
+    return Direction(*(weight.double() for weight in weights))
+
+
+def check(xz: Tensor, forward: Direction, backward: Direction) -> None:
+    assert can_fuse(xz, forward, backward)
+    truth = run("reference", xz.double(), doubled(forward), doubled(backward))
+    for name, actual, expected in zip(("out", "grad_xz"), run("numba", xz, forward, backward), truth, strict=True):
+        assert actual.dtype == xz.dtype
+        assert_close(actual, expected, name)
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 130])
+def test_equals_reference(length: int) -> None:
+    check(*case(length=length))
+
+
+def test_more_than_one_chunk_of_kept_states() -> None:
+    check(*case(batch=1, length=cpu_numba._KEPT_VECTORS // 40 * 2 + 3, d_state=40))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 5),
+    length=st.integers(1, 80),
+    blocks=st.integers(1, 6),
+    d_conv=st.integers(1, 5),
+    dt_rank=st.integers(1, 7),
+    d_state=st.integers(1, 33),
+)
+@example(batch=1, length=3, blocks=5, d_conv=5, dt_rank=1, d_state=64)
+def test_equals_reference_anywhere(batch: int, length: int, blocks: int, d_conv: int, dt_rank: int, d_state: int) -> None:
+    torch.manual_seed(batch * length)
+    check(*case(batch, length, 16 * blocks, d_conv=d_conv, dt_rank=dt_rank, d_state=d_state))
+
+
+def test_bfloat16() -> None:
+    xz, forward, backward = case(length=40)
+    rounded = [Direction(*(w.bfloat16() for w in weights)) for weights in (forward, backward)]
+    check(xz.bfloat16(), *rounded)
+
+
+def test_channels_may_be_distant_and_tokens_too() -> None:
+    xz, forward, backward = case()
+    expected = run("numba", xz, forward, backward)
+    spread = torch.stack([xz, xz], dim=-1)[..., 0], torch.cat([xz, xz], dim=1)[:, :19]
+    for view in spread:
+        assert not view.is_contiguous()
+        for actual, wanted in zip(run("numba", view, forward, backward), expected, strict=True):
+            assert torch.equal(actual, wanted)
+
+
+def test_one_and_many_threads_agree() -> None:
+    given_case = case(batch=3, d_inner=80)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(run("numba", *given_case))
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*results, strict=True):
+        assert_close(one, two.double(), "threads")
+
+
+def test_every_output_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_case = case(length=70)
+    clean = run("numba", *given_case)
+    monkeypatch.setattr(cpu_numba.torch, "empty", lambda *shape, **options: torch.full(shape_of(shape), torch.nan, **options))
+    for actual, expected in zip(run("numba", *given_case), clean, strict=True):
+        assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("channel", [3, 40], ids=["x", "z"])
+def test_non_finite_input_reaches_the_output(value: float, channel: int) -> None:
+    xz, forward, backward = case(d_inner=32)
+    xz[1, 4, channel] = value
+    actual = bidirectional_scan(xz, forward, backward, "numba")
+    expected = bidirectional_scan(xz, forward, backward, "reference")
+    assert not expected.isfinite().all()
+    assert torch.equal(
+        actual.isfinite(), expected.isfinite()
+    )  # inf - inf may be NaN in one and, gated later, inf in the other
+
+
+def test_weights_that_train_get_their_gradients() -> None:
+    xz, forward, backward = case()
+    forward.A.requires_grad_()
+    assert not can_fuse(xz, forward, backward)
+    bidirectional_scan(xz, forward, backward, "numba").square().sum().backward()
+    truth = doubled(forward._replace(A=forward.A.detach()))
+    truth.A.requires_grad_()
+    bidirectional_scan(xz.double(), truth, doubled(backward), "reference").square().sum().backward()
+    assert forward.A.grad is not None
+    assert truth.A.grad is not None
+    assert_close(forward.A.grad, truth.A.grad, "grad_A")
+
+
+def test_weights_that_could_train_do_not_matter_without_gradients() -> None:
+    xz, forward, backward = case()
+    forward.A.requires_grad_()
+    with torch.no_grad():
+        assert can_fuse(xz, forward, backward)
+        bidirectional_scan(xz, forward, backward, "numba")
+
+
+def test_any_number_of_channels() -> None:
+    xz, forward, backward = case(d_inner=20)
+    assert not can_fuse(xz, forward, backward)
+    truth = run("reference", xz.double(), doubled(forward), doubled(backward))
+    for actual, expected in zip(run("auto", xz, forward, backward), truth, strict=True):
+        assert_close(actual, expected, "20 channels")
+
+
+def test_nothing_but_the_input_is_kept_for_the_backward_pass() -> None:
+    xz, forward, backward = case()
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        bidirectional_scan(xz.requires_grad_(), forward, backward, "numba")
+    known = {tensor.data_ptr() for tensor in (xz, *forward, *backward)}
+    assert {tensor.data_ptr() for tensor in kept} <= known
+
+
+def test_opcheck() -> None:
+    xz, forward, backward = case(batch=1, length=5, d_inner=16)
+    torch.library.opcheck(bidirectional_scan_op, (xz.requires_grad_(), [*forward, *backward]))
+
+
+def test_compiles_without_a_break() -> None:
+    given_case = case()
+    compiled: Any = torch.compile(bidirectional_scan, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(*given_case, "numba"), bidirectional_scan(*given_case, "numba"))
+
+
+@pytest.mark.parametrize("field", Direction._fields)
+@pytest.mark.parametrize("side", ["forward", "backward"])
+def test_wrong_shapes_are_named(side: str, field: str) -> None:
+    xz, forward, backward = case()
+    sides = {"forward": forward, "backward": backward}
+    wrong = getattr(sides[side], field)
+    sides[side] = sides[side]._replace(**{field: torch.cat([wrong, wrong])})
+    with pytest.raises(ValueError, match=rf"{side}\.\w+ has shape"):
+        bidirectional_scan(xz, **sides)
+
+
+@pytest.mark.parametrize("shape", [(2, 64), (2, 0, 64), (2, 3, 63)])
+def test_wrong_input_is_refused(shape: tuple[int, ...]) -> None:
+    _, forward, backward = case()
+    with pytest.raises(ValueError, match="xz has shape"):
+        bidirectional_scan(torch.zeros(shape), forward, backward)

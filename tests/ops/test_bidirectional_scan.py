@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from svp.ops import Direction, bidirectional_scan
-from svp.ops.bidirectional_scan import can_fuse, cpu_numba
+from svp.ops.bidirectional_scan import cpu_numba
 from svp.ops.bidirectional_scan.library import bidirectional_scan_op
 from tests.ops.numba_helpers import assert_close
 from tests.ops.test_numba_scan import shape_of
@@ -37,12 +37,20 @@ def case(batch: int = 2, length: int = 19, d_inner: int = 32, **sizes: int) -> t
     return torch.randn(batch, length, 2 * d_inner), direction(d_inner, **sizes), direction(d_inner, **sizes)
 
 
-def run(backend: str, xz: Tensor, forward: Direction, backward: Direction) -> tuple[Tensor, Tensor]:
-    """Output, and gradient of xz for a fixed gradient of the output."""
+def run(backend: str, xz: Tensor, forward: Direction, backward: Direction, train: bool = False) -> dict[str, Tensor]:
+    """Output, and gradients for a fixed gradient of the output."""
     xz = xz.detach().requires_grad_()
-    out = bidirectional_scan(xz, forward, backward, backend)
+    sides = {
+        side: Direction(*(weight.detach().requires_grad_(train) for weight in weights))
+        for side, weights in (("forward", forward), ("backward", backward))
+    }
+    out = bidirectional_scan(xz, **sides, backend=backend)
     grad_out = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view(out.shape).to(out.dtype)
-    return out.detach(), torch.autograd.grad(out, xz, grad_out)[0]
+    wanted = {"xz": xz}
+    if train:
+        wanted |= {f"{side}.{n}": w for side, weights in sides.items() for n, w in weights._asdict().items()}
+    grads = torch.autograd.grad(out, list(wanted.values()), grad_out)
+    return {"out": out.detach()} | dict(zip(wanted, grads, strict=True))
 
 
 def doubled(weights: Direction) -> Direction:
@@ -50,11 +58,13 @@ def doubled(weights: Direction) -> Direction:
 
 
 def check(xz: Tensor, forward: Direction, backward: Direction) -> None:
-    assert can_fuse(xz, forward, backward)
-    truth = run("reference", xz.double(), doubled(forward), doubled(backward))
-    for name, actual, expected in zip(("out", "grad_xz"), run("numba", xz, forward, backward), truth, strict=True):
-        assert actual.dtype == xz.dtype
-        assert_close(actual, expected, name)
+    truth = run("reference", xz.double(), doubled(forward), doubled(backward), train=True)
+    trained = run("numba", xz, forward, backward, train=True)
+    for name, expected in truth.items():
+        assert trained[name].dtype == xz.dtype
+        assert_close(trained[name], expected, name)
+    for name, value in run("numba", xz, forward, backward).items():
+        assert torch.equal(value, trained[name]), f"{name} depends on what else is asked for"
 
 
 @pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 130])
@@ -93,8 +103,8 @@ def test_channels_may_be_distant_and_tokens_too() -> None:
     spread = torch.stack([xz, xz], dim=-1)[..., 0], torch.cat([xz, xz], dim=1)[:, :19]
     for view in spread:
         assert not view.is_contiguous()
-        for actual, wanted in zip(run("numba", view, forward, backward), expected, strict=True):
-            assert torch.equal(actual, wanted)
+        for name, actual in run("numba", view, forward, backward).items():
+            assert torch.equal(actual, expected[name]), name
 
 
 def test_one_and_many_threads_agree() -> None:
@@ -104,19 +114,19 @@ def test_one_and_many_threads_agree() -> None:
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results.append(run("numba", *given_case))
+            results.append(run("numba", *given_case, train=True))
     finally:
         torch.set_num_threads(before)
-    for one, two in zip(*results, strict=True):
-        assert_close(one, two.double(), "threads")
+    for name, value in results[0].items():
+        assert_close(value, results[1][name].double(), name)
 
 
 def test_every_output_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     given_case = case(length=70)
-    clean = run("numba", *given_case)
+    clean = run("numba", *given_case, train=True)
     monkeypatch.setattr(cpu_numba.torch, "empty", lambda *shape, **options: torch.full(shape_of(shape), torch.nan, **options))
-    for actual, expected in zip(run("numba", *given_case), clean, strict=True):
-        assert torch.equal(actual, expected)
+    for name, actual in run("numba", *given_case, train=True).items():
+        assert torch.equal(actual, clean[name]), name
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
@@ -132,33 +142,17 @@ def test_non_finite_input_reaches_the_output(value: float, channel: int) -> None
     )  # inf - inf may be NaN in one and, gated later, inf in the other
 
 
-def test_weights_that_train_get_their_gradients() -> None:
-    xz, forward, backward = case()
-    forward.A.requires_grad_()
-    assert not can_fuse(xz, forward, backward)
-    bidirectional_scan(xz, forward, backward, "numba").square().sum().backward()
-    truth = doubled(forward._replace(A=forward.A.detach()))
-    truth.A.requires_grad_()
-    bidirectional_scan(xz.double(), truth, doubled(backward), "reference").square().sum().backward()
-    assert forward.A.grad is not None
-    assert truth.A.grad is not None
-    assert_close(forward.A.grad, truth.A.grad, "grad_A")
-
-
-def test_weights_that_could_train_do_not_matter_without_gradients() -> None:
-    xz, forward, backward = case()
-    forward.A.requires_grad_()
-    with torch.no_grad():
-        assert can_fuse(xz, forward, backward)
-        bidirectional_scan(xz, forward, backward, "numba")
-
-
 def test_any_number_of_channels() -> None:
-    xz, forward, backward = case(d_inner=20)
-    assert not can_fuse(xz, forward, backward)
-    truth = run("reference", xz.double(), doubled(forward), doubled(backward))
-    for actual, expected in zip(run("auto", xz, forward, backward), truth, strict=True):
-        assert_close(actual, expected, "20 channels")
+    check(*case(d_inner=20))
+
+
+def test_frozen_weights_cost_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    backward = cpu_numba.backward
+    monkeypatch.setattr(cpu_numba, "backward", lambda *args: (asked.append(args[-1]), backward(*args))[1])
+    run("numba", *case())
+    run("numba", *case(), train=True)
+    assert asked == [False, True]
 
 
 def test_nothing_but_the_input_is_kept_for_the_backward_pass() -> None:
@@ -175,9 +169,11 @@ def test_nothing_but_the_input_is_kept_for_the_backward_pass() -> None:
     assert {tensor.data_ptr() for tensor in kept} <= known
 
 
-def test_opcheck() -> None:
+@pytest.mark.parametrize("train", [False, True])
+def test_opcheck(train: bool) -> None:
     xz, forward, backward = case(batch=1, length=5, d_inner=16)
-    torch.library.opcheck(bidirectional_scan_op, (xz.requires_grad_(), [*forward, *backward]))
+    weights = [weight.requires_grad_(train) for weight in (*forward, *backward)]
+    torch.library.opcheck(bidirectional_scan_op, (xz.requires_grad_(), weights))
 
 
 def test_compiles_without_a_break() -> None:

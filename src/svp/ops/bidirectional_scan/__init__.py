@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from svp.ops.backend import resolve
@@ -12,7 +11,7 @@ from svp.ops.bidirectional_scan.library import bidirectional_scan_op
 from svp.ops.bidirectional_scan.reference import bidirectional_scan_composed
 from svp.ops.rows import LANES
 
-__all__ = ["Direction", "bidirectional_scan", "can_fuse"]
+__all__ = ["Direction", "bidirectional_scan"]
 
 
 class Direction(NamedTuple):
@@ -46,8 +45,9 @@ def bidirectional_scan(xz: Tensor, forward: Direction, backward: Direction, back
         y           = selective_scan(x', dt_proj p_dt, A, B, C, D, z, dt_bias)
         out         = (y_forward + y_backward) / 2
 
-    On "numba", and for "auto" where it is available, frozen weights run in fused kernels that keep `xz` alone for the backward
-    pass (see ``can_fuse``); in every other case the ops are called one after the other on the same backend.
+    On "numba", and for "auto" where it is available, fused kernels keep `xz` alone for the backward pass and leave out the
+    gradients of frozen weights, if d_inner is a multiple of 16; in every other case convolution and scan are called one after
+    the other on the same backend.
 
     Args:
         xz: Output of the mixer's first projection, (batch, length, 2 d_inner).
@@ -67,15 +67,9 @@ def bidirectional_scan(xz: Tensor, forward: Direction, backward: Direction, back
     """
     _check_shapes(xz, forward, backward)
     chosen = resolve(backend, xz, *forward, *backward)
-    if chosen == "numba" and can_fuse(xz, forward, backward):
+    if chosen == "numba" and xz.shape[2] % (2 * LANES) == 0:
         return bidirectional_scan_op(xz, [*forward, *backward])
     return bidirectional_scan_composed(xz, forward, backward, chosen)
-
-
-def can_fuse(xz: Tensor, forward: Direction, backward: Direction) -> bool:
-    """Whether the fused kernels take this call: no weight wants a gradient and d_inner is a multiple of 16."""
-    frozen = not torch.is_grad_enabled() or not any(weight.requires_grad for weight in (*forward, *backward))
-    return frozen and xz.shape[2] % (2 * LANES) == 0
 
 
 def _check_shapes(xz: Tensor, forward: Direction, backward: Direction) -> None:

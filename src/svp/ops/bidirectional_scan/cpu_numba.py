@@ -1,7 +1,8 @@
-"""The inner part of a frozen Vim mixer on a CPU in float32, by Numba: both directions in one pass over the input.
+"""The inner part of a Vim mixer on a CPU in float32, by Numba: both directions in one pass over the input.
 
-The weights get no gradient, so nothing but the input is kept for the backward pass, which computes the convolutions, the
-projections and the states again. With p = [p_dt, B, C] of one direction, from its convolved input x,
+Nothing but the input is kept for the backward pass, which computes the convolutions, the projections and the states again
+and, where the weights are frozen as in SVP, leaves out their gradients. With p = [p_dt, B, C] of one direction, from its
+convolved input x,
 
     raw = dt_proj p_dt + dt_bias         step = softplus(raw)         y = scan(x, step, A, B, C) + D x
     out = (y_forward + y_backward) / 2 * SiLU(z)
@@ -92,8 +93,13 @@ def _through_silu(grad, a):
 
 
 @njit(**OPTIONS)
-def _conv_backward_item(item, groups, d_conv, x, forward, backward, grad_forward, grad_backward, grad_x):
-    """Gradient of x from those of both convolved inputs; written to the first half of every row of `grad_x`."""
+def _conv_backward_item(
+    item, groups, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
+):
+    """Gradient of x from those of both convolved inputs; written to the first half of every row of `grad_x`.
+
+    Those of the taps, and of the bias behind them, are kept per image: (batch, d_conv + 1, d_inner).
+    """
     length, channels, width = grad_forward.shape[1], grad_forward.shape[2], grad_x.shape[2]
     image, group, blocks = item // groups, item % groups, channels // LANES
     margin = d_conv - 1
@@ -120,6 +126,19 @@ def _conv_backward_item(item, groups, d_conv, x, forward, backward, grad_forward
             total = _filtered(of_a, t + 2 * margin, -1, d_conv, channels, channel, forward.conv, splat(_ZERO))
             total = _filtered(of_a_b, t, 1, d_conv, channels, channel, backward.conv, total)
             store(grad_x, (image * length + t) * width + channel, total)
+        if need_weights:
+            for k in range(d_conv + 1):
+                total, total_b = splat(_ZERO), splat(_ZERO)
+                for t in range(length):
+                    of_t, of_t_b = load(of_a, (margin + t) * LANES), load(of_a_b, (margin + t) * LANES)
+                    if k < d_conv:
+                        total = fma(of_t, load(padded, (t + k) * LANES), total)
+                        total_b = fma(of_t_b, load(padded, (t + 2 * margin - k) * LANES), total_b)
+                    else:
+                        total, total_b = total + of_t, total_b + of_t_b
+                at = (image * (d_conv + 1) + k) * channels + channel
+                store(grad_taps, at, total)
+                store(grad_taps_b, at, total_b)
 
 
 @njit(**OPTIONS)
@@ -141,9 +160,14 @@ def _conv_backward_serial(items, *arguments):
 
 
 @njit(parallel=True, **OPTIONS)
-def _conv_backward_parallel(items, groups, d_conv, x, forward, backward, grad_forward, grad_backward, grad_x):
+def _conv_backward_parallel(
+    items, groups, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
+):
     for item in prange(items):
-        _conv_backward_item(item, groups, d_conv, x, forward, backward, grad_forward, grad_backward, grad_x)
+        _conv_backward_item(
+            item, groups, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
+            grad_x, grad_taps, grad_taps_b,
+        )  # fmt: skip
 
 
 # scan -------------------------------------------------------------------------------------------------------------------
@@ -232,11 +256,13 @@ def _scan_parallel(items, groups, dt_rank, x_forward, x_backward, p, p_b, forwar
 
 @njit(**OPTIONS)
 def _direction_backward(
-    item, image, channel, chunk, direction, dt_rank, x, p, B, C, weights, grad_y, y,
-    step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, products_B, products_C,
-    grad_x, grad_raw, grad_B, grad_C,
+    item, image, channel, chunk, direction, dt_rank, x, p, B, C, weights, grad_y, y, need_weights,
+    step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A, products_B, products_C,
+    grad_x, grad_raw, grad_B, grad_C, grad_A, grad_D,
 ):  # fmt: skip
     """One direction of one block of channels: adds its output to `y`, writes grad_x and grad_raw, adds to grad_B and grad_C.
+
+    Gradients of A and D are kept per image.
 
     `grad_y` and `y`, (length, 16), are in the order of the tokens; everything per chunk is in that of the recurrence.
     """
@@ -254,6 +280,8 @@ def _direction_backward(
             chunk, image, token, direction, channel, d_state, weights.decay_rate, B, C, step, step_x, starts[c + 1], sums
         )
     grad_h[:] = _ZERO
+    of_A[:] = _ZERO
+    total_D = splat(_ZERO)
     for c in range(chunks - 1, -1, -1):
         count = min(chunk, length - c * chunk)
         token = first + direction * c * chunk
@@ -271,7 +299,7 @@ def _direction_backward(
         )  # fmt: skip
         chunk_sweep(
             count, image, token, direction, channel, item, weights.decay_rate, B, C, step, step_x, states, decays, grad_s,
-            False, True, 0, grad_h, grad_step, grad_step_x, grad_h, grad_B, grad_C, products_B, products_C,
+            need_weights, True, 0, grad_h, grad_step, grad_step_x, of_A, grad_B, grad_C, products_B, products_C,
         )  # fmt: skip
         for i in range(count):
             t = token + direction * i
@@ -280,12 +308,18 @@ def _direction_backward(
             store(y, t * LANES, load(y, t * LANES) + fma(skip, x_t, load(sums, i * LANES)))
             store(grad_x, at, fma(of_step_x, load(step, i * LANES), skip * grad))
             store(grad_raw, at, fma(of_step_x, x_t, load(grad_step, i * LANES)) * load(slope, i * LANES))
+            total_D = fma(grad, x_t, total_D)
+    if need_weights:
+        at = image * channels + channel
+        store(grad_D, at, total_D)
+        for n in range(d_state):
+            store(grad_A, at * d_state + n * LANES, load(of_A, n * LANES))
 
 
 @njit(**OPTIONS)
 def _backward_item(
-    item, groups, chunk, dt_rank, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
-    grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_z,
+    item, groups, chunk, dt_rank, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+    grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
 ):  # fmt: skip
     """One image, one group of channel blocks. grad_z goes to the second half of every row of `grad_z`."""
     length, channels, width = x_forward.shape[1], x_forward.shape[2], grad_z.shape[2]
@@ -298,7 +332,7 @@ def _backward_item(
     grad_s, grad_step, grad_step_x = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
     starts = empty(chunks * d_state * LANES).reshape(chunks, d_state * LANES)
     states, decays = empty((chunk + 1) * d_state * LANES), empty(chunk * d_state * LANES)
-    grad_h = empty(d_state * LANES)
+    grad_h, of_A = empty(d_state * LANES), empty(d_state * LANES)
     padded_states = grad_BC[0].shape[2]
     products_B, products_C = empty(padded_states * LANES), empty(padded_states * LANES)
     products_B[:] = _ZERO
@@ -313,14 +347,16 @@ def _backward_item(
             grad = load(grad_out.data, image * grad_out.image + t * grad_out.token + channel)
             store(grad_y, t * LANES, half * grad * (gate * sigmoid(gate)))
         _direction_backward(
-            item, image, channel, chunk, 1, dt_rank, x_forward, p, B, C, forward, grad_y, y,
-            step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, products_B, products_C,
-            grad_x, grad_raw, grad_BC[0], grad_BC[1],
+            item, image, channel, chunk, 1, dt_rank, x_forward, p, B, C, forward, grad_y, y, need_weights,
+            step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A,
+            products_B, products_C,
+            grad_x, grad_raw, grad_BC[0], grad_BC[1], grad_AD[0], grad_AD[1],
         )  # fmt: skip
         _direction_backward(
-            item, image, channel, chunk, -1, dt_rank, x_backward, p_b, B_b, C_b, backward, grad_y, y,
-            step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, products_B, products_C,
-            grad_x_b, grad_raw_b, grad_BC_b[0], grad_BC_b[1],
+            item, image, channel, chunk, -1, dt_rank, x_backward, p_b, B_b, C_b, backward, grad_y, y, need_weights,
+            step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A,
+            products_B, products_C,
+            grad_x_b, grad_raw_b, grad_BC_b[0], grad_BC_b[1], grad_AD_b[0], grad_AD_b[1],
         )  # fmt: skip
         for t in range(length):
             gate = load(z.data, image * z.image + t * z.token + channel)
@@ -340,13 +376,13 @@ def _backward_serial(items, *arguments):
 
 @njit(parallel=True, **OPTIONS)
 def _backward_parallel(
-    items, groups, chunk, dt_rank, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
-    grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_z,
+    items, groups, chunk, dt_rank, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+    grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
 ):  # fmt: skip
     for item in prange(items):
         _backward_item(
-            item, groups, chunk, dt_rank, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
-            grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_z,
+            item, groups, chunk, dt_rank, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+            grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
         )  # fmt: skip
 
 
@@ -361,15 +397,18 @@ def forward(xz: Tensor, weights: list[Tensor]) -> Tensor:
     return out.to(xz.dtype)
 
 
-def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor]) -> Tensor:
-    """Gradient of `xz`."""
+def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], need_weights: bool) -> list[Tensor]:
+    """Gradients of `xz` and, if needed, of all weights."""
     call = _Call(xz, weights)
     batch, length, d_inner = call.inner
     d_state = weights[5].shape[1]
     padded_states = math.ceil(d_state / LANES) * LANES
+    kept = batch if need_weights else 0  # gradients of weights per image
     grad_xz = torch.empty(batch, length, 2 * d_inner)
     grad_x, grad_raw = ([torch.empty(call.inner) for _ in range(2)] for _ in range(2))
     grad_BC = [[torch.zeros(call.items, length, padded_states) for _ in range(2)] for _ in range(2)]
+    grad_AD = [[torch.empty(kept, d_inner // LANES, d_state, LANES), torch.empty(kept, d_inner)] for _ in range(2)]
+    grad_taps = [torch.empty(kept, call.d_conv + 1, d_inner) for _ in range(2)]
     run_kernel(
         _backward_parallel,
         _backward_serial,
@@ -377,17 +416,19 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor]) -> Tensor:
         call.groups,
         min(length, max(1, _KEPT_VECTORS // d_state)),
         call.dt_rank,
+        need_weights,
         rows(grad_out),
         *call.scan_inputs,
         *(t.numpy() for t in (*grad_x, *grad_raw)),
-        *(tuple(t.numpy() for t in pair) for pair in grad_BC),
+        *(tuple(t.numpy() for t in pair) for pair in (*grad_BC, *grad_AD)),
         grad_xz.numpy(),
     )
+    grad_p = []
     for side in range(2):
         x_proj, dt_proj = (weights[7 * side + field].float() for field in (2, 3))
         of_BC = [t.view(batch, call.groups, length, -1)[..., :d_state].sum(1) for t in grad_BC[side]]
-        grad_p = torch.cat([grad_raw[side] @ dt_proj, *of_BC], dim=-1)
-        grad_x[side].view(-1, d_inner).addmm_(grad_p.view(-1, grad_p.shape[-1]), x_proj)
+        grad_p.append(torch.cat([grad_raw[side] @ dt_proj, *of_BC], dim=-1).view(batch * length, -1))
+        grad_x[side].view(-1, d_inner).addmm_(grad_p[side], x_proj)
     run_kernel(
         _conv_backward_parallel,
         _conv_backward_serial,
@@ -397,9 +438,25 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor]) -> Tensor:
         call.x,
         *call.kernel_weights,
         *(t.numpy() for t in grad_x),
-        grad_xz.numpy(),
+        need_weights,
+        *(t.numpy() for t in (grad_xz, *grad_taps)),
     )
-    return grad_xz.to(xz.dtype)
+    grads = [grad_xz.to(xz.dtype)]
+    for side in range(2 if need_weights else 0):
+        of_taps, of_raw = grad_taps[side].sum(0), grad_raw[side].view(-1, d_inner)
+        of_A, of_D = (t.sum(0) for t in grad_AD[side])
+        of_weights = (
+            of_taps[:-1].T,
+            of_taps[-1].clone(),  # outputs must not share memory
+            grad_p[side].T @ call.convolved[side].view(-1, d_inner),
+            of_raw.T @ call.projected[side].view(batch * length, -1)[:, : call.dt_rank],
+            of_raw.sum(0),
+            of_A.transpose(1, 2).reshape(d_inner, d_state),
+            of_D,
+        )
+        own = weights[7 * side : 7 * side + 7]
+        grads += [grad.to(weight.dtype).contiguous() for grad, weight in zip(of_weights, own, strict=True)]
+    return grads
 
 
 class _Call:
@@ -418,7 +475,7 @@ class _Call:
         self.items = batch * self.groups
         self.conv_groups = math.ceil(blocks / 4)
         self.conv_items = batch * self.conv_groups
-        convolved = [torch.empty(self.inner) for _ in range(2)]
+        self.convolved = [torch.empty(self.inner) for _ in range(2)]
         run_kernel(
             _conv_parallel,
             _conv_serial,
@@ -427,12 +484,12 @@ class _Call:
             self.d_conv,
             self.x,
             *self.kernel_weights,
-            *(t.numpy() for t in convolved),
+            *(t.numpy() for t in self.convolved),
         )
-        projected = [rows(x @ weights[7 * side + 2].float().T) for side, x in enumerate(convolved)]
+        self.projected = [x @ weights[7 * side + 2].float().T for side, x in enumerate(self.convolved)]
         self.scan_inputs: tuple[Any, ...] = (
-            *(x.numpy() for x in convolved),
-            *projected,
+            *(x.numpy() for x in self.convolved),
+            *(rows(p) for p in self.projected),
             *self.kernel_weights,
             rows(xz[..., d_inner:]),
         )

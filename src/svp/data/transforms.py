@@ -10,6 +10,9 @@ from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
+from torchvision.transforms import Compose
+
+from svp.data.policies import mend
 
 Transform = Callable[[Image.Image], Tensor]
 """RGB image to float tensor, (3, height, width)."""
@@ -131,7 +134,7 @@ def train_transform(inputs: InputConfig, augment: AugmentConfig) -> Transform:
 
     Draws from the generators of random, numpy and torch (CPU).
     """
-    transform: Transform = create_transform(
+    transform: Compose = create_transform(
         inputs.img_size,
         is_training=True,
         scale=(augment.scale_min, 1.0),
@@ -146,6 +149,8 @@ def train_transform(inputs: InputConfig, augment: AugmentConfig) -> Transform:
         re_mode="pixel",
         re_count=1,
     )
+    for step in transform.transforms:
+        mend(step)
     return transform
 
 

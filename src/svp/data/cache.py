@@ -30,8 +30,6 @@ from svp.data.images import load_image
 from svp.data.stages import Stages
 from svp.paths import home, write_atomically
 
-CacheMode = Literal["none", "memory", "disk"]
-
 MAX_MEMORY = 0.5
 """Share of the available memory that kept images may take, over all processes."""
 

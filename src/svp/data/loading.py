@@ -67,11 +67,13 @@ class KeptImageDataset(Dataset[Item]):
         UnreadableImageError, CacheError: When it is made, see `keep_images`.
     """
 
-    def __init__(self, split: Split, transform: Transform, seed: int = 0, place: Place | None = None) -> None:
+    def __init__(self, split: Split, transform: Transform, place: Place, seed: int = 0) -> None:
+        import svp.data.kernels  # noqa: F401  compiles, once for all workers
+
         self.split = split
         self.seed = seed
         self.stages = take_apart(transform)
-        self.images: KeptImages = keep_images(split.paths, self.stages, place or Place("memory"))
+        self.images: KeptImages = keep_images(split.paths, self.stages, place)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -84,13 +86,21 @@ class KeptImageDataset(Dataset[Item]):
         """A batch, as a `DataLoader` asks for it."""
         indices = [key[1] if isinstance(key, tuple) else key for key in keys]
         images = torch.empty(len(keys), *self.stages.size, 3, dtype=torch.uint8)
-        with _own_randomness():
+        with _own_randomness(), _one_thread():
             for key, index, image in zip(keys, indices, images, strict=True):
                 if isinstance(key, tuple):
                     _seed(self.seed, *key)
-                image.copy_(self.stages.finish(self.images[index]))
+                image[:] = self.stages.finish(self.images[index])
         labels = torch.tensor([self.split.labels[index] for index in indices])
         return images.permute(0, 3, 1, 2), labels, torch.tensor(indices)
+
+
+ImageDataset = ImageListDataset | KeptImageDataset
+
+
+def open_images(split: Split, transform: Transform, seed: int = 0, place: Place | None = None) -> ImageDataset:
+    """The images of a split, decoded every time, or once and kept if there is a place for them."""
+    return ImageListDataset(split, transform, seed) if place is None else KeptImageDataset(split, transform, place, seed)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -118,7 +128,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def make_loader(
-    dataset: ImageListDataset | KeptImageDataset,
+    dataset: ImageDataset,
     batch_size: int,
     *,
     train: bool,
@@ -129,9 +139,10 @@ def make_loader(
 ) -> DataLoader[Item]:
     """Batches of (images, labels, indices): (batch, 3, height, width), (batch,), (batch,).
 
-    For training the order comes from an `EpochSampler`, `loader.sampler`, whose `set_epoch` is to be called before each
-    epoch; otherwise it is that of the split. Workers live as long as the loader. They are started as the platform
-    does; fork is safe, for all that they run after it is Pillow and PyTorch on one thread.
+    Kept images are uint8, for `normalised` to finish. For training the order comes from an `EpochSampler`,
+    `loader.sampler`, whose `set_epoch` is to be called before each epoch; otherwise it is that of the split. Workers live as
+    long as the loader. They are started as the platform does; fork is safe, for all that they run after it is Pillow, PyTorch
+    on one thread, and kernels of ours on one.
 
     Args:
         drop_last: Leave an incomplete last batch out, unless it is the only one.
@@ -151,14 +162,22 @@ def make_loader(
 
 def normalised(batches: Iterable[Batch], inputs: InputConfig) -> Iterator[Batch]:
     """The batches with uint8 images made ready for the model, on the device they are on; others as they are."""
+    values = torch.arange(256).repeat(3, 1, 1)  # by the arithmetic of torchvision's to_tensor and normalize
+    values = ((values / 255 - torch.tensor(inputs.mean).view(3, 1, 1)) / torch.tensor(inputs.std).view(3, 1, 1)).squeeze(1)
     for images, labels, indices in batches:
-        if images.dtype == torch.uint8:
-            mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (inputs.mean, inputs.std))
-            # the arithmetic of torchvision's to_tensor and normalize, in one place in memory
-            ready = torch.empty(images.shape, device=images.device).copy_(images).div_(255).sub_(mean).div_(std)
-            yield ready, labels, indices
-        else:
-            yield images, labels, indices
+        yield images if images.dtype != torch.uint8 else _look_up(images, values), labels, indices
+
+
+def _look_up(images: Tensor, values: Tensor) -> Tensor:
+    """Values (3, 256) by channel and uint8."""
+    if images.device.type != "cpu":
+        values = values.to(images.device)
+        return torch.stack([values[channel][images[:, channel].int()] for channel in range(3)], dim=1)
+    from svp.data.kernels import normalise  # compiles
+
+    ready = torch.empty(images.shape)
+    normalise(images.permute(0, 2, 3, 1).contiguous().numpy(), values.numpy(), ready.numpy())
+    return ready
 
 
 def choose_num_workers(asked: int | None, device: torch.device) -> int:
@@ -182,6 +201,17 @@ def _own_randomness() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch on one thread: on single images to wait for a second one takes longer than to do without."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seed(*key: int) -> None:

@@ -12,7 +12,7 @@ the whole transform in this, and in nothing else:
   image not larger than that is kept as it is, and its crops are the same pixels.
 - The crop is resized by PyTorch's `interpolate` instead of Pillow: values differ by 1 of 255 at most.
 - The noise of random erasing is rounded to whole values of 0..255, and cut off there.
-- Rotations and shears resample bilinearly, not bicubically, and translations go by whole pixels (`policies.quicken`).
+- Rotations and shears resample bilinearly, not as the crop does, and translations go by whole pixels (`policies.quicken`).
 """
 
 import copy

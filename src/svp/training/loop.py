@@ -26,16 +26,22 @@ from svp.data import (
     ImageData,
     ImageListDataset,
     InputConfig,
+    Place,
     Split,
     Unreadable,
     check_unreadable,
+    choose_num_workers,
     drop_unreadable,
     eval_transform,
     find_unreadable,
     make_loader,
+    normalised,
     open_data,
+    open_images,
     train_transform,
 )
+from svp.data.loading import ImageDataset
+from svp.data.transforms import Transform
 from svp.models import Origin, VisionMamba, input_fields, model_info
 from svp.models.factory import full_name
 from svp.training.config import TrainConfig, differences, make_config
@@ -105,13 +111,6 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
         mixed_precision="bf16" if precision == "bf16" else "no",
         dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=False),
     )
-
-
-def choose_num_workers(asked: int | None, device: torch.device) -> int:
-    """Worker processes that read images: on a CPU the model needs the cores, and macOS and Windows start workers slowly."""
-    if asked is not None:
-        return asked
-    return min(8, torch.get_num_threads()) if device.type == "cuda" and sys.platform == "linux" else 0
 
 
 class _Trainer:
@@ -229,7 +228,7 @@ class _Trainer:
         readable = self._readable()
         augment = train_transform(self.inputs, config.augment)
         train_split = readable["train"] if config.protocol == "validation" else join(readable["train"], readable["val"])
-        self.train_set = ImageListDataset(train_split, augment, config.seed)
+        self.train_set = self._open_images("training", train_split, augment)
         self.workers = choose_num_workers(config.num_workers, self.device)
         batch_size = self._fitting_batch_size(len(train_split))
         loader = make_loader(
@@ -241,8 +240,10 @@ class _Trainer:
             pin_memory=self.device.type == "cuda",
             drop_last=True,
         )
-        evaluate = ImageListDataset(self._selection(readable), eval_transform(self.inputs))
-        eval_loader = make_loader(evaluate, batch_size, train=False, num_workers=self.workers)
+        evaluate = self._open_images(self.selection_split, self._selection(readable), eval_transform(self.inputs))
+        eval_loader = make_loader(
+            evaluate, batch_size, train=False, num_workers=self.workers, pin_memory=self.device.type == "cuda"
+        )
         self.eval_batch_size = batch_size
         optimizer = create_optimizer_v2(model, opt="adamw", lr=config.lr, weight_decay=config.weight_decay)
         self.wrapped, self.optimizer, self.loader, self.selection_loader = accelerator.prepare(
@@ -262,6 +263,16 @@ class _Trainer:
             f"{self.tuner.num_trainable:,} of {sum(p.numel() for p in model.parameters()):,} parameters train, "
             f"on {self.device.type}, {accelerator.mixed_precision.replace('no', 'fp32')}"
         )
+
+    def _open_images(self, what: str, split: Split, transform: Transform) -> ImageDataset:
+        """Images that are read every epoch, decoded anew or kept."""
+        if self.config.cache == "none":
+            return open_images(split, transform, self.config.seed)
+        # every process keeps its own in memory; on disk the first one writes for all
+        with self.accelerator.main_process_first(), self.display.progress(f"keeping {what} images", len(split)) as (bar, task):
+            processes = int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
+            place = Place(self.config.cache, processes, self.display.say, lambda done: bar.update(task, completed=done))
+            return open_images(split, transform, self.config.seed, place)
 
     def _readable(self) -> dict[str, Split]:
         parts = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
@@ -307,7 +318,8 @@ class _Trainer:
         # all randomness follows from (seed, epoch, process): a resumed run draws what an uninterrupted one would have
         seed_everything(hash((self.config.seed, epoch, self.accelerator.process_index)) % 2**32)
         train_loss = self._train_epoch(epoch)
-        scores = score(self.wrapped, self.selection_loader, self.accelerator, len(self.data.class_names))
+        batches = normalised(self.selection_loader, self.inputs)
+        scores = score(self.wrapped, batches, self.accelerator, len(self.data.class_names))
         check_outcome(self.tuner, scores.loss, epoch)  # before anything good is overwritten
         rows.append(
             {
@@ -345,7 +357,7 @@ class _Trainer:
         self.loader.set_epoch(epoch)
         total = torch.zeros((), device=self.device)
         with self.display.progress(f"epoch {epoch + 1}/{self.config.epochs}", len(self.loader)) as (bar, task):
-            for step, (images, labels, index) in enumerate(self.loader):
+            for step, (images, labels, index) in enumerate(normalised(self.loader, self.inputs)):
                 self.schedule.set(epoch, step)
                 loss = self._loss(images, labels)
                 value = loss.item()

@@ -9,14 +9,15 @@ serial, so they run in forked processes.
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import njit
 
-from svp.ops.simd import OPTIONS
-
+_OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, boundscheck=False, error_model="numpy")
 _ONE = 65536  # of 16 fractional bits
 
 
-@njit("void(uint8[:,:,::1], float64[::1], uint8[::1], uint8[:,:,::1])", **OPTIONS)
+@njit("void(uint8[:,:,::1], float64[::1], uint8[::1], uint8[:,:,::1])", **_OPTIONS)
 def warp(image, matrix, fill, out):
     """Fill `out` from `image`, uint8 (height, width, 3): pixel (x, y) from (a x + b y + c, d x + e y + f) of the image.
 
@@ -52,7 +53,7 @@ def warp(image, matrix, fill, out):
             y += step_y
 
 
-@njit("void(uint8[:,:,:,::1], float32[:,::1], float32[:,:,:,::1])", **OPTIONS)
+@njit("void(uint8[:,:,:,::1], float32[:,::1], float32[:,:,:,::1])", **_OPTIONS)
 def normalise(images, values, out):
     """Look every value up: uint8 (batch, height, width, 3) into float32 (batch, 3, height, width).
 

@@ -10,7 +10,8 @@ the whole transform in this, and in nothing else:
 - Images larger than `kept_side` are shrunk to it first (bicubic, antialiased). Crops of the mean area or more are still
   scaled down to the model's size; smaller ones are enlarged, and are softer than they were if cut from the original. An
   image not larger than that is kept as it is, and its crops are the same pixels.
-- The crop is resized by PyTorch's `interpolate` instead of Pillow: values differ by 1 of 255 at most.
+- The crop is resized by PyTorch's `interpolate` instead of Pillow: values differ by 1 or 2 of 255, and by more only
+  where bicubic overshoots at both ends of the range, as in noise.
 - The noise of random erasing is rounded to whole values of 0..255, and cut off there.
 - Rotations and shears resample bilinearly, not as the crop does, and translations go by whole pixels (`policies.quicken`).
 """

@@ -1,6 +1,6 @@
 """Image folders in, batches out. Names that need torch are imported when they are first used."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from svp.data.catalog import DatasetInfo, dataset_info, list_datasets
 from svp.data.checks import check_data
@@ -17,44 +17,73 @@ from svp.data.images import (
 from svp.data.opening import data_folder, open_data, open_labelled
 from svp.data.splits import DataError, ImageData, Split
 
+CacheMode = Literal["none", "memory", "disk"]
+"""Whether images are decoded anew every time, or kept: see `svp.data.cache`."""
+
 if TYPE_CHECKING:
-    from svp.data.loading import EpochSampler, ImageListDataset, make_loader
+    from svp.data.cache import CacheError, KeptImages, Place, keep_images
+    from svp.data.loading import (
+        EpochSampler,
+        ImageListDataset,
+        KeptImageDataset,
+        choose_num_workers,
+        make_loader,
+        normalised,
+        open_images,
+    )
     from svp.data.transforms import AugmentConfig, InputConfig, eval_transform, train_transform
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_UNREADABLE",
     "AugmentConfig",
+    "CacheError",
+    "CacheMode",
     "DataError",
     "DatasetInfo",
     "EpochSampler",
     "ImageData",
     "ImageListDataset",
     "InputConfig",
+    "KeptImageDataset",
+    "KeptImages",
+    "Place",
     "Split",
     "Unreadable",
     "UnreadableImageError",
     "check_data",
     "check_unreadable",
+    "choose_num_workers",
     "data_folder",
     "dataset_info",
     "drop_unreadable",
     "eval_transform",
     "find_images",
     "find_unreadable",
+    "keep_images",
     "list_datasets",
     "load_image",
     "make_loader",
+    "normalised",
     "open_data",
     "open_folder",
+    "open_images",
     "open_labelled",
     "train_transform",
 ]
 
 _LAZY = {
+    "CacheError": "cache",
+    "KeptImages": "cache",
+    "Place": "cache",
+    "keep_images": "cache",
     "EpochSampler": "loading",
     "ImageListDataset": "loading",
+    "KeptImageDataset": "loading",
+    "choose_num_workers": "loading",
     "make_loader": "loading",
+    "normalised": "loading",
+    "open_images": "loading",
     "AugmentConfig": "transforms",
     "InputConfig": "transforms",
     "eval_transform": "transforms",

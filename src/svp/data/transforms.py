@@ -10,6 +10,9 @@ from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
+from torchvision.transforms import Compose
+
+from svp.data.policies import mend
 
 Transform = Callable[[Image.Image], Tensor]
 """RGB image to float tensor, (3, height, width)."""
@@ -135,7 +138,7 @@ def train_transform(inputs: InputConfig, augment: AugmentConfig) -> Transform:
 
     Draws from the generators of random, numpy and torch (CPU).
     """
-    transform: Any = create_transform(
+    transform: Compose = create_transform(
         inputs.img_size,
         is_training=True,
         scale=(augment.scale_min, 1.0),
@@ -153,6 +156,8 @@ def train_transform(inputs: InputConfig, augment: AugmentConfig) -> Transform:
     if augment.crop == "none":
         resize, cut, *_ = cast(Any, eval_transform(inputs)).transforms
         transform.transforms[:1] = [resize, cut]  # the first is the random resized crop
+    for step in transform.transforms:
+        mend(step)
     return transform
 
 

@@ -7,11 +7,11 @@ from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jsonargparse import ArgumentParser
 
-from svp.data import AugmentConfig
+from svp.data import AugmentConfig, CacheMode
 from svp.models.factory import full_name
 from svp.training.inputs import InputOverrides
 from svp.training.protocol import Protocol
@@ -62,6 +62,9 @@ class TrainConfig:
         precision: "auto" is bf16 on a GPU that has it and fp32 elsewhere.
         device: "auto" takes a GPU if there is one.
         num_workers: Processes that read images; chosen by the machine if left out.
+        cache: "memory" or "disk" decode training and validation images once and keep them, shrunk, in memory or below
+            $SVP_HOME/cache/images. Evaluation stays the same to the bit; training draws the same augmentation from images
+            that may be coarser, so its numbers differ from those of "none". See `svp.data.stages`.
         out: Run directory; runs/<data>-<model>-<method>-<seed> if left out.
         resume: Go on with the run in `out` from its last finished epoch.
         recipe: Named recipe, or a YAML file, whose values are used where nothing else is given; of "paper", the variant of
@@ -101,6 +104,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_workers: int | None = None
+    cache: CacheMode = "none"
     out: str | None = None
     resume: bool = False
     recipe: str | None = None
@@ -129,6 +133,8 @@ class TrainConfig:
             raise ConfigError(f"train_fraction is {self.train_fraction}, expected 0 < train_fraction <= 1")
         if self.train_fraction is not None and self.shots is not None:
             raise ConfigError(f"shots is {self.shots} and train_fraction is {self.train_fraction}, expected only one of them")
+        if self.cache not in get_args(CacheMode):
+            raise ConfigError(f"cache is {self.cache!r}, expected one of {', '.join(get_args(CacheMode))}")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ConfigError(f"batch_size is {self.batch_size}, mixup and CutMix need an even one")
         # the method's own checks; every option is written out, so that a run says what it did

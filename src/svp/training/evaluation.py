@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import nn
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
 from svp.data import Unreadable
 
@@ -48,7 +47,7 @@ class Scores:
 @torch.no_grad()
 def score(
     model: nn.Module,
-    loader: DataLoader[Any],
+    loader: Iterable[tuple[Tensor, Tensor, Tensor]],
     accelerator: Accelerator,
     num_classes: int,
     unreadable_labels: Sequence[int] = (),
@@ -60,7 +59,7 @@ def score(
 
     Args:
         model: Prepared by `accelerator`.
-        loader: Prepared by `accelerator`.
+        loader: Prepared by `accelerator`, and `normalised` if its images are kept ones.
         accelerator: Devices and processes.
         num_classes: Outputs of the head.
         unreadable_labels: True classes of images that could not be read; they count as wrong.
@@ -77,8 +76,8 @@ def score(
     table = torch.cat(rows).numpy()
     _, first = np.unique(table[:, 0], return_index=True)
     table = table[first]
-    labels, guesses = table[:, 1].astype(np.int64), table[:, 2 : 2 + k].astype(np.int64)
-    hits = guesses == labels[:, None]
+    classes, guesses = table[:, 1].astype(np.int64), table[:, 2 : 2 + k].astype(np.int64)
+    hits = guesses == classes[:, None]
     lost = np.bincount(np.asarray(unreadable_labels, dtype=np.int64), minlength=num_classes)
     n = len(table) + len(unreadable_labels)
     return Scores(
@@ -86,8 +85,8 @@ def score(
         top5=int(hits.sum()) / n,
         loss=float(table[:, -1].mean()),
         n=n,
-        correct=np.bincount(labels[hits[:, 0]], minlength=num_classes),
-        total=np.bincount(labels, minlength=num_classes) + lost,
+        correct=np.bincount(classes[hits[:, 0]], minlength=num_classes),
+        total=np.bincount(classes, minlength=num_classes) + lost,
     )
 
 

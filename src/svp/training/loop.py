@@ -25,16 +25,22 @@ from torch import Tensor
 from svp.data import (
     ImageData,
     ImageListDataset,
+    Place,
     Split,
     Unreadable,
     check_unreadable,
+    choose_num_workers,
     drop_unreadable,
     eval_transform,
     find_unreadable,
     make_loader,
+    normalised,
     open_data,
+    open_images,
     train_transform,
 )
+from svp.data.loading import ImageDataset
+from svp.data.transforms import Transform
 from svp.models import Origin, VisionMamba, create_model, input_fields, model_info
 from svp.models.factory import full_name
 from svp.training.config import TrainConfig, differences, make_config
@@ -106,13 +112,6 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
         mixed_precision="bf16" if precision == "bf16" else "no",
         dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=False),
     )
-
-
-def choose_num_workers(asked: int | None, device: torch.device) -> int:
-    """Worker processes that read images: on a CPU the model needs the cores, and macOS and Windows start workers slowly."""
-    if asked is not None:
-        return asked
-    return min(8, torch.get_num_threads()) if device.type == "cuda" and sys.platform == "linux" else 0
 
 
 class _Trainer:
@@ -233,7 +232,7 @@ class _Trainer:
 
         readable = self._readable()
         augment = train_transform(self.inputs, config.augment)
-        self.train_set = ImageListDataset(readable["train"], augment, config.seed)
+        self.train_set = self._open_images("training", readable["train"], augment)
         self.workers = choose_num_workers(config.num_workers, self.device)
         batch_size = self._fitting_batch_size(len(readable["train"]))
         loader = make_loader(
@@ -247,10 +246,16 @@ class _Trainer:
         )
         # where nothing chooses the epoch, a batch of training images shows whether it ended well
         scored = readable[self.selection_split] if self.selection_split else first(readable["train"], batch_size)
-        evaluate = ImageListDataset(scored, eval_transform(self.inputs))
+        evaluate = self._open_images(self.selection_split or "some training", scored, eval_transform(self.inputs))
         processes = accelerator.num_processes
         self.eval_batch_size = max(batch_size, config.batch_size // processes * processes)  # few shots, many test images
-        eval_loader = make_loader(evaluate, self.eval_batch_size, train=False, num_workers=self.workers)
+        eval_loader = make_loader(
+            evaluate,
+            self.eval_batch_size,
+            train=False,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+        )
         optimizer = create_optimizer_v2(model, opt="adamw", lr=config.peak_lr, weight_decay=config.weight_decay)
         self.wrapped, self.optimizer, self.loader, self.scored_loader = accelerator.prepare(
             model, optimizer, loader, eval_loader
@@ -272,6 +277,16 @@ class _Trainer:
         if config.lr_base_size:
             scaled = f"{config.lr:g} * {config.batch_size} / {config.lr_base_size}"
             self.display.say(f"peak learning rate {config.peak_lr:g} = {scaled}")
+
+    def _open_images(self, what: str, split: Split, transform: Transform) -> ImageDataset:
+        """Images that are read every epoch, decoded anew or kept."""
+        if self.config.cache == "none":
+            return open_images(split, transform, self.config.seed)
+        # every process keeps its own in memory; on disk the first one writes for all
+        with self.accelerator.main_process_first(), self.display.progress(f"keeping {what} images", len(split)) as (bar, task):
+            processes = int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
+            place = Place(self.config.cache, processes, self.display.say, lambda done: bar.update(task, completed=done))
+            return open_images(split, transform, self.config.seed, place)
 
     def _readable(self) -> dict[str, Split]:
         parts = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
@@ -314,7 +329,8 @@ class _Trainer:
         # all randomness follows from (seed, epoch, process): a resumed run draws what an uninterrupted one would have
         seed_everything(hash((self.config.seed, epoch, self.accelerator.process_index)) % 2**32)
         train_loss = self._train_epoch(epoch)
-        scores = score(self.wrapped, self.scored_loader, self.accelerator, len(self.data.class_names))
+        batches = normalised(self.scored_loader, self.inputs)
+        scores = score(self.wrapped, batches, self.accelerator, len(self.data.class_names))
         check_outcome(self.tuner, scores.loss, epoch)  # before anything good is overwritten
         chooses = self.selection_split is not None
         rows.append(
@@ -353,7 +369,7 @@ class _Trainer:
         self.loader.set_epoch(epoch)
         total = torch.zeros((), device=self.device)
         with self.display.progress(f"epoch {epoch + 1}/{self.config.epochs}", len(self.loader)) as (bar, task):
-            for step, (images, labels, index) in enumerate(self.loader):
+            for step, (images, labels, index) in enumerate(normalised(self.loader, self.inputs)):
                 self.schedule.set(epoch, step)
                 loss = self._loss(images, labels)
                 value = loss.item()

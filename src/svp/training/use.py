@@ -17,6 +17,7 @@ from svp.data import (
     ImageListDataset,
     InputConfig,
     UnreadableImageError,
+    choose_num_workers,
     drop_unreadable,
     eval_transform,
     find_images,
@@ -27,7 +28,7 @@ from svp.data import (
 )
 from svp.models import VisionMamba
 from svp.training.evaluation import describe_unreadable, score
-from svp.training.loop import choose_num_workers, make_accelerator
+from svp.training.loop import make_accelerator
 from svp.training.records import RunDirectory
 from svp.tuners import AdapterInfo, load_adapter
 

@@ -1,15 +1,10 @@
 """The fine-grained data sets: split files of VPT, the data sets' own lists, and each way in which they can be wrong."""
 
-import hashlib
 import json
 import shutil
-import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -18,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.io import loadmat, savemat
 
 import svp
-from svp.data import DataError, ImageData, Split, dataset_info, fgvc, open_data
+from svp.data import DataError, ImageData, Split, dataset_info, open_data
 from svp.data.fgvc import has_fgvc, read_fgvc, read_fraction
 from tests.data.official_lists import (
     write_birds,
@@ -482,50 +477,3 @@ def test_wrong_dog_and_car_lists(tmp_path: Path) -> None:
     (cars / "cars_test_annos_withlabels.mat").unlink()
     with pytest.raises(DataError, match=r"stanford_cars: devkit/cars_test_annos_withlabels\.mat missing"):
         open_data("stanford_cars", tmp_path)
-
-
-# Fetching
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """Address of the temporary folder, on loopback."""
-    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        thread = Thread(target=http.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
-
-
-def test_cub_is_fetched_checked_and_unpacked(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_cub200(tmp_path / "made")
-    archive = tmp_path / "CUB_200_2011.tgz"
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(tmp_path / "made" / "CUB_200_2011", "CUB_200_2011")
-    monkeypatch.setattr(fgvc, "_CUB", f"{server}/{archive.name}")
-    fetch = dataset_info("cub200").fetch
-    assert fetch is not None
-    with pytest.raises(RuntimeError, match="not found or corrupted"):
-        fetch(tmp_path / "root")  # this is not the published archive
-    monkeypatch.setattr(fgvc, "_CUB_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
-    fetch(tmp_path / "root")
-    check(open_data("cub200", tmp_path / "root"))
-
-
-def test_flowers_are_fetched_by_torchvision(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import Flowers102
-
-    made = write_flowers(tmp_path / "made")
-    with tarfile.open(made / "102flowers.tgz", "w:gz") as tar:
-        tar.add(made / "jpg", "jpg")
-    monkeypatch.setattr(Flowers102, "_download_url_prefix", f"{server}/made/")
-    files = {
-        key: (name, hashlib.md5((made / name).read_bytes()).hexdigest()) for key, (name, _) in Flowers102._file_dict.items()
-    }
-    monkeypatch.setattr(Flowers102, "_file_dict", files)
-    fetch = dataset_info("oxford_flowers").fetch
-    assert fetch is not None
-    fetch(tmp_path / "root")
-    check(open_data("oxford_flowers", tmp_path / "root"))

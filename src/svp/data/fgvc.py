@@ -34,9 +34,6 @@ from svp.data.splits import DataError, Parts, Split
 
 _SPLIT_FILES = {"train": "train.json", "val": "val.json", "test": "test.json"}
 
-_CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
-_CUB_MD5 = "97eceeb196236b17998738112f37df78"
-
 
 @dataclass(frozen=True)
 class _Layout:
@@ -131,20 +128,6 @@ def has_fgvc(root: Path, *, name: str) -> bool:
         return _find_folder(root, _LAYOUTS[name]).is_dir()
     except DataError:
         return False
-
-
-def fetch_cub200(root: Path) -> None:
-    """Download CUB-200-2011 (1.1 GB) and unpack it to ``root/CUB_200_2011``; what is there already is used."""
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    download_and_extract_archive(_CUB, str(root), md5=_CUB_MD5)
-
-
-def fetch_oxford_flowers(root: Path) -> None:
-    """Download Oxford Flowers (345 MB) and unpack it to ``root/flowers-102``; what is there already is used."""
-    from torchvision.datasets import Flowers102
-
-    Flowers102(str(root), download=True)
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ def test_class_ids_of_any_spelling_are_one_numbering(
     assert list(parts.splits["test"].labels) == expected[::2]
 
 
-def test_published_fractions_are_read_without_validation_images(tmp_path: Path) -> None:
+def test_published_fractions_are_read_as_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "FGVC" / "OxfordFlower"
     train = {f"jpg/image_{number:05d}.jpg": number % 4 for number in range(8)}
     test = {f"jpg/image_{number:05d}.jpg": number % 4 for number in range(8, 12)}
@@ -192,8 +192,8 @@ def test_published_fractions_are_read_without_validation_images(tmp_path: Path) 
     write_vpt(folder, train=train, val=dict(list(train.items())[-1:]), test=test, train_0_4=few)
     split = read_fraction(tmp_path, "oxford_flowers", 0.4)
     assert split is not None
-    assert split.labels == (1, 3, 1)
-    assert split.origin == "train_0.4.json without 1 images of val.json"
+    assert split.labels == (1, 3, 1, 3)
+    assert split.origin == "train_0.4.json"
     assert read_fraction(tmp_path, "oxford_flowers", 0.1) is None
     assert read_fraction(tmp_path, "vtab_cifar", 0.4) is None
     write_vpt(folder, train_0_1={**few, "jpg/image_00008.jpg": 0})
@@ -205,6 +205,16 @@ def test_published_fractions_are_read_without_validation_images(tmp_path: Path) 
     write_vpt(folder, train_0_1={"jpg/lost.jpg": 1})
     with pytest.raises(DataError, match=r"train_0\.1\.json, entry 'jpg/lost\.jpg': there is no image"):
         read_fraction(tmp_path, "oxford_flowers", 0.1)
+
+
+def test_a_published_fraction_beside_own_lists_without_a_test_part(tmp_path: Path) -> None:
+    folder = write_dogs(tmp_path)
+    for name in ("train_list.mat", "test_list.mat"):
+        (folder / name).unlink()
+    write_vpt(folder, train_0_1={"n02085782-Japanese_spaniel/n02085782_5.jpg": 2})
+    split = read_fraction(tmp_path, "stanford_dogs", 0.1)
+    assert split is not None
+    assert split.labels == (1,)
 
 
 # The data sets' own lists

@@ -14,7 +14,7 @@ from svp.data.images import (
     find_unreadable,
     load_image,
 )
-from svp.data.opening import data_folder, open_data, open_labelled
+from svp.data.opening import data_folder, open_data, open_fraction, open_labelled
 from svp.data.splits import DataError, ImageData, Split
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ __all__ = [
     "make_loader",
     "open_data",
     "open_folder",
+    "open_fraction",
     "open_labelled",
     "train_transform",
 ]

@@ -102,12 +102,14 @@ def read_fgvc(root: Path, seed: int, *, name: str) -> Parts:
 
 
 def read_fraction(root: Path, name: str, fraction: float) -> Split | None:
-    """The published sub-sample of the training part, ``train_0.1.json`` for a fraction of 0.1, without validation images.
+    """The published sub-sample of train.json, as it is: ``train_0.1.json`` for a fraction of 0.1.
+
+    Like train.json it may hold images that are held out for validation: Stanford Cars', those that a run draws itself.
 
     Returns:
         None where there is no such file, and for a data set that is not of this module.
     Raises:
-        DataError: As `read_fgvc`.
+        DataError: As `read_fgvc`; it holds images of the data set's own test part.
     """
     if name not in _LAYOUTS:
         return None
@@ -118,8 +120,9 @@ def read_fraction(root: Path, name: str, fraction: float) -> Split | None:
     images = _read_json(file)
     check_known(images, found.labels, "the class list")
     check_files(found.images, [images])
-    check_apart(images, found.lists["test"])
-    return found.training_split(images)
+    if "test" in found.lists:
+        check_apart(images, found.lists["test"])
+    return found.split(images, file.name)
 
 
 def has_fgvc(root: Path, *, name: str) -> bool:

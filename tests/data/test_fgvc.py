@@ -1,15 +1,10 @@
 """The fine-grained data sets: split files of VPT, the data sets' own lists, and each way in which they can be wrong."""
 
-import hashlib
 import json
 import shutil
-import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -18,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.io import loadmat, savemat
 
 import svp
-from svp.data import DataError, ImageData, Split, dataset_info, fgvc, open_data
+from svp.data import DataError, ImageData, Split, dataset_info, open_data
 from svp.data.fgvc import has_fgvc, read_fgvc, read_fraction
 from tests.data.official_lists import (
     write_birds,
@@ -188,7 +183,7 @@ def test_class_ids_of_any_spelling_are_one_numbering(
     assert list(parts.splits["test"].labels) == expected[::2]
 
 
-def test_published_fractions_are_read_without_validation_images(tmp_path: Path) -> None:
+def test_published_fractions_are_read_as_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "FGVC" / "OxfordFlower"
     train = {f"jpg/image_{number:05d}.jpg": number % 4 for number in range(8)}
     test = {f"jpg/image_{number:05d}.jpg": number % 4 for number in range(8, 12)}
@@ -197,8 +192,8 @@ def test_published_fractions_are_read_without_validation_images(tmp_path: Path) 
     write_vpt(folder, train=train, val=dict(list(train.items())[-1:]), test=test, train_0_4=few)
     split = read_fraction(tmp_path, "oxford_flowers", 0.4)
     assert split is not None
-    assert split.labels == (1, 3, 1)
-    assert split.origin == "train_0.4.json without 1 images of val.json"
+    assert split.labels == (1, 3, 1, 3)
+    assert split.origin == "train_0.4.json"
     assert read_fraction(tmp_path, "oxford_flowers", 0.1) is None
     assert read_fraction(tmp_path, "vtab_cifar", 0.4) is None
     write_vpt(folder, train_0_1={**few, "jpg/image_00008.jpg": 0})
@@ -210,6 +205,16 @@ def test_published_fractions_are_read_without_validation_images(tmp_path: Path) 
     write_vpt(folder, train_0_1={"jpg/lost.jpg": 1})
     with pytest.raises(DataError, match=r"train_0\.1\.json, entry 'jpg/lost\.jpg': there is no image"):
         read_fraction(tmp_path, "oxford_flowers", 0.1)
+
+
+def test_a_published_fraction_beside_own_lists_without_a_test_part(tmp_path: Path) -> None:
+    folder = write_dogs(tmp_path)
+    for name in ("train_list.mat", "test_list.mat"):
+        (folder / name).unlink()
+    write_vpt(folder, train_0_1={"n02085782-Japanese_spaniel/n02085782_5.jpg": 2})
+    split = read_fraction(tmp_path, "stanford_dogs", 0.1)
+    assert split is not None
+    assert split.labels == (1,)
 
 
 # The data sets' own lists
@@ -482,50 +487,3 @@ def test_wrong_dog_and_car_lists(tmp_path: Path) -> None:
     (cars / "cars_test_annos_withlabels.mat").unlink()
     with pytest.raises(DataError, match=r"stanford_cars: devkit/cars_test_annos_withlabels\.mat missing"):
         open_data("stanford_cars", tmp_path)
-
-
-# Fetching
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """Address of the temporary folder, on loopback."""
-    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        thread = Thread(target=http.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
-
-
-def test_cub_is_fetched_checked_and_unpacked(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_cub200(tmp_path / "made")
-    archive = tmp_path / "CUB_200_2011.tgz"
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(tmp_path / "made" / "CUB_200_2011", "CUB_200_2011")
-    monkeypatch.setattr(fgvc, "_CUB", f"{server}/{archive.name}")
-    fetch = dataset_info("cub200").fetch
-    assert fetch is not None
-    with pytest.raises(RuntimeError, match="not found or corrupted"):
-        fetch(tmp_path / "root")  # this is not the published archive
-    monkeypatch.setattr(fgvc, "_CUB_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
-    fetch(tmp_path / "root")
-    check(open_data("cub200", tmp_path / "root"))
-
-
-def test_flowers_are_fetched_by_torchvision(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import Flowers102
-
-    made = write_flowers(tmp_path / "made")
-    with tarfile.open(made / "102flowers.tgz", "w:gz") as tar:
-        tar.add(made / "jpg", "jpg")
-    monkeypatch.setattr(Flowers102, "_download_url_prefix", f"{server}/made/")
-    files = {
-        key: (name, hashlib.md5((made / name).read_bytes()).hexdigest()) for key, (name, _) in Flowers102._file_dict.items()
-    }
-    monkeypatch.setattr(Flowers102, "_file_dict", files)
-    fetch = dataset_info("oxford_flowers").fetch
-    assert fetch is not None
-    fetch(tmp_path / "root")
-    check(open_data("oxford_flowers", tmp_path / "root"))

@@ -157,50 +157,92 @@ TABLE = "gtsrb/GT-final_test.csv"
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("dtd", remove("dtd/dtd/images/banded/banded_0001.jpg"), "train1.txt:1: there is no .*banded/banded_0001.jpg"),
-        ("dtd", edit(TRAIN1, lambda text: ""), "train1.txt: lists no image"),
-        ("dtd", edit(TEST1, lambda text: ""), "test1.txt: lists no image"),
+        (
+            "dtd",
+            remove("dtd/dtd/images/banded/banded_0001.jpg"),
+            r"train1\.txt, line 1: there is no image .*banded/banded_0001\.jpg; 1 of the 12",
+        ),
+        ("dtd", edit(TRAIN1, lambda text: ""), r"labels/train1\.txt: the list is empty"),
+        ("dtd", edit(TEST1, lambda text: ""), r"labels/test1\.txt: the list is empty"),
         (
             "dtd",
             edit(TEST1, lambda text: text + "banded_1.jpg\n"),
-            "test1.txt:13: expected <class>/<file>.jpg, found 'banded_1",
+            r"test1\.txt, line 13: expected <class>/<file>\.jpg, found 'banded_1",
         ),
-        ("dtd", edit(TEST1, lambda text: text + "a/b/c.jpg\n"), "test1.txt:13: expected <class>/<file>.jpg"),
-        ("dtd", edit(TEST1, lambda text: text + "\n"), "test1.txt:13: expected <class>/<file>.jpg, found ''"),
-        ("dtd", edit(TEST1, lambda text: "lined/1.jpg\n" + text), "test1.txt:1: there is no .*lined/1.jpg"),
-        ("dtd", edit(TRAIN1, lambda text: text.replace("zig", "banded/zig")), "train1.txt:10: expected <class>/<file>.jpg"),
-        ("dtd", edit(TRAIN1, lambda text: text[: text.index("zig")]), "val1.txt:10: class 'zigzagged' has no training images"),
-        ("dtd", edit(TEST1, lambda text: text + text), "test1.txt:13: .* is also listed at .*test1.txt:1"),
+        ("dtd", edit(TEST1, lambda text: text + "a/b/c.jpg\n"), r"test1\.txt, line 13: expected <class>/<file>\.jpg"),
+        ("dtd", edit(TEST1, lambda text: "\nbanded/\n" + text), r"test1\.txt, line 2: expected <class>/<file>\.jpg, found 'b"),
+        ("dtd", edit(TEST1, lambda text: "banded/1.jpg\n" + text), r"test1\.txt, line 1: there is no image .*banded/1\.jpg"),
+        (
+            "dtd",
+            edit(TEST1, lambda text: "lined/1.jpg\n" + text),
+            r"test1\.txt, line 1: class lined of lined/1\.jpg is not among the 4 of train1\.txt",
+        ),
+        (
+            "dtd",
+            edit(TRAIN1, lambda text: text.replace("zig", "banded/zig")),
+            r"train1\.txt, line 10: expected <class>/<file>\.jpg",
+        ),
+        (
+            "dtd",
+            edit(TRAIN1, lambda text: text[: text.index("zig")]),
+            r"val1\.txt, line 10: class zigzagged of .* not among the 3 of train1\.txt",
+        ),
+        (
+            "dtd",
+            edit(TEST1, lambda text: text + text),
+            r"test1\.txt, line 13: .* is listed before already, by .*test1\.txt, line 1\.",
+        ),
         (
             "dtd",
             edit(TEST1, lambda text: text + "banded/banded_0001.jpg\n"),
-            "test1.txt:13: .*banded_0001.jpg is also listed at .*train1.txt:1",
+            r"test1\.txt, line 13: banded/banded_0001\.jpg is in .*train1\.txt, line 1, too; 1 of 13 images are in both",
         ),
-        ("dtd", lambda root: (root / TEST1).write_bytes(b"\xff\xfe"), "test1.txt: not a text file"),
-        ("food101", remove("food-101/images/waffles/1000.jpg"), r"train.json, waffles\[0\]: there is no .*waffles/1000.jpg"),
-        ("food101", edit("food-101/meta/train.json", lambda text: text[:-9]), "train.json:1: not JSON, .*in column"),
+        ("dtd", lambda root: (root / TEST1).write_bytes(b"banded/1\n\xff\xfe"), r"test1\.txt, line 2: is not text in UTF-8"),
+        (
+            "food101",
+            remove("food-101/images/waffles/1000.jpg"),
+            r"train\.json, waffles\[0\]: there is no image .*waffles/1000\.jpg",
+        ),
+        ("food101", edit("food-101/meta/train.json", lambda text: text[:-9]), r"train\.json, line 1: damaged JSON"),
         ("food101", edit_json(lambda lists: []), "test.json: expected one object of lists"),
         ("food101", edit_json(lambda lists: {"waffles": "waffles/1"}), "test.json: expected one object of lists"),
-        ("food101", edit_json(lambda lists: {"waffles": []}), "test.json: lists no image"),
+        ("food101", edit_json(lambda lists: {"waffles": []}), r"meta/test\.json: the list is empty"),
         ("food101", edit_json(lambda lists: {"waffles": [1]}), r"test.json, waffles\[0\]: expected 'waffles/<id>', found 1"),
         ("food101", edit_json(lambda lists: {"waffles": ["pie/1"]}), r"test.json, waffles\[0\]: expected .*found 'pie/1'"),
         (
             "food101",
             edit("food-101/meta/train.json", lambda text: json.dumps({"waffles": json.loads(text)["waffles"]})),
-            r"test.json, baby_back_ribs\[0\]: class 'baby_back_ribs' has no training images",
+            r"test\.json, baby_back_ribs\[0\]: class baby_back_ribs of .* is not among the 1 of train\.json",
         ),
-        ("gtsrb", remove("gtsrb/GTSRB/Final_Test/Images/00002.ppm"), "GT-final_test.csv:4: there is no .*Images/00002.ppm"),
+        (
+            "gtsrb",
+            remove("gtsrb/GTSRB/Final_Test/Images/00002.ppm"),
+            r"final_test\.csv, line 4: there is no image .*/00002\.ppm",
+        ),
         (
             "gtsrb",
             edit(TABLE, lambda text: text.replace(";38", ";43")),
-            "GT-final_test.csv:4: ClassId '43' is none of .*00042",
+            r"GT-final_test\.csv, line 4: class 43 of 00002\.ppm is not among the 43 of .*Training",
         ),
-        ("gtsrb", edit(TABLE, lambda text: text.replace(";38", ";-1")), "GT-final_test.csv:4: ClassId '-1'"),
-        ("gtsrb", edit(TABLE, lambda text: text.replace(";38", "")), "GT-final_test.csv:4: ClassId ''"),
-        ("gtsrb", edit(TABLE, lambda text: text.replace(";", ",")), "GT-final_test.csv:1: no column ClassId and Filename"),
-        ("gtsrb", edit(TABLE, lambda text: ""), "GT-final_test.csv:1: no column"),
-        ("gtsrb", edit(TABLE, lambda text: text.splitlines()[0]), "GT-final_test.csv: lists no image"),
-        ("gtsrb", edit(TABLE, lambda text: text.replace("00002", "00001")), "csv:4: .*00001.ppm is also listed at .*csv:3"),
+        (
+            "gtsrb",
+            edit(TABLE, lambda text: text.replace(";38", ";-1")),
+            r"GT-final_test\.csv, line 4: ClassId '-1' is no number",
+        ),
+        ("gtsrb", edit(TABLE, lambda text: text.replace(";38", "")), r"GT-final_test\.csv, line 4: ClassId '' is no number"),
+        (
+            "gtsrb",
+            edit(TABLE, lambda text: text.replace(";", ",")),
+            r"GT-final_test\.csv, line 1: no column ClassId and Filename",
+        ),
+        ("gtsrb", edit(TABLE, lambda text: ""), r"GT-final_test\.csv, line 1: no column"),
+        ("gtsrb", edit(TABLE, lambda text: text.splitlines()[0]), r"GT-final_test\.csv: the list is empty"),
+        (
+            "gtsrb",
+            edit(TABLE, lambda text: text.replace("00002", "00001")),
+            r"csv, line 4: 00001\.ppm is listed before already, by .*csv, line 3\.",
+        ),
+        ("gtsrb", edit(TABLE, lambda text: text.replace("00002.ppm", "")), r"csv, line 4: '' is no path of an image"),
         (
             "gtsrb",
             lambda root: (root / "gtsrb/GTSRB/Training/00003").rename(root / "gtsrb/GTSRB/Training/stop"),
@@ -219,6 +261,15 @@ def test_what_is_wrong_is_named(tmp_path: Path, name: str, damage: Callable[[Pat
     with pytest.raises(DataError, match=message) as caught:
         dataset_info(name).read(tmp_path, 0)
     assert re.search(re.escape(str(tmp_path)), str(caught.value))
+
+
+def test_empty_lines_and_byte_order_marks_are_no_images(tmp_path: Path) -> None:
+    folder = write_dtd(tmp_path) / "labels"
+    parts = dataset_info("dtd").read(tmp_path, 0)
+    for part in ("train", "test"):
+        file = folder / f"{part}1.txt"
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    assert dataset_info("dtd").read(tmp_path, 0) == parts
 
 
 def test_a_class_without_test_images_is_said(tmp_path: Path) -> None:

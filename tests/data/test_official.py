@@ -24,6 +24,7 @@ from svp.cli import main
 from svp.data import dataset_info
 from svp.data.official import OFFICIAL, FetchError, Official, fetch_official, has_official
 from tests.data.official import pack, write_cifar10, write_cifar100, write_dtd, write_food101, write_gtsrb, write_svhn
+from tests.data.official_lists import write_cub200, write_flowers, write_vpt
 
 WRITERS = {
     "cifar10": write_cifar10,
@@ -32,6 +33,8 @@ WRITERS = {
     "food101": write_food101,
     "gtsrb": write_gtsrb,
     "svhn": write_svhn,
+    "cub200": write_cub200,
+    "oxford_flowers": lambda root: write_flowers(root / "flowers-102"),
 }
 
 
@@ -80,13 +83,13 @@ def serve(name: str, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatc
     downloads = []
     for download in official.downloads:
         content = tmp_path / f"content of {download.filename}"
-        source = written / official.places[0] / (download.holds or download.filename)
-        if download.holds is None:
-            shutil.copy(source, served / download.filename)
-        else:
-            (content / download.holds).parent.mkdir(parents=True)
+        for path in download.brings:
+            source = written / official.places[0] / path
+            target = content / path if download.holds else served / download.filename
+            target.parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if source.is_dir() else shutil.copy
-            copy(source, content / download.holds)
+            copy(source, target)
+        if download.holds:
             (content / "README.txt").write_text("Official archives hold more than the images.")
             pack(content, served / download.filename)
         url = f"http://127.0.0.1:{server.server_port}/{download.filename}"
@@ -99,7 +102,7 @@ def md5(file: Path) -> str:
     return hashlib.md5(file.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("name", sorted(OFFICIAL.keys() - {"cub200"}))  # torchvision has none for CUB-200-2011
 def test_addresses_and_checksums_are_those_of_torchvision(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = set()
 
@@ -107,8 +110,8 @@ def test_addresses_and_checksums_are_those_of_torchvision(name: str, tmp_path: P
         place = Path(kwargs.get("download_root") or root).relative_to(tmp_path).as_posix()
         asked.add((url, kwargs.get("md5") or args[-1], "" if place == "." else place))
 
-    classes = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "dtd": "DTD", "food101": "Food101", "gtsrb": "GTSRB"}
-    dataset = getattr(torchvision.datasets, classes.get(name, "SVHN"))
+    classes = {"food101": "Food101", "oxford_flowers": "Flowers102"}
+    dataset = getattr(torchvision.datasets, classes.get(name, name.upper()))
     module = sys.modules["torchvision.datasets.cifar" if name.startswith("cifar") else dataset.__module__]
     for function in ("download_and_extract_archive", "download_url"):
         if hasattr(module, function):
@@ -161,6 +164,27 @@ def test_what_lies_there_is_not_downloaded(name: str, server, monkeypatch: pytes
     fetch_official(name, root)
     assert server.asked == []
     assert has_official(name, root)
+
+
+def test_lists_placed_by_hand_do_not_keep_the_images_from_being_fetched(
+    server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Split files of VPT, for which there is no address to fetch them from."""
+    serve("cub200", server, monkeypatch, tmp_path)
+    root = tmp_path / "root"
+    name = "001.Black_footed_Albatross/Black_footed_Albatross_000"
+    ids = {"train": {f"{name}0_1.jpg": "001", "002.Laysan_Albatross/Laysan_Albatross_0000_2.jpg": "002"}}
+    write_vpt(root / "CUB_200_2011", **ids, test={f"{name}1_1.jpg": "001"})
+    (root / "CUB_200_2011" / "classes.txt").write_text("1 One\n2 Two\n")
+    assert main(["data", "fetch", "cub200", "--data-root", str(root)]) == 0
+    parts = dataset_info("cub200").read(root, 0)
+    assert parts.class_names == ("One", "Two")  # what was there stays
+    assert [len(split) for split in parts.splits.values()] == [2, 1]
+    (root / "CUB_200_2011" / "train_test_split.txt").unlink()  # as if killed before the last of the archive was in place
+    server.asked.clear()
+    fetch_official("cub200", root)
+    assert server.asked == []
+    assert has_official("cub200", root)
 
 
 def test_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

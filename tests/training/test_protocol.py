@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 
 import svp
 from svp.commands.eval import _print_scores
-from svp.data import DataError, ImageData, Split, catalog, open_folder
+from svp.data import DataError, ImageData, Split, catalog, open_folder, open_fraction
 from svp.data.catalog import DatasetInfo
 from svp.data.folder import read_folder
 from svp.data.splits import Parts
 from svp.training import NonFiniteLossError, RunError, loop
 from svp.training.protocol import how_chosen, images_used
+from tests.data.official_lists import write_images, write_vpt
 from tests.training.conftest import write_photos
 from tests.training.test_faults import KILL_AT_WRITE, assert_resumes_to, command, svp_process
 
@@ -222,6 +223,89 @@ def test_a_share_of_the_images(photos: Path, settings: dict[str, Any]) -> None:
     run = svp.train(photos, train_fraction=0.1, **settings | {"epochs": 1, "method": "linear"})
     assert run.result["data"]["train"] == 3
     assert run.result["n_test"] == 6
+
+
+# a data set's own list of a share ----------------------------------------------------------------------------------------
+
+
+CARS = {f"car_ims/{number:06d}.jpg": number % 2 + 1 for number in range(1, 31)}
+TRAIN, TEST = dict(list(CARS.items())[:20]), dict(list(CARS.items())[20:])
+VAL, SHARE = dict(list(TRAIN.items())[:4]), dict(list(TRAIN.items())[2:12])  # of which two are in both
+
+
+@pytest.fixture
+def cars(tmp_path: Path) -> Path:
+    """A data root with the split files of VPT for Stanford Cars, whose validation images are among train.json's."""
+    folder = tmp_path / "root" / "FGVC" / "stanford-cars"
+    write_images(folder, list(CARS.items()))
+    write_vpt(folder, train=TRAIN, val=VAL, test=TEST, train_0_5=SHARE)
+    return tmp_path / "root"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "images", "origin"),
+    [
+        ("validation", SHARE.keys() - VAL.keys(), "train_0.5.json without 2 images that are held out"),
+        ("paper", SHARE.keys(), "train_0.5.json"),
+    ],
+)
+def test_the_published_list_of_a_share_is_trained_on(
+    protocol: str, images: set[str], origin: str, cars: Path, settings: dict[str, Any]
+) -> None:
+    own = settings | {"epochs": 1, "method": "linear", "data_root": str(cars), "protocol": protocol}
+    run = svp.train("stanford_cars", train_fraction=0.5, **own)
+    assert recorded(run.directory, "train") == images
+    assert recorded(run.directory, "test") == TEST.keys()
+    assert recorded(run.directory, "val") == (VAL.keys() if protocol == "validation" else set())
+    assert run.result["data"]["splits"]["train"] == origin
+
+
+def test_where_no_list_is_published_a_share_is_drawn(cars: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    own = settings | {"epochs": 1, "method": "linear"}
+    for part in ("train", "test"):
+        write_photos(tmp_path / "here" / "stanford_cars" / part, seed=len(part))
+    cases = {
+        "another share": (
+            "stanford_cars",
+            0.25,
+            "validation",
+            4,
+            "25% of train.json without 4 images of val.json, stratified",
+        ),
+        "train + val": ("stanford_cars", 0.5, "trainval", 10, "50% of train (train.json without 4 images of val.json) + val"),
+        "a folder": (str(tmp_path / "here" / "stanford_cars"), 0.5, "validation", 18, "50% of rest of folder train/"),
+    }
+    for case, (data, fraction, protocol, images, origin) in cases.items():
+        places = {"out": str(tmp_path / case), "data_root": str(cars), "protocol": protocol}
+        run = svp.train(data, train_fraction=fraction, **own | places)
+        assert run.result["data"]["train"] == images, case
+        assert run.result["data"]["splits"]["train"].startswith(origin), case
+
+
+def test_a_folder_of_a_data_sets_name_has_no_published_list(
+    cars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(open_fraction("stanford_cars", 0.5, cars) or ()) == len(SHARE)
+    assert open_fraction("stanford_cars", 0.25, cars) is None
+    assert open_fraction("digits", 0.5, cars) is None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stanford_cars").mkdir()
+    assert open_fraction("stanford_cars", 0.5, cars) is None
+
+
+def test_a_published_list_is_for_the_part_that_it_is_of(photos: Path) -> None:
+    """Validation and test images may be drawn by seed from the images that the list was drawn from."""
+    data = open_folder(photos)
+    every = (data.train, data.val, data.test)
+    everything = Split(sum((part.paths for part in every), ()), sum((part.labels for part in every), ()), "train_0.5.json")
+    own = {protocol: images_used(data, protocol, train_fraction=0.5, published=everything) for protocol in PROTOCOLS}
+    assert own["validation"].train.paths == data.train.paths
+    assert own["validation"].train.labels == data.train.labels
+    assert own["validation"].train.origin == "train_0.5.json without 12 images that are held out"
+    assert paths(own["paper"].train) == paths(data.train, data.val)
+    assert own["trainval"] == images_used(data, "trainval", train_fraction=0.5)
+    with pytest.raises(DataError, match=r"train_0\.5\.json: all of its 6 images are held out"):
+        images_used(data, "validation", published=replace(data.val, origin="train_0.5.json"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from svp.data.images import (
     find_unreadable,
     load_image,
 )
-from svp.data.opening import data_folder, open_data, open_labelled
+from svp.data.opening import data_folder, open_data, open_fraction, open_labelled
 from svp.data.splits import DataError, ImageData, Split
 
 CacheMode = Literal["none", "memory", "disk"]
@@ -67,6 +67,7 @@ __all__ = [
     "normalised",
     "open_data",
     "open_folder",
+    "open_fraction",
     "open_images",
     "open_labelled",
     "train_transform",

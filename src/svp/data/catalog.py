@@ -11,7 +11,7 @@ from typing import Any
 from svp.data import vtab
 from svp.data.array_sets import has_images, read_cifar10, read_cifar100, read_svhn
 from svp.data.digits import has_digits, read_digits
-from svp.data.fgvc import fetch_cub200, fetch_oxford_flowers, has_fgvc, read_fgvc
+from svp.data.fgvc import has_fgvc, read_fgvc
 from svp.data.listed_sets import read_dtd, read_food101, read_gtsrb
 from svp.data.official import fetch_official, has_official
 from svp.data.splits import DataError, Parts
@@ -229,7 +229,7 @@ _CATALOG = (
         fetching=f"svp data fetch cub200 (1.1 GB); {_VPT_SPLITS}",
         citation="Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, CNS-TR-2011-001, 2011",
         read=partial(read_fgvc, name="cub200"),
-        fetch=fetch_cub200,
+        fetch=partial(fetch_official, "cub200"),
         present=partial(has_fgvc, name="cub200"),
     ),
     DatasetInfo(
@@ -278,7 +278,7 @@ _CATALOG = (
         fetching=f"svp data fetch oxford_flowers (345 MB); {_VPT_SPLITS}",
         citation="Nilsback and Zisserman, Automated Flower Classification over a Large Number of Classes, ICVGIP 2008",
         read=partial(read_fgvc, name="oxford_flowers"),
-        fetch=fetch_oxford_flowers,
+        fetch=partial(fetch_official, "oxford_flowers"),
         present=partial(has_fgvc, name="oxford_flowers"),
     ),
     DatasetInfo(

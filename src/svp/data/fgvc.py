@@ -4,7 +4,6 @@ The split files that VPT published (train.json, val.json, test.json: ``{path: cl
 set's own lists are read. Source of the layout: github.com/KMnP/vpt, whose files SVP's code takes.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,21 @@ from svp.data.fgvc_lists import (
     read_dogs,
     read_flowers,
 )
-from svp.data.lists import ClassId, Entry, ImageList, as_split, check_apart, check_files, find_folder, image_list, read_text
+from svp.data.lists import (
+    ClassId,
+    Entry,
+    ImageList,
+    as_split,
+    check_apart,
+    check_files,
+    check_known,
+    find_folder,
+    image_list,
+    read_json,
+)
 from svp.data.splits import DataError, Parts, Split
 
 _SPLIT_FILES = {"train": "train.json", "val": "val.json", "test": "test.json"}
-
-_CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
-_CUB_MD5 = "97eceeb196236b17998738112f37df78"
 
 
 @dataclass(frozen=True)
@@ -95,12 +102,14 @@ def read_fgvc(root: Path, seed: int, *, name: str) -> Parts:
 
 
 def read_fraction(root: Path, name: str, fraction: float) -> Split | None:
-    """The published sub-sample of the training part, ``train_0.1.json`` for a fraction of 0.1, without validation images.
+    """The published sub-sample of train.json, as it is: ``train_0.1.json`` for a fraction of 0.1.
+
+    Like train.json it may hold images that are held out for validation: Stanford Cars', those that a run draws itself.
 
     Returns:
         None where there is no such file, and for a data set that is not of this module.
     Raises:
-        DataError: As `read_fgvc`.
+        DataError: As `read_fgvc`; it holds images of the data set's own test part.
     """
     if name not in _LAYOUTS:
         return None
@@ -109,10 +118,11 @@ def read_fraction(root: Path, name: str, fraction: float) -> Split | None:
     if not file.exists():
         return None
     images = _read_json(file)
-    _check_known(images, {*found.labels}, "the class list")
+    check_known(images, found.labels, "the class list")
     check_files(found.images, [images])
-    check_apart(images, found.lists["test"])
-    return found.training_split(images)
+    if "test" in found.lists:
+        check_apart(images, found.lists["test"])
+    return found.split(images, file.name)
 
 
 def has_fgvc(root: Path, *, name: str) -> bool:
@@ -121,20 +131,6 @@ def has_fgvc(root: Path, *, name: str) -> bool:
         return _find_folder(root, _LAYOUTS[name]).is_dir()
     except DataError:
         return False
-
-
-def fetch_cub200(root: Path) -> None:
-    """Download CUB-200-2011 (1.1 GB) and unpack it to ``root/CUB_200_2011``; what is there already is used."""
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    download_and_extract_archive(_CUB, str(root), md5=_CUB_MD5)
-
-
-def fetch_oxford_flowers(root: Path) -> None:
-    """Download Oxford Flowers (345 MB) and unpack it to ``root/flowers-102``; what is there already is used."""
-    from torchvision.datasets import Flowers102
-
-    Flowers102(str(root), download=True)
 
 
 @dataclass(frozen=True)
@@ -170,9 +166,9 @@ def _find(root: Path, name: str) -> _Found:
     names = layout.read_names(folder)
     for part, images in lists.items():
         if names:
-            _check_known(images, {*names[1]}, str(names[0]))
+            check_known(images, names[1], str(names[0]))
         elif part != "train":
-            _check_known(images, {entry.class_id for entry in lists["train"].entries}, lists["train"].file.name)
+            check_known(images, {entry.class_id for entry in lists["train"].entries}, lists["train"].file.name)
     images_folder = _image_folder(folder, layout.images)
     check_files(images_folder, lists.values())
     for part, images in lists.items():
@@ -205,10 +201,7 @@ def _read_split_files(folder: Path) -> Lists:
 
 
 def _read_json(file: Path) -> ImageList:
-    try:
-        content = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}, line {error.lineno}: damaged JSON ({error.msg}). Fetch the file again.") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise DataError(f'{file}: is not one JSON object of the form {{"path of image": class id}}.')
     return image_list(file, _json_entries(file, content))
@@ -222,14 +215,6 @@ def _json_entries(file: Path, content: Mapping[str, object]) -> Iterator[Entry]:
         if isinstance(class_id, str) and class_id.isdecimal():
             class_id = int(class_id)  # "007" in one file may be 7 in another
         yield Entry(path, class_id, at, at)
-
-
-def _check_known(images: ImageList, known: set[ClassId], where: str) -> None:
-    for entry in images.entries:
-        if entry.class_id not in known:
-            raise DataError(
-                f"{entry.class_at}: class {entry.class_id} of {entry.path} is not among the {len(known)} of {where}."
-            )
 
 
 def _image_folder(folder: Path, names: tuple[str, ...]) -> Path:

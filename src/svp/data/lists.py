@@ -1,11 +1,12 @@
 """Files that list images with their classes: what every format has in common, and what can be wrong with each."""
 
+import json
 import os
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from svp.data.splits import DataError, Split
 
@@ -90,6 +91,33 @@ def read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(f"{file}, line {line}: is not text in UTF-8. Restore the file, or save it as UTF-8.") from error
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: The file is missing, unreadable or no JSON.
+    """
+    try:
+        return json.loads(read_text(file))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file}, line {error.lineno}: damaged JSON ({error.msg}). Fetch the file again.") from error
+
+
+def check_known(images: ImageList, known: Collection[ClassId], where: str) -> None:
+    """Check that every class of the list is a known one.
+
+    Args:
+        where: What the known classes are from, for the message.
+    Raises:
+        DataError: One is not; names it and its line.
+    """
+    for entry in images.entries:
+        if entry.class_id not in known:
+            raise DataError(
+                f"{entry.class_at}: class {entry.class_id} of {entry.path} is not among the {len(known)} of {where}."
+            )
 
 
 def check_files(folder: Path, lists: Iterable[ImageList]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from svp.data import hub
+from svp.data import fgvc, hub
 from svp.data.archives import archive_name, is_archive, read_archive, unpack
 from svp.data.catalog import dataset_info, list_datasets
 from svp.data.folder import read_folder, read_labelled
@@ -55,9 +55,9 @@ def read_data(data: str, data_root: str | Path | None = None, *, seed: int = 0) 
     path = Path(data).expanduser()
     if hub.is_on_hub(data):
         return data.removeprefix(hub.PREFIX).replace("/", "-"), hub.read_hub(data, root)
+    if _is_name(data):
+        return data, dataset_info(data).read(root, seed)
     if not path.exists():
-        if path.name == data and data in list_datasets():
-            return data, dataset_info(data).read(root, seed)
         if path.name != data or is_table(path) or is_archive(path):
             raise DataError(f"{data} does not exist; {_EXPECTED}")
         known = ", ".join(list_datasets())
@@ -67,6 +67,22 @@ def read_data(data: str, data_root: str | Path | None = None, *, seed: int = 0) 
     if is_table(path) and path.is_file():
         return path.stem, read_table(path)
     return path.resolve().name, read_folder(path)
+
+
+def open_fraction(data: str, fraction: float, data_root: str | Path | None = None) -> Split | None:
+    """The list of a share of the training images that a data set of the catalogue brings itself.
+
+    Args:
+        data: What `open_data` was given.
+        fraction: The share, above 0 up to 1.
+        data_root: As for `open_data`.
+    Returns:
+        As published; it may hold images that `open_data` splits off. None if there is no list of this share, and for all that
+        is not opened by name.
+    Raises:
+        DataError: The list does not fit the data set.
+    """
+    return fgvc.read_fraction(data_folder(data_root), data, fraction) if _is_name(data) else None
 
 
 def open_labelled(data: str | Path, class_names: Sequence[str], data_root: str | Path | None = None) -> Split:
@@ -87,9 +103,14 @@ def open_labelled(data: str | Path, class_names: Sequence[str], data_root: str |
         return read_labelled(unpack(path, data_folder(data_root)), class_names)
     if is_table(path) and not path.is_dir():
         return read_labelled_table(path, class_names)
-    if str(data) in list_datasets() and not path.exists():
+    if _is_name(str(data)):
         return _labelled_by_name(str(data), class_names, data_folder(data_root))
     return read_labelled(path, class_names)
+
+
+def _is_name(data: str) -> bool:
+    """Whether it is opened by the catalogue: what lies here under that name comes first."""
+    return data in list_datasets() and not Path(data).expanduser().exists()
 
 
 def _labelled_by_name(name: str, class_names: Sequence[str], root: Path) -> Split:

@@ -55,7 +55,9 @@ class TrainConfig:
             train and validation (or on what the released code takes, where that differs), choose the best epoch on test, as
             the paper's code does. Labelled so in every result.
         shots: Images per class to train on, drawn by seed; validation and test stay whole. All if left out.
-        train_fraction: Share of every class to train on, drawn by seed, at least one image; instead of `shots`.
+        train_fraction: Share of every class to train on, drawn by seed, at least one image; instead of `shots`. Where a named
+            data set brings a list of that share of its training part (VPT's train_0.1.json and others), the images of the
+            list are taken, less those that are held out; protocol "trainval" draws all the same, from train and validation.
         val_fraction: Share of the training images split off for validation where no val/ folder is given.
         test_fraction: Share split off for test where no test/ folder is given.
         seed: Of weights, splits, order and augmentation.

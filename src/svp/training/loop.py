@@ -36,6 +36,7 @@ from svp.data import (
     make_loader,
     normalised,
     open_data,
+    open_fraction,
     open_images,
     train_transform,
 )
@@ -150,7 +151,15 @@ class _Trainer:
                 val_fraction=config.val_fraction,
                 test_fraction=config.test_fraction,
             )
-        return images_used(data, config.protocol, shots=config.shots, train_fraction=config.train_fraction, seed=config.seed)
+        share = config.train_fraction
+        return images_used(
+            data,
+            config.protocol,
+            shots=config.shots,
+            train_fraction=share,
+            published=open_fraction(config.data, share, config.data_root) if share is not None else None,
+            seed=config.seed,
+        )
 
     def _resolve(self, config: TrainConfig) -> TrainConfig:
         """Nothing left to the place, the machine or the name: what ``config.yaml`` holds can be run again anywhere."""

@@ -12,6 +12,7 @@ images); "paper" is what the released code of SVP does, and optimistic, so every
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from svp.data import DataError, ImageData, Split
@@ -26,6 +27,7 @@ def images_used(
     *,
     shots: int | None = None,
     train_fraction: float | None = None,
+    published: Split | None = None,
     seed: int = 0,
 ) -> ImageData:
     """The data as a run uses it: `train` is what is trained on, `val` is empty where it chooses nothing.
@@ -33,9 +35,11 @@ def images_used(
     Args:
         shots: Images per class that are left to train on.
         train_fraction: Share of every class that is left to train on.
+        published: The data set's own list of that share. It is trained on instead of a draw, less the images that are held
+            out, but by protocol "trainval": it is a share of the training part, and none of train + val.
         seed: Of the draw.
     Raises:
-        DataError: What the released code trains on holds test images.
+        DataError: What the released code trains on holds test images; all images of `published` are held out.
     """
     train, val = data.train, data.val
     if protocol != "validation":
@@ -46,7 +50,9 @@ def images_used(
         raise DataError(f"{data.root}: {len(leaked)} test images are trained on ({train.origin}), such as {min(leaked)}")
     if shots is not None:
         train = take_shots(train, data.class_names, shots, seed)
-    if train_fraction is not None:
+    if published is not None and protocol != "trainval":
+        train = _without(published, {*val.paths, *data.test.paths})
+    elif train_fraction is not None:
         train = take_fraction(train, data.class_names, train_fraction, seed)
     return replace(data, train=train, val=val)
 
@@ -78,6 +84,15 @@ def how_chosen_so_far(protocol: Protocol, epochs: int) -> str:
         "paper": f"best on test of {epochs} epochs so far (protocol of the paper's code): optimistic",
     }[protocol]
     return f"unfinished run, {chosen}"
+
+
+def _without(published: Split, held_out: set[Path]) -> Split:
+    kept = [(path, label) for path, label in zip(published.paths, published.labels, strict=True) if path not in held_out]
+    if not kept:
+        raise DataError(f"{published.origin}: all of its {len(published)} images are held out; none is left to train on.")
+    dropped = len(published) - len(kept)
+    origin = f"{published.origin} without {dropped} images that are held out" if dropped else published.origin
+    return Split(tuple(path for path, _ in kept), tuple(label for _, label in kept), origin)
 
 
 def _joined(train: Split, val: Split) -> Split:

@@ -116,6 +116,8 @@ def test_every_geometric_operation_is_quickened_and_nothing_else(policy: str) ->
         assert changed == before.name.startswith(("Rotate", "Shear", "Translate"))
         assert repr(before) == repr(after)
     assert geometric or policy == "3a"
+    (used,) = [step for step in take_apart(transform).vary if list(_operations(step))]
+    assert [op.aug_fn for op in _operations(used)] == [op.aug_fn for op in _operations(quick)]
 
 
 @settings(max_examples=80, deadline=None)

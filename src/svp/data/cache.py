@@ -127,7 +127,6 @@ def _keep_on_disk(paths: Sequence[Path], stages: Stages, place: Place) -> KeptIm
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
         _check_disk(_estimate(paths, stages), folder, place)
-        (folder / "index.json").unlink(missing_ok=True)  # it tells of the old file only
         write_atomically(folder / "images.bin", write_images)
         index = json.dumps({"state": state, "crc32": checksum, "shapes": shapes})
         write_atomically(folder / "index.json", lambda temporary: temporary.write_text(index, encoding="utf-8"))

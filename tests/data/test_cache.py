@@ -172,8 +172,10 @@ def epochs(
     return outcome
 
 
-@pytest.mark.parametrize("mode", ["memory", "disk"])
-@pytest.mark.parametrize(("num_workers", "context"), [(1, None), (2, None), (1, "spawn")])
+@pytest.mark.parametrize(
+    ("mode", "num_workers", "context"),
+    [("memory", 1, None), ("memory", 2, None), ("disk", 1, None), ("disk", 2, None), ("memory", 1, "spawn")],
+)
 def test_batches_do_not_depend_on_the_workers(split: Split, mode: str, num_workers: int, context: str | None) -> None:
     transform = train_transform(INPUTS, AUGMENT)
     dataset = KeptImageDataset(split, transform, Place(mode), seed=7)  # type: ignore[arg-type]

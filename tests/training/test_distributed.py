@@ -7,46 +7,75 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-LAUNCHERS = {
-    "python": [sys.executable, "-m", "svp"],
-    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "svp"],
-    # on a CPU `accelerate launch` starts several processes by MPI only; without MPI it is the one-process launcher
-    "accelerate": [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", "svp"],
-}
-PROCESSES = {"torchrun": 2, "accelerate": 1}
+from svp.cli import main
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+# on a CPU `accelerate launch` starts several processes by MPI only; without MPI it is the one-process launcher
+ACCELERATE = ["accelerate.commands.launch", "--cpu", "--num_processes", "1"]
 
 
-def metrics(launcher: str, photos: Path, out: Path) -> tuple[list[float], dict[str, object]]:
+def command(photos: Path, out: Path) -> list[str]:
     words = ["train", "--data", photos, "--model", "vim_nano", "--weights", "random", "--img-size", 16, "--epochs", 2]
     words += ["--batch-size", 6, "--device", "cpu", "--out", out]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return [str(word) for word in words]
+
+
+def launched(launcher: list[str], arguments: list[str]) -> str:
     done = subprocess.run(
-        [*LAUNCHERS[launcher], *map(str, words)], env=environment, capture_output=True, text=True, timeout=250
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    scored = subprocess.run(
-        [*LAUNCHERS[launcher], "eval", str(out), "--json", "--device", "cpu", "--batch-size", "4"],
-        env=environment,
+        [sys.executable, "-m", *launcher, *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=250,
     )
-    assert scored.returncode == 0, scored.stdout + scored.stderr
-    assert json.loads(scored.stdout)["top1"] == json.loads((out / "result.json").read_text())["top1"]
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def metrics(out: Path) -> list[float]:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [row[key] for row in rows for key in ("train_loss", "selection_loss", "selection_top1")], json.loads(
-        (out / "result.json").read_text()
-    )
+    return [row[key] for row in rows for key in ("train_loss", "selection_loss", "selection_top1")]
+
+
+def result(out: Path) -> dict[str, Any]:
+    outcome: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return outcome
+
+
+@pytest.fixture
+def whole(photos: Path, tmp_path: Path) -> Path:
+    main(command(photos, tmp_path / "whole"))
+    return tmp_path / "whole"
+
+
+def assert_alike(whole: Path, run: Path, processes: int) -> None:
+    assert result(run)["processes"] == processes
+    assert metrics(run) == pytest.approx(metrics(whole), rel=1e-4)
+    assert (result(run)["top1"], result(run)["n_test"]) == (result(whole)["top1"], result(whole)["n_test"])
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_metrics_of_one(photos: Path, tmp_path: Path) -> None:
-    expected, whole = metrics("python", photos, tmp_path / "one")
-    for launcher, processes in PROCESSES.items():
-        found, result = metrics(launcher, photos, tmp_path / launcher)
-        assert result["processes"] == processes
-        assert found == pytest.approx(expected, rel=1e-4)
-        assert (result["top1"], result["n_test"]) == (whole["top1"], whole["n_test"])
+def test_accelerate_launch_gives_the_metrics_of_python(photos: Path, tmp_path: Path, whole: Path) -> None:
+    launched([*ACCELERATE, "-m", "svp"], command(photos, tmp_path / "run"))
+    assert_alike(whole, tmp_path / "run", processes=1)
+
+
+TRAIN_AND_SCORE = """
+import contextlib, sys
+from svp.cli import main
+with contextlib.redirect_stdout(sys.stderr):
+    main(["train", *sys.argv[1:]])
+main(["eval", sys.argv[sys.argv.index("--out") + 1], "--json", "--device", "cpu", "--batch-size", "4"])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_score_as_one(photos: Path, tmp_path: Path, whole: Path) -> None:
+    (tmp_path / "both.py").write_text(TRAIN_AND_SCORE)
+    shown = launched([*TORCHRUN, str(tmp_path / "both.py")], command(photos, tmp_path / "run")[1:])
+    assert_alike(whole, tmp_path / "run", processes=2)
+    assert json.loads(shown)["top1"] == result(whole)["top1"]

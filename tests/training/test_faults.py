@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import svp
-from svp.data import DataError
+from svp.data import DataError, open_folder
 from svp.models import WeightsError
 from svp.training import NonFiniteLossError, RunError
 
@@ -28,8 +23,7 @@ def damage(image: Path) -> None:
 def test_an_unreadable_training_image_is_named_and_kept_out(
     photos: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    splits = svp.train(photos, **settings | {"epochs": 1, "out": settings["out"] + "0"}).directory / "splits.json"
-    victim = photos / json.loads(splits.read_text())["train"][0][0]
+    victim = open_folder(photos).train.paths[0]
     damage(victim)
     run = svp.train(photos, **settings | {"epochs": 1, "progress": True})
     assert [image["path"] for image in run.result["unreadable_images"]] == [str(victim)]
@@ -38,11 +32,10 @@ def test_an_unreadable_training_image_is_named_and_kept_out(
 
 
 def test_an_unreadable_test_image_counts_as_wrong(photos: Path, settings: dict[str, Any]) -> None:
-    whole = svp.train(photos, **settings | {"epochs": 4, "out": settings["out"] + "0"})
-    victim = photos / json.loads((whole.directory / "splits.json").read_text())["test"][0][0]
+    victim = open_folder(photos).test.paths[0]
     damage(victim)
-    run = svp.train(photos, **settings | {"epochs": 4})
-    assert run.result["n_test"] == whole.result["n_test"] == 6
+    run = svp.train(photos, **settings)
+    assert run.result["n_test"] == 6
     assert run.result["top1"] <= 5 / 6
     assert [image["path"] for image in run.result["unreadable_test_images"]] == [str(victim)]
     assert svp.evaluate(run.directory, device="cpu")["top1"] == run.result["top1"]
@@ -139,83 +132,7 @@ def test_a_malicious_pickle_does_not_run(photos: Path, settings: dict[str, Any],
     assert not (tmp_path / "owned").exists()
 
 
-# killed --------------------------------------------------------------------------------------------------------------
-
-KILL_AT_WRITE = """
-import os, signal, sys, torch
-from svp.cli import main
-real, calls = torch.save, [0]
-def save(state, path):
-    calls[0] += 1
-    real(state, path)
-    if calls[0] == {at}:
-        with open(path, "rb+") as file:
-            file.truncate(os.path.getsize(path) // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
-torch.save = save
-main(sys.argv[1:])
-"""
-
-
-def command(photos: Path, out: Path, *more: str) -> list[str]:
-    words = ["train", "--data", photos, "--model", "vim_nano", "--weights", "random", "--img-size", 16, "--epochs", 4]
-    words += ["--batch-size", 8, "--device", "cpu", "--mixup", 0.8, "--method.dropout", 0.1, "--out", out, *more]
-    return [str(word) for word in words]
-
-
-def svp_process(arguments: list[str], code: str | None = None) -> subprocess.Popen[str]:
-    start = ["-c", code] if code else ["-m", "svp"]
-    return subprocess.Popen([sys.executable, *start, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-@pytest.fixture
-def uninterrupted(photos: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
-    process = svp_process(command(photos, tmp_path / "whole"))
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    return torch.load(tmp_path / "whole" / "last" / "state.pt", weights_only=True)["trained"]
-
-
-def assert_resumes_to(expected: dict[str, torch.Tensor], out: Path, tmp_path: Path) -> None:
-    process = svp_process(["train", "--out", str(out), "--resume"])
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    assert "resuming after epoch" in output
-    trained = torch.load(out / "last" / "state.pt", weights_only=True)["trained"]
-    assert trained.keys() == expected.keys()
-    assert all(torch.equal(trained[name], expected[name]) for name in expected)
-    whole, resumed = (json.loads((run / "result.json").read_text()) for run in (tmp_path / "whole", out))
-    assert whole["top1"] == resumed["top1"]
-    adapters = [load_file(run / "adapter.safetensors") for run in (tmp_path / "whole", out)]
-    assert all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
-    assert not list(out.rglob("*.tmp"))
-
-
-@pytest.mark.slow
-def test_killed_in_the_middle_of_an_epoch(photos: Path, tmp_path: Path, uninterrupted: dict[str, torch.Tensor]) -> None:
-    out = tmp_path / "killed"
-    process = svp_process(command(photos, out))
-    metrics = out / "metrics.jsonl"
-    deadline = time.time() + 200
-    while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= 1) and time.time() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (out / "result.json").exists()
-    assert_resumes_to(uninterrupted, out, tmp_path)
-
-
-@pytest.mark.slow
-def test_killed_in_the_middle_of_a_checkpoint_write(
-    photos: Path, tmp_path: Path, uninterrupted: dict[str, torch.Tensor]
-) -> None:
-    out = tmp_path / "killed"
-    process = svp_process(command(photos, out), code=KILL_AT_WRITE.format(at=2))
-    process.communicate(timeout=200)
-    assert process.returncode == -signal.SIGKILL
-    assert len(torch.load(out / "last" / "state.pt", weights_only=True)["metrics"]) == 1
-    assert_resumes_to(uninterrupted, out, tmp_path)
+# resuming ------------------------------------------------------------------------------------------------------------
 
 
 def test_resuming_checks_that_it_is_the_same_run(photos: Path, settings: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from svp.training import NonFiniteLossError, RunError, loop
 from svp.training.protocol import how_chosen, images_used
 from tests.data.official_lists import write_images, write_vpt
 from tests.training.conftest import write_photos
-from tests.training.test_faults import KILL_AT_WRITE, assert_resumes_to, command, svp_process
 
 PROTOCOLS = ("validation", "trainval", "paper")
 
@@ -116,13 +114,20 @@ def test_every_result_is_labelled_and_names_the_images_used(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_what_is_scored_when(protocol: str, photos: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
     scored: list[set[Path]] = []
-    score = loop.score
+    normalised, score = loop.normalised, loop.score
 
-    def watched(model: Any, loader: Any, *rest: Any) -> Any:
+    def remembered(loader: Any, inputs: Any) -> Any:
+        opened.append(loader)
+        return normalised(loader, inputs)
+
+    def watched(model: Any, batches: Any, *rest: Any) -> Any:
+        loader = batches if hasattr(batches, "dataset") else opened[-1]
         scored.append(paths(loader.dataset.split))
-        return score(model, loader, *rest)
+        return score(model, batches, *rest)
 
+    monkeypatch.setattr(loop, "normalised", remembered)
     monkeypatch.setattr(loop, "score", watched)
     svp.train(photos, protocol=protocol, **settings)
     data = open_folder(photos)
@@ -181,21 +186,6 @@ def test_weights_ruined_by_the_last_step_are_not_kept_by_trainval(photos: Path, 
     with pytest.raises(NonFiniteLossError, match=r"after epoch 1 the loss .* no epoch was finished"):
         svp.train(photos, protocol="trainval", **settings | ruin)
     assert all(torch.isfinite(t).all() for t in load_file(Path(settings["out"]) / "adapter.safetensors").values())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("protocol", ["trainval", "paper"])
-def test_killed_and_resumed_under_every_protocol(photos: Path, tmp_path: Path, protocol: str) -> None:
-    more = ("--protocol", protocol, "--shots", "8")
-    process = svp_process(command(photos, tmp_path / "whole", *more))
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    expected = torch.load(tmp_path / "whole" / "last" / "state.pt", weights_only=True)["trained"]
-    process = svp_process(command(photos, tmp_path / "killed", *more), code=KILL_AT_WRITE.format(at=3))
-    process.communicate(timeout=200)
-    assert process.returncode == -signal.SIGKILL
-    assert_resumes_to(expected, tmp_path / "killed", tmp_path)
-    assert recorded(tmp_path / "killed", "train") == recorded(tmp_path / "whole", "train")
 
 
 # subsets and the paper's own part in runs --------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from timm.data.random_erasing import RandomErasing
@@ -47,7 +46,7 @@ class Stages:
         size: Height and width of the outcome in pixels.
         prepare: Resizes and crops that give the same for an image every time; none where a random crop comes first.
         crop: The random resized crop, if there is one.
-        vary: Further steps on images: flips, policy, colour jitter.
+        vary: Further steps, on arrays: flips, policy, colour jitter.
         mean: Of the normalisation, (3, 1, 1).
         std: Of the normalisation, (3, 1, 1).
         erase: Random erasing, if there is any.
@@ -95,9 +94,9 @@ class Stages:
         """Do the rest but for the normalisation: a kept image to one of `size`, both uint8 (height, width, 3)."""
         image = kept if self.crop is None else self._cropped(kept)
         if self.vary:
-            image = torch.from_numpy(np.array(_after(self.vary, Image.fromarray(image.numpy()))))
+            image = torch.from_numpy(_after(self.vary, image.numpy()))
         if self.erase is not None:
-            if not self.vary and self.crop is None:
+            if image.data_ptr() == kept.data_ptr():
                 image = image.clone()  # what is kept is not ours to write to
             self.erase(_NormalisedView(image, self.mean, self.std))
         return image
@@ -152,14 +151,12 @@ def take_apart(transform: Transform) -> Stages:
     crop = on_image.pop(0) if on_image and isinstance(on_image[0], RandomResizedCropAndInterpolation) else None
     if crop is None and not prepare:
         raise TypeError(f"only transforms that begin with a crop or a resize can be taken apart, not {transform!r}")
-    for step in on_image:
-        quicken(step)
     mean, std = (torch.as_tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (normalise.mean, normalise.std))
     width, height = crop.size[::-1] if crop is not None else _after(prepare, Image.new("RGB", (16, 16))).size
-    return Stages((height, width), tuple(prepare), crop, tuple(on_image), mean, std, erase)
+    return Stages((height, width), tuple(prepare), crop, tuple(quicken(step) for step in on_image), mean, std, erase)
 
 
-def _after(steps: Sequence[Any], image: Image.Image) -> Image.Image:
+def _after(steps: Sequence[Any], image: Any) -> Any:
     for step in steps:
         image = step(image)
     return image

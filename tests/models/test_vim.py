@@ -243,11 +243,11 @@ def test_bfloat16_model_under_autocast() -> None:
 
 
 def test_step_size_stays_in_full_precision_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    from svp.models import vim
+    from svp.models import mixer
 
     seen: list[torch.dtype] = []
-    real = vim.selective_scan
-    monkeypatch.setattr(vim, "selective_scan", lambda x, dt, *a, **k: seen.append(dt.dtype) or real(x, dt, *a, **k))
+    real = mixer.selective_scan
+    monkeypatch.setattr(mixer, "selective_scan", lambda x, dt, *a, **k: seen.append(dt.dtype) or real(x, dt, *a, **k))
     model = small_vim()
     with torch.autocast("cpu", torch.bfloat16):
         model(images(model))
@@ -318,11 +318,11 @@ def test_other_ways_to_change_a_frozen_module_take_effect(name: str, kind: str) 
 
 
 def test_a_frozen_mixer_runs_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import svp.models.vim as vim
+    from svp.models import mixer
 
     calls: list[bool] = []
-    fused = vim.bidirectional_scan
-    monkeypatch.setattr(vim, "bidirectional_scan", lambda *args: (calls.append(True), fused(*args))[1])
+    fused = mixer.bidirectional_scan
+    monkeypatch.setattr(mixer, "bidirectional_scan", lambda *args: (calls.append(True), fused(*args))[1])
     model = small_vim()
     model(images(model))
     assert len(calls) == len(model.layers)

@@ -2,7 +2,8 @@
 
 from svp.models.checkpoints import LoadReport, WeightsError, read_weights, resize_pos_embed, state_sha256
 from svp.models.factory import ModelInfo, Origin, create_model, input_fields, list_models, model_info
-from svp.models.vim import BidirectionalMamba, Block, CausalConv1d, PatchEmbed, RMSNorm, VisionMamba
+from svp.models.mixer import BidirectionalMamba, CausalConv1d
+from svp.models.vim import Block, PatchEmbed, RMSNorm, VisionMamba
 
 __all__ = [
     "BidirectionalMamba",

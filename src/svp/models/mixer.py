@@ -1,0 +1,184 @@
+"""The mixer of a Vim block: a projection in, a convolution and a scan in each direction, a projection out."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from svp.ops import Direction, bidirectional_scan, causal_conv1d, selective_scan
+
+
+class CausalConv1d(nn.Module):
+    """``svp.ops.causal_conv1d`` with SiLU as a module, channel-last in and out.
+
+    Its parameters have the names, shapes and initialisation of an ``nn.Conv1d``, but it is none: what dispatches on
+    ``isinstance(module, nn.Conv1d)`` (PEFT's LoRA, say) would take it for channel-first and linear.
+
+    Args:
+        d_inner: Channels; every one has its own filter.
+        d_conv: Taps.
+        reverse: Look at later tokens instead of earlier ones.
+    """
+
+    def __init__(
+        self,
+        d_inner: int,
+        d_conv: int,
+        reverse: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.reverse = reverse
+        self.weight = nn.Parameter(torch.empty(d_inner, 1, d_conv, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(d_inner, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in +-1/sqrt(d_conv), as ``nn.Conv1d``."""
+        bound = self.weight.shape[-1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, length, d_inner) -> (batch, length, d_inner)"""
+        return causal_conv1d(x, self.weight.squeeze(1), self.bias, activation="silu", reverse=self.reverse)
+
+
+class BidirectionalMamba(nn.Module):
+    """Mixer of a Vim block: one projection in, a scan in each direction, their mean, one projection out.
+
+        x, z = in_proj(u)
+        y_forward  = scan(conv1d(x),   A,   D;   z)             from the first token to the last
+        y_backward = scan(conv1d_b(x), A_b, D_b; z)             from the last token to the first
+        out_proj((y_forward + y_backward) / 2)
+
+    Parameter names are those of the released checkpoints: ``A_log``, ``A_b_log``, ``conv1d``, ``conv1d_b`` and so on. Every
+    sub-module is called as a module, so wrapping any of them (LoRA, say) takes effect.
+
+    Args:
+        d_model: Width of the tokens.
+        d_state: States per channel.
+        d_conv: Taps of the convolution.
+        expand: d_inner = expand * d_model.
+        dt_rank: Rank of the step-size projection; ceil(d_model / 16) if None.
+        depth: Blocks of the whole model; `out_proj` starts smaller by sqrt(depth).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        depth: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.d_model, self.d_state, self.d_conv, self.depth = d_model, d_state, d_conv, depth
+        self.d_inner = expand * d_model
+        self.dt_rank = dt_rank or math.ceil(d_model / 16)
+        d_inner, d_x = self.d_inner, self.dt_rank + 2 * d_state
+
+        def empty(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
+
+        def linear(inputs: int, outputs: int, bias: bool) -> nn.Linear:
+            return nn.Linear(inputs, outputs, bias=bias, device=device, dtype=dtype)
+
+        # the order of the released checkpoints
+        self.A_log, self.D = empty(d_inner, d_state), empty(d_inner)
+        self.A_b_log, self.D_b = empty(d_inner, d_state), empty(d_inner)
+        self.in_proj = linear(d_model, 2 * d_inner, bias=False)
+        self.conv1d = CausalConv1d(d_inner, d_conv, device=device, dtype=dtype)
+        self.x_proj = linear(d_inner, d_x, bias=False)
+        self.dt_proj = linear(self.dt_rank, d_inner, bias=True)
+        self.conv1d_b = CausalConv1d(d_inner, d_conv, reverse=True, device=device, dtype=dtype)
+        self.x_proj_b = linear(d_inner, d_x, bias=False)
+        self.dt_proj_b = linear(self.dt_rank, d_inner, bias=True)
+        self.out_proj = linear(d_inner, d_model, bias=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """A = -(1..d_state), D = 1, steps log-uniform in [0.001, 0.1] in *both* directions; the rest as PyTorch does.
+
+        The release gives the step-size initialisation to the forward direction only and leaves the backward one at bias 0.
+        """
+        for A_log, D in ((self.A_log, self.D), (self.A_b_log, self.D_b)):
+            states = torch.arange(1, self.d_state + 1, dtype=torch.float32, device=A_log.device)
+            A_log.copy_(states.log().expand_as(A_log))
+            nn.init.ones_(D)
+        for module in (self.in_proj, self.conv1d, self.x_proj, self.conv1d_b, self.x_proj_b, self.out_proj):
+            module.reset_parameters()
+        self.out_proj.weight.div_(math.sqrt(self.depth))
+        for dt_proj in (self.dt_proj, self.dt_proj_b):
+            nn.init.uniform_(dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+            low, high = math.log(1e-3), math.log(1e-1)
+            step = torch.empty_like(dt_proj.bias, dtype=torch.float32).uniform_(low, high).exp_().clamp_(min=1e-4)
+            dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
+
+    def forward(self, u: Tensor) -> Tensor:
+        """(batch, length, d_model) -> (batch, length, d_model)"""
+        xz = self.in_proj(u)
+        if self._is_plain():
+            return self.out_proj(bidirectional_scan(xz, *self._directions()))
+        x, z = xz.chunk(2, dim=-1)
+        y = self._scan(x, z, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, reverse=False)
+        y_b = self._scan(x, z, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, reverse=True)
+        return self.out_proj((y + y_b) / 2)
+
+    def _is_plain(self) -> bool:
+        """Whether everything between the projections is as built: nothing wrapped, replaced or hooked, no autocast."""
+        if _is_autocast_enabled(self.A_log.device.type):
+            return False
+        convolutions, linears = (self.conv1d, self.conv1d_b), (self.x_proj, self.x_proj_b, self.dt_proj, self.dt_proj_b)
+        return all(_is_untouched(m, CausalConv1d) for m in convolutions) and all(_is_untouched(m, nn.Linear) for m in linears)
+
+    def _directions(self) -> tuple[Direction, Direction]:
+        sides = (
+            (self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D),
+            (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b),
+        )
+        forward, backward = (
+            Direction(conv.weight.squeeze(1), conv.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, -torch.exp(A_log), D)
+            for conv, x_proj, dt_proj, A_log, D in sides
+        )
+        return forward, backward
+
+    def _scan(
+        self,
+        x: Tensor,
+        z: Tensor,
+        conv1d: nn.Module,
+        x_proj: nn.Module,
+        dt_proj: nn.Module,
+        A_log: Tensor,
+        D: Tensor,
+        reverse: bool,
+    ) -> Tensor:
+        x = conv1d(x)
+        dt, B, C = x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt = _without_autocast(dt_proj, dt, A_log.dtype)
+        return selective_scan(x, dt, -torch.exp(A_log), B, C, D, z, reverse=reverse)
+
+
+def _is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return type(module) is kind and not hooks and "forward" not in vars(module)
+
+
+def _without_autocast(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Call `module` in `dtype`: the bias of the step size is as small as -7, and bfloat16 would cost 3 % of the step."""
+    if not _is_autocast_enabled(x.device.type):
+        return module(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return module(x.to(dtype))
+
+
+def _is_autocast_enabled(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # "meta" has no autocast

@@ -27,6 +27,9 @@ from svp.ops.rows import LANES
 OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, boundscheck=False, error_model="numpy")
 """Options of every kernel."""
 
+INLINED: dict[str, Any] = dict(OPTIONS, inline="always")
+"""Options of a kernel's body, which is compiled where it is called and not by itself: compiling takes a quarter less time."""
+
 _INLINE: dict[str, Any] = dict(OPTIONS, forceinline=True)
 _FLAGS = ("contract", "nsz", "arcp", "afn")
 # no arcp: a reciprocal refined by Newton's rule gives NaN for 1 / inf

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from svp.ops.rows import LANES, Rows, flat, rows
 from svp.ops.selective_scan.cpu_numba import chunk_states, chunk_states_kept, chunk_sweep, groups_per_image, to_blocks
-from svp.ops.simd import LOG2_E, OPTIONS, broadcast, empty, fma, load, sigmoid, softplus, splat, store
+from svp.ops.simd import INLINED, LOG2_E, OPTIONS, broadcast, empty, fma, load, sigmoid, softplus, splat, store
 from svp.ops.threads import run_kernel
 
 _CHUNK = 64  # tokens of the forward pass
@@ -66,7 +66,7 @@ def _filtered(padded, at, step, d_conv, channels, channel, weight, bias):
     return total
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _conv_item(item, groups, d_conv, x, forward, backward, x_forward, x_backward):
     """SiLU of both filters, of one image and one group of channel blocks."""
     length, channels = x_forward.shape[1], x_forward.shape[2]
@@ -92,7 +92,7 @@ def _through_silu(grad, a):
     return grad * (slope * fma(a, splat(_ONE) - slope, splat(_ONE)))
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _conv_backward_item(
     item, groups, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
 ):
@@ -142,9 +142,9 @@ def _conv_backward_item(
 
 
 @njit(**OPTIONS)
-def _conv_serial(items, *arguments):
+def _conv_serial(items, groups, d_conv, x, forward, backward, x_forward, x_backward):
     for item in range(items):
-        _conv_item(item, *arguments)
+        _conv_item(item, groups, d_conv, x, forward, backward, x_forward, x_backward)
 
 
 @njit(parallel=True, **OPTIONS)
@@ -154,9 +154,14 @@ def _conv_parallel(items, groups, d_conv, x, forward, backward, x_forward, x_bac
 
 
 @njit(**OPTIONS)
-def _conv_backward_serial(items, *arguments):
+def _conv_backward_serial(
+    items, groups, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
+):
     for item in range(items):
-        _conv_backward_item(item, *arguments)
+        _conv_backward_item(
+            item, groups, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
+            grad_x, grad_taps, grad_taps_b,
+        )  # fmt: skip
 
 
 @njit(parallel=True, **OPTIONS)
@@ -203,7 +208,7 @@ def _B_and_C(p, dt_rank, d_state):
     return Rows(p.data[dt_rank:], p.image, p.token), Rows(p.data[dt_rank + d_state :], p.image, p.token)
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _scan_item(item, groups, dt_rank, x_forward, x_backward, p, p_b, forward, backward, z, out):
     """One image, one group of channel blocks."""
     length, channels = out.shape[1], out.shape[2]
@@ -243,9 +248,9 @@ def _scan_item(item, groups, dt_rank, x_forward, x_backward, p, p_b, forward, ba
 
 
 @njit(**OPTIONS)
-def _scan_serial(items, *arguments):
+def _scan_serial(items, groups, dt_rank, x_forward, x_backward, p, p_b, forward, backward, z, out):
     for item in range(items):
-        _scan_item(item, *arguments)
+        _scan_item(item, groups, dt_rank, x_forward, x_backward, p, p_b, forward, backward, z, out)
 
 
 @njit(parallel=True, **OPTIONS)
@@ -275,7 +280,8 @@ def _direction_backward(
     for c in range(chunks - 1):
         token = first + direction * c * chunk
         _chunk_steps(chunk, image, token, direction, channel, dt_rank, x, p, weights, step, step_x)
-        starts[c + 1] = starts[c]
+        for n in range(d_state):  # an assignment of arrays would compile the words of an error about their shapes
+            store(starts, ((c + 1) * d_state + n) * LANES, load(starts, (c * d_state + n) * LANES))
         chunk_states(
             chunk, image, token, direction, channel, d_state, weights.decay_rate, B, C, step, step_x, starts[c + 1], sums
         )
@@ -316,7 +322,7 @@ def _direction_backward(
             store(grad_A, at * d_state + n * LANES, load(of_A, n * LANES))
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _backward_item(
     item, groups, chunk, dt_rank, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
     grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
@@ -369,9 +375,15 @@ def _backward_item(
 
 
 @njit(**OPTIONS)
-def _backward_serial(items, *arguments):
+def _backward_serial(
+    items, groups, chunk, dt_rank, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+    grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
+):  # fmt: skip
     for item in range(items):
-        _backward_item(item, *arguments)
+        _backward_item(
+            item, groups, chunk, dt_rank, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+            grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
+        )  # fmt: skip
 
 
 @njit(parallel=True, **OPTIONS)

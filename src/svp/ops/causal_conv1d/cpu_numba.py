@@ -21,7 +21,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from svp.ops.rows import LANES, flat, pad_channels, rows
-from svp.ops.simd import OPTIONS, empty, fma, load, sigmoid, splat, store
+from svp.ops.simd import INLINED, OPTIONS, empty, fma, load, sigmoid, splat, store
 from svp.ops.threads import run_kernel
 
 _TILE = 64  # tokens
@@ -46,7 +46,7 @@ def _filtered(x, image, i, length, first, direction, channel, weight, bias, chan
     return total
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _forward_item(item, tiles, x, weight, bias, silu, first, direction, y):
     length, channels = y.shape[1], y.shape[2]
     d_conv = weight.size // channels
@@ -72,7 +72,7 @@ def _forward_parallel(items, tiles, x, weight, bias, silu, first, direction, y):
         _forward_item(item, tiles, x, weight, bias, silu, first, direction, y)
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _backward_item(
     item, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight, grad_x, grad_weight, grad_bias
 ):

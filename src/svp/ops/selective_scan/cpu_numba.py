@@ -22,6 +22,7 @@ from torch import Tensor
 
 from svp.ops.rows import LANES, flat, pad_channels, rows
 from svp.ops.simd import (
+    INLINED,
     LOG2_E,
     OPTIONS,
     broadcast,
@@ -69,7 +70,7 @@ def chunk_states(count, image, token, direction, channel, d_state, decay_rate, B
         store(y, i * LANES, total)
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state):
     """One image, one group of channel blocks."""
     length, blocks, d_state = y.shape[1], decay_rate.shape[0], decay_rate.shape[1]
@@ -98,9 +99,9 @@ def _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, h
 
 
 @njit(**OPTIONS)
-def _forward_serial(items, *arguments):
+def _forward_serial(items, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state):
     for item in range(items):
-        _forward_item(item, *arguments)
+        _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state)
 
 
 @njit(parallel=True, **OPTIONS)
@@ -176,7 +177,7 @@ def chunk_sweep(
                 store(grad_C, at, load(grad_C, at) + lane_sums(products_C, n * LANES))
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _backward_item(
     item, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
     need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
@@ -202,7 +203,8 @@ def _backward_item(
         for c in range(chunks - 1):
             token = first + direction * c * chunk
             _chunk_steps(chunk, image, token, direction, channel, x, dt, dt_bias, step, step_x)
-            starts[c + 1] = starts[c]
+            for n in range(d_state):  # an assignment of arrays would compile the words of an error about their shapes
+                store(starts, (c + 1) * width + n * LANES, load(starts, c * width + n * LANES))
             chunk_states(chunk, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, starts[c + 1], sums)
         for c in range(chunks - 1, -1, -1):
             count = min(chunk, length - c * chunk)
@@ -242,9 +244,15 @@ def _backward_item(
 
 
 @njit(**OPTIONS)
-def _backward_serial(items, *arguments):
+def _backward_serial(
+    items, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
+    need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
+):  # fmt: skip
     for item in range(items):
-        _backward_item(item, *arguments)
+        _backward_item(
+            item, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
+            need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
+        )  # fmt: skip
 
 
 @njit(parallel=True, **OPTIONS)

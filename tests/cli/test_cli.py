@@ -99,7 +99,11 @@ def test_help_shows_options_as_they_are_typed(capsys: pytest.CaptureFixture[str]
         (["train"], 1, "data is missing"),
         (["train", "--data", "x", "--colour", "3"], 2, "colour"),
         (["train", "--data", "x", "--epochs", "ten"], 2, "epochs"),
-        (["train", "--data", "x", "--method", "magic"], 2, "unknown method 'magic'; known: full, linear, svp"),
+        (
+            ["train", "--data", "x", "--method", "magic"],
+            2,
+            "unknown method 'magic'; known: A, adapter, bitfit, ",
+        ),
         (["train", "--data", "no/such/folder", *FAST], 1, "no/such/folder does not exist"),
         (["train", "--data", "nothing", *FAST], 1, "neither a folder here nor a known data set"),
         (["train", "--data", "x", "--conf", "c.yaml"], 2, "--conf"),

@@ -95,7 +95,7 @@ def test_counts_of_every_data_set(dataset: str) -> None:
 
 
 def test_defaults_are_the_papers() -> None:
-    assert SVPConfig() == SVPConfig(8, 64, True, True, "paper", 0.0, False, "linear")
+    assert SVPConfig() == SVPConfig(8, 64, True, True, "paper", False, 0.0, False, "linear")
     model = svp.create_model("vim_small", num_classes=100, device="meta")
     assert svp.tune(model).num_trainable_without_head == 1_644_288
     assert model.tuner.name == "svp"
@@ -179,8 +179,9 @@ def tuned_small(img_size: int = 16, depth: int = 3, **options: Any) -> VisionMam
 
 @pytest.mark.parametrize("img_size", [16, 20, 4], ids=["16 patches", "25 patches", "1 patch"])
 @pytest.mark.parametrize("depth", [2, 5])
-def test_every_image_token_is_prompted_and_the_class_token_is_not(img_size: int, depth: int) -> None:
-    model = tuned_small(img_size, depth).eval()
+@pytest.mark.parametrize("prompt_cls_token", [False, True])
+def test_every_image_token_is_prompted_the_class_token_where_asked(img_size: int, depth: int, prompt_cls_token: bool) -> None:
+    model = tuned_small(img_size, depth, prompt_cls_token=prompt_cls_token).eval()
     given: list[Tensor] = []
     for block in model.layers:  # a hook in front of the prompting one
         block.register_forward_pre_hook(lambda _, args: given.append(args[0]), prepend=True)
@@ -189,9 +190,10 @@ def test_every_image_token_is_prompted_and_the_class_token_is_not(img_size: int,
     m = model.cls_position
     for layer in range(depth):
         prompted, before = seen[f"layer{layer}/hidden_in"], given[layer]
-        assert torch.equal(prompted[:, m], before[:, m])
         expected = prompted_by_hand(model, layer, before)
-        expected[:, m] = before[:, m]
+        if not prompt_cls_token:
+            assert torch.equal(prompted[:, m], before[:, m])
+            expected[:, m] = before[:, m]
         torch.testing.assert_close(prompted, expected)
         if layer:  # the mixer's output before it joins the residual
             assert torch.equal(before, seen[f"layer{layer - 1}/hidden_out"])
@@ -240,6 +242,10 @@ def test_simam_by_hand_and_on_flat_images() -> None:
         (dict(dropout=1.0), "svp: dropout is 1.0, expected 0 <= dropout < 1"),
         (dict(cross_prompt="both"), "svp: cross_prompt is 'both', expected 'paper' or 'official'"),
         (dict(head="mlp"), "svp: head is 'mlp', expected 'linear' or 'two_linear'"),
+        (
+            dict(cross_prompt="official", prompt_cls_token=True),
+            "svp: prompt_cls_token is on, which cross_prompt 'official' has no",
+        ),
         (dict(width=3), "method 'svp' has no option 'width'; known: shared_layers, hidden_dim"),
     ],
     ids=str,

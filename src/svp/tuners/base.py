@@ -202,7 +202,7 @@ def register_method(name: str, config_class: type[MethodConfig]) -> Callable[[Tu
 
 def list_methods() -> list[str]:
     """Names that ``svp.tune`` takes."""
-    return sorted(_METHODS)
+    return sorted(_METHODS, key=str.lower)
 
 
 def get_method(name: str) -> type[Tuner[Any]]:

@@ -5,7 +5,7 @@
     v <- v + alpha_l * drop(inner_l(v)) + beta_g * drop(cross_g(v))
 
 v is a token of the hidden stream as it enters block l (for l > 0 the mixer output of block l-1 before it joins the residual);
-the class token is never prompted; alpha and beta are per channel and start at zero, so training starts at the plain backbone.
+the class token is not prompted; alpha and beta are per channel and start at zero, so training starts at the plain backbone.
 
 What trains: both kinds of prompters, alpha, beta and the head. Without head, with d = embed_dim, L = depth, r = hidden_dim,
 G = ceil(L / shared_layers):  L (2 d r + d + r) + L d  +  G (d^2 + d) + G d;  1,644,288 for Vim-S with the defaults.
@@ -43,6 +43,7 @@ class SVPConfig(MethodConfig):
         cross_prompt: "paper", every token's cross prompt is made from the token itself; "official", tokens behind the class
             token get theirs from the already prompted tokens in front of it, as the released code does (for weights trained
             with it; needs an even number of patches).
+        prompt_cls_token: Prompt the class token too (an ablation; with `cross_prompt` "paper" only).
         dropout: Dropout on the prompts, 0 <= dropout < 1.
         simam: Weigh the input image by parameter-free attention (SimAM, lambda 1e-3), as the release does for some data sets.
         head: "linear", or "two_linear": two linear maps with half the width between them and no nonlinearity.
@@ -53,6 +54,7 @@ class SVPConfig(MethodConfig):
     cross: bool = True
     inner: bool = True
     cross_prompt: Literal["paper", "official"] = "paper"
+    prompt_cls_token: bool = False
     dropout: float = 0.0
     simam: bool = False
     head: Literal["linear", "two_linear"] = "linear"
@@ -68,6 +70,8 @@ class SVPConfig(MethodConfig):
         for name, choices in (("cross_prompt", ("paper", "official")), ("head", ("linear", "two_linear"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"svp: {name} is {getattr(self, name)!r}, expected {' or '.join(map(repr, choices))}")
+        if self.prompt_cls_token and self.cross_prompt == "official":
+            raise ValueError("svp: prompt_cls_token is on, which cross_prompt 'official' has no place for; use 'paper'")
 
 
 class Prompters(nn.Module):
@@ -118,6 +122,8 @@ class Prompters(nn.Module):
             cross = self.cross_prompt(layer, tokens)
             prompt = cross if prompt is None else prompt + cross
         assert prompt is not None
+        if self.config.prompt_cls_token:
+            return tokens + prompt
         image_token = torch.arange(tokens.shape[1], device=tokens.device) != m
         return tokens + prompt * image_token.to(prompt.dtype).unsqueeze(-1)
 

@@ -1,0 +1,143 @@
+"""Methods that add nothing: a part of the backbone trains as it is, everything else is frozen.
+
+    name        what trains beside the head                                           Vim-S, without head
+    bitfit      every bias: patch embedding, convolutions, step sizes                  74,112
+    norm        the weights of every RMSNorm                                           9,600
+    partial     the last `blocks` blocks and the final norm                            1,043,712 for one block
+    A           A_log of both directions: how fast states are forgotten                589,824
+    D           D of both directions: what skips the scan                              36,864
+    conv1d      the filters of both directions, without their bias                     147,456
+    cls_token   the class token                                                        384
+    pos_embed   the position embedding                                                 75,648
+
+With d = embed_dim, E = d_inner, N = d_state, K = d_conv, L = depth and T tokens: bitfit d + 4 L E, norm (L + 1) d, A 2 L E N,
+D 2 L E, conv1d 2 L E K, cls_token d, pos_embed T d. Those of A, D, conv1d and pos_embed are what MambaPEFT publishes
+for Vim-S (in thousands, with a head of about 9: 598, 45, 156, 84); its "Bias" has 37, fewer than all biases are.
+
+Sources: Ben Zaken et al., "BitFit", ACL 2022, arXiv:2106.10199; Jia et al., "Visual Prompt Tuning", ECCV 2022,
+arXiv:2203.12119 (`partial`: the last blocks with the final norm); Yoshimura et al., "MambaPEFT", ICLR 2025, arXiv:2411.03855
+(A, D, conv1d, cls_token, pos_embed).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from svp.models import RMSNorm, VisionMamba
+from svp.tuners.base import ConfigT, MethodConfig, Tuner, register_method
+
+
+class PartTuner(Tuner[ConfigT]):
+    """Train the parameters that ``chosen`` names. Nothing is added, so ``merge`` gives the model as it is."""
+
+    default_lr = 1e-3
+    default_weight_decay = 1e-4
+    mergeable = True
+
+    def attach(self) -> Iterable[str]:
+        if not isinstance(self.model, VisionMamba):
+            raise ValueError(f"{self.name} trains a part of a VisionMamba, this is a {type(self.model).__name__}")
+        return self.chosen(self.model)
+
+    @abstractmethod
+    def chosen(self, model: VisionMamba) -> Iterable[str]:
+        """Names of the parameters that train beside the head."""
+
+    def remove(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class PartConfig(MethodConfig):
+    """No options."""
+
+
+@register_method("bitfit", PartConfig)
+class BitFitTuner(PartTuner[PartConfig]):
+    """Train every bias."""
+
+    def chosen(self, model: VisionMamba) -> Iterable[str]:
+        return [name for name, _ in model.named_parameters() if name.endswith(".bias")]
+
+
+@register_method("norm", PartConfig)
+class NormTuner(PartTuner[PartConfig]):
+    """Train the weights of the norms."""
+
+    def chosen(self, model: VisionMamba) -> Iterable[str]:
+        return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, RMSNorm)]
+
+
+@dataclass(frozen=True)
+class PartialConfig(MethodConfig):
+    """Options of `partial`.
+
+    Args:
+        blocks: Blocks that train, counted from the last, 1 to depth.
+    """
+
+    blocks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise ValueError(f"partial: blocks is {self.blocks}, expected 1 or more")
+
+
+@register_method("partial", PartialConfig)
+class PartialTuner(PartTuner[PartialConfig]):
+    """Train the last blocks and the final norm."""
+
+    default_lr = 2e-4
+
+    def chosen(self, model: VisionMamba) -> Iterable[str]:
+        depth, blocks = len(model.layers), self.config.blocks
+        if blocks > depth:
+            raise ValueError(f"partial: blocks is {blocks}, expected 1 to the model's depth {depth}")
+        parts = tuple(f"layers.{layer}." for layer in range(depth - blocks, depth))
+        return [name for name, _ in model.named_parameters() if name.startswith((*parts, "norm_f."))]
+
+
+@register_method("A", PartConfig)
+class ATuner(PartTuner[PartConfig]):
+    """Train A of both directions."""
+
+    def chosen(self, model: VisionMamba) -> Iterable[str]:
+        return _of_mixers(model, "A_log", "A_b_log")
+
+
+@register_method("D", PartConfig)
+class DTuner(PartTuner[PartConfig]):
+    """Train D of both directions."""
+
+    def chosen(self, model: VisionMamba) -> Iterable[str]:
+        return _of_mixers(model, "D", "D_b")
+
+
+@register_method("conv1d", PartConfig)
+class Conv1dTuner(PartTuner[PartConfig]):
+    """Train the filters of both directions."""
+
+    def chosen(self, model: VisionMamba) -> Iterable[str]:
+        return _of_mixers(model, "conv1d.weight", "conv1d_b.weight")
+
+
+@register_method("cls_token", PartConfig)
+class ClsTokenTuner(PartTuner[PartConfig]):
+    """Train the class token."""
+
+    def chosen(self, model: VisionMamba) -> Iterable[str]:
+        return ["cls_token"]
+
+
+@register_method("pos_embed", PartConfig)
+class PosEmbedTuner(PartTuner[PartConfig]):
+    """Train the position embedding; the model's input size is fixed as long as it does."""
+
+    def chosen(self, model: VisionMamba) -> Iterable[str]:
+        return ["pos_embed"]
+
+
+def _of_mixers(model: VisionMamba, *names: str) -> list[str]:
+    return [f"layers.{layer}.mixer.{name}" for layer in range(len(model.layers)) for name in names]

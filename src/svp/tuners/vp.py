@@ -1,0 +1,102 @@
+"""Visual prompt in pixel space (VP): a learned frame is added to every image.
+
+    images <- images + frame          the frame is `width` pixels wide and zero inside
+
+The frame starts at zero (at random in the source), so training starts at the plain backbone. What trains: the frame and the
+head. Without head, with C channels, H x W pixels and width w:  2 C w (H + W - 2 w);  69,840 for 224 pixels and
+the default of 30.
+
+Source: Bahng et al., "Exploring Visual Prompts for Adapting Large-Scale Models", 2022, arXiv:2203.17274 (there "padding" of 30
+pixels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svp.models import VisionMamba
+from svp.tuners.base import MethodConfig, Tuner, register_method
+
+
+@dataclass(frozen=True)
+class VPConfig(MethodConfig):
+    """Options of VP.
+
+    Args:
+        width: Pixels of the frame on every side, at least one and less than half the image; if None 30 of 224, in proportion.
+    """
+
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"vp: width is {self.width}, expected 1 or more")
+
+
+class Frame(nn.Module):
+    """Adds four learned strips to images (batch, channels, height, width), which must have the size it was made for."""
+
+    def __init__(self, channels: int, height: int, width: int, border: int, like: Tensor) -> None:
+        super().__init__()
+
+        def zeros(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(channels, *shape, device=like.device, dtype=like.dtype))
+
+        self.size = (height, width)
+        self.top, self.bottom = zeros(border, width), zeros(border, width)
+        self.left, self.right = zeros(height - 2 * border, border), zeros(height - 2 * border, border)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if tuple(images.shape[-2:]) != self.size:
+            raise ValueError(
+                f"vp: the frame is for {self.size[0]} x {self.size[1]} pixels, the images have {images.shape[-2]} x "
+                f"{images.shape[-1]}; call set_input_size before svp.tune"
+            )
+        inside = self.left.new_zeros(self.left.shape[0], self.left.shape[1], self.size[1] - 2 * self.left.shape[2])
+        middle = torch.cat([self.left, inside, self.right], dim=2)
+        return images + torch.cat([self.top, middle, self.bottom], dim=1)
+
+
+class _FrameImages:
+    """Forward pre-hook of the patch embedding."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        images, *rest = args
+        return (self.frame(images), *rest)
+
+
+@register_method("vp", VPConfig)
+class VPTuner(Tuner[VPConfig]):
+    """A learned frame around every image; it is found at ``model.vp``."""
+
+    default_lr = 1e-2
+    default_weight_decay = 0.0
+
+    def attach(self) -> Iterable[str]:
+        self._hooks: list[Any] = []
+        model = self.model
+        if not isinstance(model, VisionMamba):
+            raise ValueError(f"vp frames the images of a VisionMamba, this is a {type(model).__name__}")
+        height, width = model.patch_embed.img_size
+        side = min(height, width)
+        border = self.config.width if self.config.width is not None else max(1, round(side * 30 / 224))
+        if 2 * border >= side:
+            raise ValueError(f"vp: width is {border}, expected less than half of the image's {side} pixels")
+        frame = Frame(model.in_chans, height, width, border, like=model.pos_embed)
+        model.add_module("vp", frame.train(model.training))
+        self._hooks.append(model.patch_embed.register_forward_pre_hook(_FrameImages(frame)))
+        return [f"vp.{name}" for name, _ in frame.named_parameters()]
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        if hasattr(self.model, "vp"):
+            del self.model.vp

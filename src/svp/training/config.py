@@ -16,7 +16,7 @@ from svp.models.factory import full_name
 from svp.training.inputs import InputOverrides
 from svp.training.protocol import Protocol
 from svp.training.recipes import ConfigError, merge, normalised, read_recipe, read_settings, recipe_for
-from svp.tuners import get_method
+from svp.tuners import get_method, list_methods
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def make_parser(method: str) -> ArgumentParser:
     """Parser of all settings, with the options of `method` as ``--method.<option>``."""
     parser = ArgumentParser(prog="svp train", exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(TrainConfig, skip={"method", "options"})
-    parser.add_argument("--method.name", default=method, help="Tuning method, see `svp train --help`.")
+    parser.add_argument("--method.name", default=method, help=f"Tuning method: {', '.join(list_methods())}.")
     parser.add_class_arguments(get_method(method).config_class, "method")
     return parser
 

@@ -35,16 +35,17 @@ def _list_data(data_root: str | None, json: bool) -> None:
         print(to_json([row.to_dict() | {"present": row.is_present(root)} for row in rows]))
         return
     numbers = ("classes", "train", "val", "test")
-    table = make_table("group", "name", *numbers, "where", right=numbers)
+    table = make_table("name", *numbers, "where", right=numbers)
     for group, members in groupby(rows, key=lambda row: row.group):
-        for number, row in enumerate(members):
+        table.add_row(group, style="bold")
+        for row in members:
             sizes = [f"{row.sizes[part]:,}" if part in row.sizes else "-" for part in ("train", "val", "test")]
-            here = "here" if row.is_present(root) else "svp data fetch" if row.fetch else "by hand"
-            table.add_row("" if number else group, row.name, str(row.classes), *sizes, here)
+            here = "here" if row.is_present(root) else "fetch" if row.fetch else "by hand"
+            table.add_row(f"  {row.name}", str(row.classes), *sizes, here)
         table.add_section()
     console = make_console()
     console.print(table)
-    console.print(f"here: in {root}; by hand: as `svp data info NAME` says")
+    console.print(f"here: in {root}; fetch: by `svp data fetch NAME`; by hand: as `svp data info NAME` says")
     console.print("sizes as published; what has no val (or test) gets one split off train")
 
 

@@ -21,13 +21,15 @@ def _list_models() -> None:
     from svp.models import list_models, model_info
     from svp.terminal import make_console, make_table
 
-    numbers = ("parameters", "pixels", "ImageNet top-1")
-    table = make_table("name", "short", *numbers, "weights", right=numbers)
+    numbers = ("parameters", "pixels", "top-1")
+    table = make_table("name", "short", *numbers, right=numbers)
     for info in map(model_info, list_models()):
         short = info.aliases[0] if info.aliases else ""
         top1 = "" if info.imagenet_top1 is None else f"{info.imagenet_top1} %"
-        table.add_row(info.name, short, f"{info.parameters / 1e6:.1f} M", str(info.img_size), top1, info.weights)
-    make_console().print(table)
+        table.add_row(info.name, short, f"{info.parameters / 1e6:.1f} M", str(info.img_size), top1)
+    console = make_console()
+    console.print(table)
+    console.print("top-1 on ImageNet as published; where the weights come from and their terms: svp models info NAME")
 
 
 def _describe_model(name: str) -> None:

@@ -41,6 +41,7 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     keeps_logits: bool = True
     odd_patches: bool = True
+    starts_at_base: bool = True
 
 
 def svp_row(trains: int, **changes: Any) -> Row:
@@ -77,6 +78,32 @@ METHODS: dict[str, list[Row]] = {
         Row(lambda model: 2 * 3 * 2 * (2 * model.patch_embed.img_size[0] - 4) + HEAD, r"head\.|vp\.", dict(width=2)),
         Row(lambda model: 2 * 3 * 2 * (2 * model.patch_embed.img_size[0] - 4) + HEAD, r"head\.|vp\."),
     ],
+    "affix": [
+        Row(lambda _: DEPTH * 24 * D + HEAD, r"head\.|affix\.", {}, False, starts_at_base=False),
+        Row(
+            lambda _: DEPTH * 3 * D + HEAD,
+            r"head\.|affix\.",
+            dict(num_tokens=3, position="middle"),
+            False,
+            starts_at_base=False,
+        ),
+    ],
+    "vpt_shallow": [
+        Row(lambda _: 3 * D + HEAD, r"head\.|vpt\.", dict(num_tokens=3, position=position), False, starts_at_base=False)
+        for position in ("prefix", "middle")
+    ],
+    "vpt_deep": [
+        Row(
+            lambda _: DEPTH * 4 * D + HEAD, r"head\.|vpt\.", dict(num_tokens=4, position="spread"), False, starts_at_base=False
+        ),
+        Row(
+            lambda _: DEPTH * 2 * D + 2 * (D * D + D) + HEAD,
+            r"head\.|vpt\.",
+            dict(num_tokens=2, position="both", projection=True, dropout=0.1),
+            False,
+            starts_at_base=False,
+        ),
+    ],
     "A": [Row(lambda _: 2 * DEPTH * E * N + HEAD, r"head\.|.*\.A(_b)?_log$")],
     "D": [Row(lambda _: 2 * DEPTH * E + HEAD, r"head\.|.*\.D(_b)?$")],
     "conv1d": [Row(lambda _: 2 * DEPTH * E * K + HEAD, r"head\.|.*\.conv1d(_b)?\.weight$")],
@@ -106,6 +133,8 @@ CASES = {
     for method, rows in METHODS.items()
     for row in rows
 }
+
+DEEP = "vpt_deep-num_tokens=4-position=spread"
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())
@@ -160,7 +189,7 @@ def test_starts_at_the_base(case: tuple[str, Row]) -> None:
     model = tuned(case, shake=False).eval()
     if row.keeps_logits:
         assert torch.equal(model(x), logits)
-    elif not row.options.get("simam"):
+    elif row.starts_at_base and not row.options.get("simam"):
         assert torch.equal(model.forward_features(x), tokens)
     shake_trained(model.tuner)
     assert not torch.allclose(model(x), logits, atol=1e-4), "what trains has no effect"
@@ -272,6 +301,9 @@ def test_trained_position_embedding_keeps_its_size() -> None:
 @pytest.mark.parametrize(
     ("method", "count"),
     [
+        ("affix", 221_184),
+        ("vpt_shallow", 3_072),
+        ("vpt_deep", 73_728),
         ("bitfit", 74_112),
         ("norm", 9_600),
         ("partial", 1_043_712),
@@ -505,7 +537,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(case: tuple[str, Row]) 
         torch.testing.assert_close(grads[1][name], grad, msg=name)
 
 
-@pytest.mark.parametrize("name", ["linear", "full", "svp", "svp-cross_prompt=official"])
+@pytest.mark.parametrize("name", ["linear", "full", "svp", "svp-cross_prompt=official", DEEP])
 def test_compiles(name: str) -> None:
     torch._dynamo.reset()
     model = tuned(CASES[name], small_vim(depth=2)).train()

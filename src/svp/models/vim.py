@@ -199,6 +199,7 @@ class VisionMamba(nn.Module):
         self.grad_checkpointing = False
         self.origin: Any = None  # set by svp.create_model
         self.tuner: Any = None  # set by svp.tune
+        self.layout: Any = None  # set by a tuner that adds tokens: layout.own(tokens) gives those of the model
         self.adapter: Any = None  # set by svp.load_adapter
 
         self.patch_embed = PatchEmbed(img_size, patch_size, stride, in_chans, embed_dim, device=device, dtype=dtype)
@@ -340,7 +341,7 @@ class VisionMamba(nn.Module):
         for i, block in enumerate(self.layers[: last + 1] if stop_early else self.layers):
             hidden, residual = self._run(block, hidden, residual)
             if i in take:
-                tap = add_residual(hidden, residual)
+                tap = self._own(add_residual(hidden, residual))
                 taps.append(self.norm_f(tap) if norm else tap)
         intermediates: list[Any] = []
         m = self.cls_position
@@ -401,7 +402,10 @@ class VisionMamba(nn.Module):
         return hidden, residual
 
     def _final_norm(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
-        return self.norm_f(add_residual(self.drop_path(hidden), residual))
+        return self.norm_f(self._own(add_residual(self.drop_path(hidden), residual)))
+
+    def _own(self, tokens: Tensor) -> Tensor:
+        return tokens if self.layout is None else self.layout.own(tokens)
 
 
 def _check_rate(name: str, rate: float) -> None:

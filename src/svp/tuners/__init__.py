@@ -2,6 +2,7 @@
 
 from svp.tuners.adapter import AdapterConfig, AdapterTuner
 from svp.tuners.adapter_files import AdapterInfo, load_adapter, read_adapter_info, save_adapter
+from svp.tuners.affix import AffixConfig, AffixTuner
 from svp.tuners.base import MethodConfig, Tuner, get_method, list_methods, register_method, tune
 from svp.tuners.full import FullConfig, FullTuner
 from svp.tuners.linear import LinearConfig, LinearTuner
@@ -9,11 +10,14 @@ from svp.tuners.official import load_official
 from svp.tuners.parts import PartConfig, PartialConfig, PartTuner
 from svp.tuners.svp import Prompters, SVPConfig, SVPTuner, simam
 from svp.tuners.vp import VPConfig, VPTuner
+from svp.tuners.vpt import VPTConfig, VPTDeepTuner, VPTShallowTuner
 
 __all__ = [
     "AdapterConfig",
     "AdapterInfo",
     "AdapterTuner",
+    "AffixConfig",
+    "AffixTuner",
     "FullConfig",
     "FullTuner",
     "LinearConfig",
@@ -27,6 +31,9 @@ __all__ = [
     "SVPTuner",
     "Tuner",
     "VPConfig",
+    "VPTConfig",
+    "VPTDeepTuner",
+    "VPTShallowTuner",
     "VPTuner",
     "get_method",
     "list_methods",

@@ -1,0 +1,97 @@
+"""Affix-tuning: learned tokens enter every mixer beside the others, and what becomes of them is dropped behind it.
+
+    mixer_l(u) <- own(mixer_l(insert(u, P_l)))          u: the normalised tokens that mixer l gets
+
+Both scans pass over the added tokens, so these set the state that the model's own tokens meet; they have no residual and never
+reach another block. Where they stand is up to `position`.
+
+What trains: P and the head. Without head, with d = embed_dim, L = depth, p = num_tokens:  L p d;  221,184 for Vim-S with the
+defaults, as in MambaPEFT's table ("without projection": 230 thousand with a head of about 9). The projection of that table,
+of 117 million values, is left out.
+
+Source: Yoshimura et al., "MambaPEFT", ICLR 2025, arXiv:2411.03855.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from svp.models import VisionMamba
+from svp.tuners.base import MethodConfig, Tuner, register_method
+from svp.tuners.layout import Layout, Position, check_position
+
+
+@dataclass(frozen=True)
+class AffixConfig(MethodConfig):
+    """Options of affix-tuning.
+
+    Args:
+        num_tokens: Added tokens per mixer.
+        position: Where they stand, see ``svp.tuners.layout.Layout``.
+    """
+
+    num_tokens: int = 24
+    position: Position = "prefix"
+
+    def __post_init__(self) -> None:
+        if self.num_tokens < 1:
+            raise ValueError(f"affix: num_tokens is {self.num_tokens}, expected 1 or more")
+        check_position("affix", self.position)
+
+
+class _Insert:
+    """Forward pre-hook of mixer `layer`."""
+
+    def __init__(self, affix: nn.Module, layer: int, layout: Layout) -> None:
+        self.affix, self.layer, self.layout = affix, layer, layout
+
+    def __call__(self, mixer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        (u,) = args
+        tokens: Any = self.affix.tokens
+        return (self.layout.insert(u, tokens[self.layer].expand(len(u), -1, -1).to(u.dtype)),)
+
+
+class _Drop:
+    """Forward hook of every mixer."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    def __call__(self, mixer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return self.layout.own(output)
+
+
+@register_method("affix", AffixConfig)
+class AffixTuner(Tuner[AffixConfig]):
+    """Tokens that only the mixers see; they are found at ``model.affix.tokens``, (depth, num_tokens, embed_dim)."""
+
+    default_lr = 1e-2
+    default_weight_decay = 1e-4
+
+    def attach(self) -> Iterable[str]:
+        self._hooks: list[Any] = []
+        model, config = self.model, self.config
+        if not isinstance(model, VisionMamba):
+            raise ValueError(f"affix adds tokens to the mixers of a VisionMamba, this is a {type(model).__name__}")
+        layout, like = Layout(config.num_tokens, config.position), model.pos_embed
+        affix = nn.Module()
+        shape = (len(model.layers), config.num_tokens, model.embed_dim)
+        affix.tokens = nn.Parameter(torch.empty(shape, device=like.device, dtype=like.dtype))
+        trunc_normal_(affix.tokens, std=0.02)
+        model.add_module("affix", affix.train(model.training))
+        for layer, block in enumerate(model.layers):
+            self._hooks.append(block.mixer.register_forward_pre_hook(_Insert(affix, layer, layout)))
+            self._hooks.append(block.mixer.register_forward_hook(_Drop(layout)))
+        return ["affix.tokens"]
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        if hasattr(self.model, "affix"):
+            del self.model.affix

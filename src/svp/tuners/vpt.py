@@ -1,0 +1,146 @@
+"""Visual Prompt Tuning (VPT): learned tokens join the sequence, the same for every image.
+
+    shallow   tokens <- insert(tokens, P)                in front of the first block
+    deep      tokens_l <- insert(own(tokens_l), P_l)     in front of every block, for those of the block before
+
+`insert` puts the prompts where `position` says, `own` leaves them out again; the model's own tokens keep their order, and
+only they go to the final norm and the head, so the class token is found wherever prompts stand. In a scan the position
+matters: what comes first has faded when the last token is reached. A prompt that replaces another starts without residual.
+With `projection` the prompts are W2 tanh(W1 P + b1) + b2, one such map for all of them.
+
+What trains: P, the projection and the head. Without head, with d = embed_dim, L = depth, p = num_tokens: shallow p d, deep
+L p d, and 2 (d^2 + d) more with projection. For Vim-S with the defaults 3,072 and 73,728; shallow with projection 298,752, as
+in MambaPEFT's table (307 thousand with a head of about 9; 12 without projection).
+
+Sources: Jia et al., "Visual Prompt Tuning", ECCV 2022, arXiv:2203.12119 (initial values uniform in +-sqrt(6 / (3 patch^2 + d))
+there too); positions and projection as in Yoshimura et al., "MambaPEFT", ICLR 2025, arXiv:2411.03855.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svp.models import VisionMamba
+from svp.tuners.base import MethodConfig, Tuner, register_method
+from svp.tuners.layout import Layout, Position, check_position
+
+
+@dataclass(frozen=True)
+class VPTConfig(MethodConfig):
+    """Options of VPT.
+
+    Args:
+        num_tokens: Prompts (per block, if deep).
+        position: Where they stand, see ``svp.tuners.layout.Layout``.
+        projection: Train the prompts through two linear maps with tanh between them.
+        dropout: Dropout on the prompts, 0 <= dropout < 1.
+    """
+
+    num_tokens: int = 8
+    position: Position = "prefix"
+    projection: bool = False
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_tokens < 1:
+            raise ValueError(f"vpt: num_tokens is {self.num_tokens}, expected 1 or more")
+        check_position("vpt", self.position)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"vpt: dropout is {self.dropout}, expected 0 <= dropout < 1")
+
+
+class Prompts(nn.Module):
+    """The prompts of `depth` blocks.
+
+    Attributes:
+        tokens: (depth, num_tokens, embed_dim).
+        projection: Two linear maps, if asked for.
+    """
+
+    def __init__(self, model: VisionMamba, depth: int, config: VPTConfig) -> None:
+        super().__init__()
+        d, like = model.embed_dim, model.pos_embed
+        factory: dict[str, Any] = dict(device=like.device, dtype=like.dtype)
+        self.layout = Layout(config.num_tokens, config.position)
+        self.tokens = nn.Parameter(torch.empty(depth, config.num_tokens, d, **factory))
+        bound = math.sqrt(6 / (3 * math.prod(model.patch_embed.patch_size) + d))
+        nn.init.uniform_(self.tokens, -bound, bound)
+        if config.projection:
+            self.projection = nn.Sequential(nn.Linear(d, d, **factory), nn.Tanh(), nn.Linear(d, d, **factory))
+        else:
+            self.projection = nn.Sequential()
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, layer: int, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What enters block `layer`: with its prompts in place of those of the block before."""
+        prompts = self.dropout(self.projection(self.tokens[layer])).expand(len(hidden), -1, -1).to(hidden.dtype)
+        if residual is None:
+            return self.layout.insert(hidden, prompts), None
+        residual = self.layout.own(residual)
+        nothing = residual.new_zeros(prompts.shape)
+        return self.layout.insert(self.layout.own(hidden), prompts), self.layout.insert(residual, nothing)
+
+
+class _PromptBlock:
+    """Forward pre-hook of block `layer`."""
+
+    def __init__(self, prompts: Prompts, layer: int) -> None:
+        self.prompts, self.layer = prompts, layer
+
+    def __call__(self, block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden, residual = (*args, None)[:2]
+        return self.prompts(self.layer, hidden, residual)
+
+
+class VPTTuner(Tuner[VPTConfig]):
+    """Prompt tokens in front of the first `prompted_blocks`; they are found at ``model.vpt``."""
+
+    default_lr = 1e-2
+    default_weight_decay = 1e-4
+
+    @abstractmethod
+    def prompted_blocks(self, depth: int) -> int:
+        """How many blocks get prompts of their own."""
+
+    def attach(self) -> Iterable[str]:
+        self._hooks: list[Any] = []
+        model = self.model
+        if not isinstance(model, VisionMamba):
+            raise ValueError(f"{self.name} adds tokens to a VisionMamba, this is a {type(model).__name__}")
+        depth = self.prompted_blocks(len(model.layers))
+        prompts = Prompts(model, depth, self.config)
+        model.add_module("vpt", prompts.train(model.training))
+        model.layout = prompts.layout
+        for layer in range(depth):
+            self._hooks.append(model.layers[layer].register_forward_pre_hook(_PromptBlock(prompts, layer)))
+        return [f"vpt.{name}" for name, _ in prompts.named_parameters()]
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        if hasattr(self.model, "vpt"):
+            del self.model.vpt
+        self.model.layout = None
+
+
+@register_method("vpt_shallow", VPTConfig)
+class VPTShallowTuner(VPTTuner):
+    """Prompts join at the first block and go through all."""
+
+    def prompted_blocks(self, depth: int) -> int:
+        return 1
+
+
+@register_method("vpt_deep", VPTConfig)
+class VPTDeepTuner(VPTTuner):
+    """Every block has prompts of its own."""
+
+    def prompted_blocks(self, depth: int) -> int:
+        return depth

@@ -84,7 +84,7 @@ class _AddToMixer:
 class AdapterTuner(Tuner[AdapterConfig]):
     """A bottleneck at every mixer; they are found at ``model.adapters``."""
 
-    default_lr = 1e-3
+    default_lr = 5e-3
     default_weight_decay = 1e-4
 
     def attach(self) -> Iterable[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -51,16 +52,18 @@ class Layout:
 
     def insert(self, tokens: Tensor, added: Tensor) -> Tensor:
         """(batch, own, d) and (batch, num_tokens, d) -> (batch, own + num_tokens, d)"""
-        own = tokens.shape[1]
-        places = self.places(own)
-        others = [i for i in range(own + self.num_tokens) if i not in set(places)]
-        order = [0] * (own + self.num_tokens)
-        for source, place in enumerate([*others, *places]):
-            order[place] = source
-        return torch.cat([tokens, added], dim=1)[:, order]
+        own, more = self._runs(tokens.shape[1])
+        pieces = [*zip(torch.split(tokens, own, dim=1), torch.split(added, [*more, 0], dim=1), strict=True)]
+        return torch.cat([piece for pair in pieces for piece in pair], dim=1)
 
     def own(self, tokens: Tensor) -> Tensor:
         """(batch, own + num_tokens, d) -> (batch, own, d)"""
-        own = tokens.shape[1] - self.num_tokens
-        places = set(self.places(own))
-        return tokens[:, [i for i in range(own + self.num_tokens) if i not in places]]
+        own, more = self._runs(tokens.shape[1] - self.num_tokens)
+        lengths = [length for pair in zip(own, [*more, 0], strict=True) for length in pair]
+        return torch.cat(torch.split(tokens, lengths, dim=1)[::2], dim=1)
+
+    def _runs(self, own: int) -> tuple[list[int], list[int]]:
+        """Lengths of the runs of own tokens and, one fewer, of the runs of added tokens between them."""
+        in_front = [self._in_front(own, k) for k in range(self.num_tokens)]
+        cuts = sorted(set(in_front))
+        return [end - start for start, end in pairwise([0, *cuts, own])], [in_front.count(cut) for cut in cuts]

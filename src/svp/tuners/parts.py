@@ -32,7 +32,7 @@ from svp.tuners.base import ConfigT, MethodConfig, Tuner, register_method
 class PartTuner(Tuner[ConfigT]):
     """Train the parameters that ``chosen`` names. Nothing is added, so ``merge`` gives the model as it is."""
 
-    default_lr = 1e-3
+    default_lr = 1e-2
     default_weight_decay = 1e-4
     mergeable = True
 
@@ -89,7 +89,7 @@ class PartialConfig(MethodConfig):
 class PartialTuner(PartTuner[PartialConfig]):
     """Train the last blocks and the final norm."""
 
-    default_lr = 2e-4
+    default_lr = 1e-3
 
     def chosen(self, model: VisionMamba) -> Iterable[str]:
         depth, blocks = len(model.layers), self.config.blocks

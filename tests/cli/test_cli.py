@@ -102,7 +102,7 @@ def test_help_shows_options_as_they_are_typed(capsys: pytest.CaptureFixture[str]
         (
             ["train", "--data", "x", "--method", "magic"],
             2,
-            "unknown method 'magic'; known: A, adapter, bitfit, ",
+            "unknown method 'magic'; known: A, adapter, affix, ",
         ),
         (["train", "--data", "no/such/folder", *FAST], 1, "no/such/folder does not exist"),
         (["train", "--data", "nothing", *FAST], 1, "neither a folder here nor a known data set"),

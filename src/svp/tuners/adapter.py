@@ -88,20 +88,13 @@ class AdapterTuner(Tuner[AdapterConfig]):
     default_weight_decay = 1e-4
 
     def attach(self) -> Iterable[str]:
-        self._hooks: list[Any] = []
         model, config = self.model, self.config
         if not isinstance(model, VisionMamba):
             raise ValueError(f"adapter works on the mixers of a VisionMamba, this is a {type(model).__name__}")
         bottlenecks = [Bottleneck(model.embed_dim, config, like=model.pos_embed) for _ in model.layers]
         adapters = nn.ModuleList(bottlenecks)
-        model.add_module("adapters", adapters.train(model.training))
+        names = self._add("adapters", adapters)
         for block, bottleneck in zip(model.layers, bottlenecks, strict=True):
             hook = _AddToMixer(bottleneck, config.position == "parallel")
-            self._hooks.append(block.mixer.register_forward_hook(hook))
-        return [f"adapters.{name}" for name, _ in adapters.named_parameters()]
-
-    def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        if hasattr(self.model, "adapters"):
-            del self.model.adapters
+            self._hook(block.mixer.register_forward_hook(hook))
+        return names

@@ -75,7 +75,6 @@ class AffixTuner(Tuner[AffixConfig]):
     default_weight_decay = 1e-4
 
     def attach(self) -> Iterable[str]:
-        self._hooks: list[Any] = []
         model, config = self.model, self.config
         if not isinstance(model, VisionMamba):
             raise ValueError(f"affix adds tokens to the mixers of a VisionMamba, this is a {type(model).__name__}")
@@ -84,14 +83,8 @@ class AffixTuner(Tuner[AffixConfig]):
         shape = (len(model.layers), config.num_tokens, model.embed_dim)
         affix.tokens = nn.Parameter(torch.empty(shape, device=like.device, dtype=like.dtype))
         trunc_normal_(affix.tokens, std=0.02)
-        model.add_module("affix", affix.train(model.training))
+        names = self._add("affix", affix)
         for layer, block in enumerate(model.layers):
-            self._hooks.append(block.mixer.register_forward_pre_hook(_Insert(affix, layer, layout)))
-            self._hooks.append(block.mixer.register_forward_hook(_Drop(layout)))
-        return ["affix.tokens"]
-
-    def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        if hasattr(self.model, "affix"):
-            del self.model.affix
+            self._hook(block.mixer.register_forward_pre_hook(_Insert(affix, layer, layout)))
+            self._hook(block.mixer.register_forward_hook(_Drop(layout)))
+        return names

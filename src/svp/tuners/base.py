@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from svp.models.checkpoints import WeightsError, check_finite, check_shapes, state_sha256
 
@@ -56,7 +57,9 @@ class Tuner(ABC, Generic[ConfigT]):
         self.model = cast(Any, model)
         self.config = config
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
-        self._replaced: dict[str, nn.Module] = {}
+        self._replaced: dict[str, Any] = {}
+        self._added: list[str] = []
+        self._hooks: list[RemovableHandle] = []
         self._head: tuple[Any, Any] = (getattr(model, "head", None), self.model.num_classes)  # a tuned model's may be reset
         try:
             model.requires_grad_(False)
@@ -76,11 +79,11 @@ class Tuner(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def attach(self) -> Iterable[str]:
-        """Add to or change ``self.model``; return the names of the parameters that train beside the head."""
+        """Change ``self.model`` by ``_add``, ``_hook`` and ``_replace``, which ``detach`` undoes.
 
-    @abstractmethod
-    def remove(self) -> None:
-        """Take off what ``attach`` added; called also when ``attach`` failed half-way."""
+        Returns:
+            The names of the parameters that train beside the head.
+        """
 
     def merge(self) -> nn.Module:
         """Bake what was trained into a plain backbone and return it, where the method can be expressed so.
@@ -156,21 +159,36 @@ class Tuner(ABC, Generic[ConfigT]):
         """The options as plain values."""
         return asdict(self.config)
 
-    def _replace(self, name: str, module: nn.Module) -> None:
-        """Put `module` in the place of a direct sub-module; ``detach`` puts the old one back."""
-        self._replaced.setdefault(name, self.model.get_submodule(name))
-        self.model.add_module(name, module)
+    def _add(self, name: str, module: nn.Module) -> list[str]:
+        """Make `module` a sub-module of the model, in the model's mode; returns the names of its parameters there."""
+        self.model.add_module(name, module.train(self.model.training))
+        self._added.append(name)
+        return [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
+
+    def _hook(self, handle: RemovableHandle) -> None:
+        """Remember a hook that was registered."""
+        self._hooks.append(handle)
+
+    def _replace(self, name: str, value: Any) -> None:
+        """Set an attribute of the model, a direct sub-module or any other; ``detach`` puts the old one back."""
+        self._replaced.setdefault(name, getattr(self.model, name))
+        setattr(self.model, name, value)
 
     def _is_base(self, name: str) -> bool:
         return name in self._required_grad and not any(name.startswith(f"{module}.") for module in self._replaced)
 
     @torch.no_grad()
     def _restore(self) -> None:
-        self.remove()
+        for handle in self._hooks:
+            handle.remove()
+        for name in self._added:
+            delattr(self.model, name)
+        self._hooks, self._added = [], []
         head, self.model.num_classes = self._head
-        for name, module in {**self._replaced, "head": head}.items():
-            if module is not None:
-                self.model.add_module(name, module)
+        for name, value in self._replaced.items():
+            setattr(self.model, name, value)
+        if head is not None:
+            self.model.head = head
         for name, parameter in self.model.named_parameters():
             if name in self._original:
                 parameter.copy_(self._original[name])

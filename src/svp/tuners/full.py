@@ -24,6 +24,3 @@ class FullTuner(Tuner[FullConfig]):
 
     def attach(self) -> Iterable[str]:
         return [name for name, _ in self.model.named_parameters()]
-
-    def remove(self) -> None:
-        pass

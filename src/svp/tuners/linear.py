@@ -23,6 +23,3 @@ class LinearTuner(Tuner[LinearConfig]):
 
     def attach(self) -> Iterable[str]:
         return ()
-
-    def remove(self) -> None:
-        pass

@@ -45,9 +45,6 @@ class PartTuner(Tuner[ConfigT]):
     def chosen(self, model: VisionMamba) -> Iterable[str]:
         """Names of the parameters that train beside the head."""
 
-    def remove(self) -> None:
-        pass
-
 
 @dataclass(frozen=True)
 class PartConfig(MethodConfig):

@@ -181,7 +181,6 @@ class SVPTuner(Tuner[SVPConfig]):
     default_weight_decay = 1e-4
 
     def attach(self) -> Iterable[str]:
-        self._hooks: list[Any] = []
         model, config = self.model, self.config
         if not isinstance(model, VisionMamba):
             raise ValueError(f"svp prompts the blocks of a VisionMamba, this is a {type(model).__name__}")
@@ -192,19 +191,13 @@ class SVPTuner(Tuner[SVPConfig]):
             raise ValueError(_needs_even_patches(model.patch_embed.num_patches))
         if config.head == "two_linear":
             self._replace("head", _two_linear_head(model))
-        prompters = Prompters(model.embed_dim, depth, config, like=model.pos_embed).train(model.training)
-        model.add_module("svp", prompters)
+        prompters = Prompters(model.embed_dim, depth, config, like=model.pos_embed)
+        names = self._add("svp", prompters)
         for layer, block in enumerate(model.layers):
-            self._hooks.append(block.register_forward_pre_hook(_PromptBlock(prompters, layer)))
+            self._hook(block.register_forward_pre_hook(_PromptBlock(prompters, layer)))
         if config.simam:
-            self._hooks.append(model.patch_embed.register_forward_pre_hook(_weigh_input))
-        return [f"svp.{name}" for name, _ in prompters.named_parameters()]
-
-    def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        if hasattr(self.model, "svp"):
-            del self.model.svp
+            self._hook(model.patch_embed.register_forward_pre_hook(_weigh_input))
+        return names
 
     def rename_released(self, name: str) -> str:
         """Our name for a parameter of the released SVP code; any other name comes back as it is."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +80,6 @@ class VPTuner(Tuner[VPConfig]):
     default_weight_decay = 0.0
 
     def attach(self) -> Iterable[str]:
-        self._hooks: list[Any] = []
         model = self.model
         if not isinstance(model, VisionMamba):
             raise ValueError(f"vp frames the images of a VisionMamba, this is a {type(model).__name__}")
@@ -91,12 +89,5 @@ class VPTuner(Tuner[VPConfig]):
         if 2 * border >= side:
             raise ValueError(f"vp: width is {border}, expected less than half of the image's {side} pixels")
         frame = Frame(model.in_chans, height, width, border, like=model.pos_embed)
-        model.add_module("vp", frame.train(model.training))
-        self._hooks.append(model.patch_embed.register_forward_pre_hook(_FrameImages(frame)))
-        return [f"vp.{name}" for name, _ in frame.named_parameters()]
-
-    def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        if hasattr(self.model, "vp"):
-            del self.model.vp
+        self._hook(model.patch_embed.register_forward_pre_hook(_FrameImages(frame)))
+        return self._add("vp", frame)

@@ -110,24 +110,15 @@ class VPTTuner(Tuner[VPTConfig]):
         """How many blocks get prompts of their own."""
 
     def attach(self) -> Iterable[str]:
-        self._hooks: list[Any] = []
         model = self.model
         if not isinstance(model, VisionMamba):
             raise ValueError(f"{self.name} adds tokens to a VisionMamba, this is a {type(model).__name__}")
         depth = self.prompted_blocks(len(model.layers))
         prompts = Prompts(model, depth, self.config)
-        model.add_module("vpt", prompts.train(model.training))
-        model.layout = prompts.layout
+        self._replace("layout", prompts.layout)
         for layer in range(depth):
-            self._hooks.append(model.layers[layer].register_forward_pre_hook(_PromptBlock(prompts, layer)))
-        return [f"vpt.{name}" for name, _ in prompts.named_parameters()]
-
-    def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        if hasattr(self.model, "vpt"):
-            del self.model.vpt
-        self.model.layout = None
+            self._hook(model.layers[layer].register_forward_pre_hook(_PromptBlock(prompts, layer)))
+        return self._add("vpt", prompts)
 
 
 @register_method("vpt_shallow", VPTConfig)

@@ -56,7 +56,7 @@ def test_goldens(name: str, dtype: torch.dtype) -> None:
     assert_close({"logits": logits, "feature": feature, "tokens": tokens}, case.output, limit["output"])
 
     (logits * case.input["cotangent_logits"].to(dtype)).sum().backward()
-    ours = {model.tuner.rename_released(key): key for key in case.grad if key != "images"}
+    ours = {model.tuner.methods[0].rename_released(key): key for key in case.grad if key != "images"}
     assert set(ours) == set(model.tuner.trainable_names)
     grads = {key: model.get_parameter(name).grad for name, key in ours.items()} | {"images": pixels.grad}
     assert_close({key: grads[key] for key in case.grad}, case.grad, limit["grad"])
@@ -106,7 +106,7 @@ def test_keys_of_the_released_model() -> None:
     model = svp.create_model("vim_small", num_classes=released["num_classes"], device="meta")
     tuner = svp.tune(model, "svp", shared_layers=released["shared_layers"])
     ours = {name: list(t.shape) for name, t in model.state_dict().items()}
-    assert {tuner.rename_released(key): list(shape) for key, shape in released["keys"].items()} == ours
+    assert {tuner.methods[0].rename_released(key): list(shape) for key, shape in released["keys"].items()} == ours
     assert sum(p.numel() for p in model.parameters()) == released["total_parameters"]
 
 

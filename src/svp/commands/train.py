@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def run(argv: list[str]) -> int:
     from svp.training.config import make_config, make_parser, merge_settings
     from svp.training.loop import train
-    from svp.tuners import list_methods
+    from svp.tuners import get_methods
 
     argv = _spelled_out(argv)
     first = Parser(add_help=False)  # what decides which options there are
@@ -32,8 +32,10 @@ def run(argv: list[str]) -> int:
     named = {"data": known["data"], "method": known["method.name"], "recipe": known["recipe"]}
     settings = merge_settings({name: value for name, value in named.items() if value is not None}, config_file)
     method = settings["method"]["name"]
-    if method not in list_methods():
-        raise UsageError(f"unknown method {method!r}; known: {', '.join(list_methods())}")
+    try:
+        get_methods(method)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     parser = make_parser(method)
     parser.add_argument("--config", help="YAML file of settings, such as a run's config.yaml; options given here win.")
     values = _parse(parser, argv)

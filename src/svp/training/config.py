@@ -16,7 +16,7 @@ from svp.models.factory import full_name
 from svp.training.inputs import InputOverrides
 from svp.training.protocol import Protocol
 from svp.training.recipes import ConfigError, merge, normalised, read_recipe, read_settings, recipe_for
-from svp.tuners import get_method, list_methods
+from svp.tuners import get_methods, list_methods, make_methods, options_of
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class TrainConfig:
         model: Backbone, see `svp models list`.
         weights: "published", "random", or a file (.pth, .safetensors, or the run directory of a `full` training).
         img_size: Input side in pixels; the model's own if left out.
-        method: Tuning method; its options are the fields under it.
-        options: Options of the method.
+        method: Tuning method, or several joined by "+"; its options are the fields under it.
+        options: Options of the method; of several methods, a mapping for each by its name.
         epochs: Passes over the training images.
         batch_size: Images per optimizer step, over all processes.
-        lr: Peak learning rate of AdamW; the method's own if left out.
+        lr: Peak learning rate of AdamW; the method's own (of several, the lowest) if left out.
         lr_base_size: Batch size that `lr` is meant for: the peak is lr * batch_size / lr_base_size. No scaling if left out.
-        weight_decay: Weight decay of AdamW, on matrices only; the method's own if left out.
+        weight_decay: Weight decay of AdamW, on matrices only; the method's own (of several, the highest) if left out.
         schedule: "cosine": per step, linear warm-up, then half a cosine down to `min_lr`; "released": per epoch and one epoch
             late, as the released code does.
         warmup_epochs: Epochs of linear warm-up; at most half of the run.
@@ -115,7 +115,7 @@ class TrainConfig:
         if not self.data:
             raise ConfigError("data is missing: a folder with one folder of images per class, or a data set's name")
         full_name(self.model)
-        tuner = get_method(self.method)
+        methods = get_methods(self.method)
         lowest = {"epochs": 1, "batch_size": 2, "lr_base_size": 1, "shots": 1, "num_workers": 0, "img_size": 1, "seed": 0}
         for name, low in lowest.items():
             _check_at_least(name, getattr(self, name), low)
@@ -140,11 +140,11 @@ class TrainConfig:
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ConfigError(f"batch_size is {self.batch_size}, mixup and CutMix need an even one")
         # the method's own checks; every option is written out, so that a run says what it did
-        object.__setattr__(self, "options", asdict(tuner.config_class(**self.options)))
+        object.__setattr__(self, "options", options_of(make_methods(self.method, self.options)))
         if self.lr is None:
-            object.__setattr__(self, "lr", tuner.default_lr)
+            object.__setattr__(self, "lr", min(method.default_lr for method in methods))
         if self.weight_decay is None:
-            object.__setattr__(self, "weight_decay", tuner.default_weight_decay)
+            object.__setattr__(self, "weight_decay", max(method.default_weight_decay for method in methods))
 
     @property
     def peak_lr(self) -> float:
@@ -212,8 +212,11 @@ def make_parser(method: str) -> ArgumentParser:
     """Parser of all settings, with the options of `method` as ``--method.<option>``."""
     parser = ArgumentParser(prog="svp train", exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(TrainConfig, skip={"method", "options"})
-    parser.add_argument("--method.name", default=method, help=f"Tuning method: {', '.join(list_methods())}.")
-    parser.add_class_arguments(get_method(method).config_class, "method")
+    known = ", ".join(list_methods())
+    parser.add_argument("--method.name", default=method, help=f"Tuning method: {known}; or several joined by +.")
+    methods = get_methods(method)
+    for part in methods:
+        parser.add_class_arguments(part.config_class, "method" if len(methods) == 1 else f"method.{part.name}")
     return parser
 
 

@@ -37,7 +37,7 @@ def explain_nonfinite(
     )
 
 
-def check_outcome(tuner: Tuner[Any], loss: float, epoch: int) -> None:
+def check_outcome(tuner: Tuner, loss: float, epoch: int) -> None:
     """Refuse an epoch that ended badly, before its weights replace good ones.
 
     Raises:

@@ -234,7 +234,7 @@ class _Trainer:
         model.set_grad_checkpointing(config.grad_checkpointing)
         seed_everything(config.seed)
         model.reset_classifier(len(self.data.class_names))  # a head that came with the weights knows other classes
-        self.tuner: Tuner[Any] = tune(model, config.method, **config.options)
+        self.tuner: Tuner = tune(model, config.method, **config.options)
         self.model: VisionMamba = model
         self.inputs = config.inputs.applied(input_fields(model))
         self.device = accelerator.device

@@ -1,44 +1,48 @@
 """Tuning methods: one file each, all under one contract (``Tuner``)."""
 
-from svp.tuners.adapter import AdapterConfig, AdapterTuner
+from svp.tuners.adapter import AdapterConfig, AdapterMethod
 from svp.tuners.adapter_files import AdapterInfo, load_adapter, read_adapter_info, save_adapter
-from svp.tuners.affix import AffixConfig, AffixTuner
-from svp.tuners.base import MethodConfig, Tuner, get_method, list_methods, register_method, tune
-from svp.tuners.full import FullConfig, FullTuner
-from svp.tuners.linear import LinearConfig, LinearTuner
+from svp.tuners.affix import AffixConfig, AffixMethod
+from svp.tuners.base import Method, MethodConfig, get_methods, list_methods, make_methods, options_of, register_method
+from svp.tuners.full import FullConfig, FullMethod
+from svp.tuners.linear import LinearConfig, LinearMethod
 from svp.tuners.official import load_official
-from svp.tuners.parts import PartConfig, PartialConfig, PartTuner
-from svp.tuners.svp import Prompters, SVPConfig, SVPTuner, simam
-from svp.tuners.vp import VPConfig, VPTuner
-from svp.tuners.vpt import VPTConfig, VPTDeepTuner, VPTShallowTuner
+from svp.tuners.parts import PartConfig, PartialConfig, PartMethod
+from svp.tuners.svp import Prompters, SVPConfig, SVPMethod, simam
+from svp.tuners.tuner import Tuner, tune
+from svp.tuners.vp import VPConfig, VPMethod
+from svp.tuners.vpt import VPTConfig, VPTDeepMethod, VPTShallowMethod
 
 __all__ = [
     "AdapterConfig",
     "AdapterInfo",
-    "AdapterTuner",
+    "AdapterMethod",
     "AffixConfig",
-    "AffixTuner",
+    "AffixMethod",
     "FullConfig",
-    "FullTuner",
+    "FullMethod",
     "LinearConfig",
-    "LinearTuner",
+    "LinearMethod",
+    "Method",
     "MethodConfig",
     "PartConfig",
-    "PartTuner",
+    "PartMethod",
     "PartialConfig",
     "Prompters",
     "SVPConfig",
-    "SVPTuner",
+    "SVPMethod",
     "Tuner",
     "VPConfig",
+    "VPMethod",
     "VPTConfig",
-    "VPTDeepTuner",
-    "VPTShallowTuner",
-    "VPTuner",
-    "get_method",
+    "VPTDeepMethod",
+    "VPTShallowMethod",
+    "get_methods",
     "list_methods",
     "load_adapter",
     "load_official",
+    "make_methods",
+    "options_of",
     "read_adapter_info",
     "register_method",
     "save_adapter",

@@ -8,7 +8,7 @@ d = embed_dim, L = depth, r = hidden_dim:  L (2 d r + r + d);  1,190,400 for Vim
 
 Sources: Chen et al., "AdaptFormer", NeurIPS 2022, arXiv:2205.13535 (parallel; r 64, scale 0.1, ReLU, Kaiming uniform `down`,
 there beside the MLP of a ViT block); Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019,
-arXiv:1902.00751 (sequential). Vim's blocks have one sub-layer, the mixer.
+arXiv:1902.00751 (sequential). Vim's blocks have one sub-layer, the mixer; in a ViT the MLP stands in its place.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svp.models import VisionMamba
-from svp.tuners.base import MethodConfig, Tuner, register_method
+from svp.tuners.backbones import VIM_AND_VIT, anatomy
+from svp.tuners.base import Method, MethodConfig, register_method
+
+if TYPE_CHECKING:
+    from svp.tuners.tuner import Tuner
 
 
 @dataclass(frozen=True)
@@ -70,31 +73,31 @@ class Bottleneck(nn.Module):
         return self.scale * self.up(self.dropout(F.relu(self.down(x))))
 
 
-class _AddToMixer:
-    """Forward hook of a mixer: adds what the bottleneck makes of the mixer's input, or of its output."""
+class _AddToOutput:
+    """Forward hook of a module: adds what the bottleneck makes of the module's input, or of its output."""
 
     def __init__(self, bottleneck: Bottleneck, parallel: bool) -> None:
         self.bottleneck, self.parallel = bottleneck, parallel
 
-    def __call__(self, mixer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output + self.bottleneck(args[0] if self.parallel else output)
 
 
 @register_method("adapter", AdapterConfig)
-class AdapterTuner(Tuner[AdapterConfig]):
-    """A bottleneck at every mixer; they are found at ``model.adapters``."""
+class AdapterMethod(Method[AdapterConfig]):
+    """A bottleneck at the mixer (of a ViT, the MLP) of every block; they are found at ``model.adapters``."""
 
+    backbones = VIM_AND_VIT
     default_lr = 5e-3
     default_weight_decay = 1e-4
 
-    def attach(self) -> Iterable[str]:
-        model, config = self.model, self.config
-        if not isinstance(model, VisionMamba):
-            raise ValueError(f"adapter works on the mixers of a VisionMamba, this is a {type(model).__name__}")
-        bottlenecks = [Bottleneck(model.embed_dim, config, like=model.pos_embed) for _ in model.layers]
-        adapters = nn.ModuleList(bottlenecks)
-        names = self._add("adapters", adapters)
-        for block, bottleneck in zip(model.layers, bottlenecks, strict=True):
-            hook = _AddToMixer(bottleneck, config.position == "parallel")
-            self._hook(block.mixer.register_forward_hook(hook))
-        return names
+    def attach(self, tuner: Tuner) -> Iterable[str]:
+        model, config, parts = tuner.model, self.config, anatomy(tuner.model)
+        like = model.patch_embed.proj.weight
+        blocks = parts.blocks_of(model)
+        bottlenecks = [Bottleneck(model.embed_dim, config, like) for _ in blocks]
+        for block, bottleneck in zip(blocks, bottlenecks, strict=True):
+            hook = _AddToOutput(bottleneck, config.position == "parallel")
+            # in front of other hooks: input and output still have the same tokens
+            tuner.hook(block.get_submodule(parts.mixed).register_forward_hook(hook, prepend=True))
+        return tuner.add("adapters", nn.ModuleList(bottlenecks))

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from svp.models import Origin, VisionMamba, WeightsError, input_fields
 from svp.models.checkpoints import load_into
 from svp.paths import write_atomically
-from svp.tuners.base import get_method, tune
+from svp.tuners.base import get_methods
+from svp.tuners.tuner import tune
 
 _FORMAT = 1
 _BACKBONE = "backbone."
@@ -233,7 +234,8 @@ def load_adapter(directory: str | Path, backbone: VisionMamba | None = None) -> 
 
 def _make_backbone(directory: Path, info: AdapterInfo) -> VisionMamba:
     trained, carried = _read_tensors(directory)
-    origin, self_contained = info.backbone, get_method(info.method).self_contained
+    origin = info.backbone
+    self_contained = any(method.self_contained for method in get_methods(info.method))
     brought = self_contained or origin.weights == "random"
     try:
         # any random weights will do where the adapter brings its own; the seed keeps the global random state untouched

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from svp.models import VisionMamba
-from svp.tuners.base import MethodConfig, Tuner, register_method
+from svp.tuners.base import Method, MethodConfig, register_method
 from svp.tuners.layout import Layout, Position, check_position
+
+if TYPE_CHECKING:
+    from svp.tuners.tuner import Tuner
 
 
 @dataclass(frozen=True)
@@ -68,23 +70,21 @@ class _Drop:
 
 
 @register_method("affix", AffixConfig)
-class AffixTuner(Tuner[AffixConfig]):
+class AffixMethod(Method[AffixConfig]):
     """Tokens that only the mixers see; they are found at ``model.affix.tokens``, (depth, num_tokens, embed_dim)."""
 
     default_lr = 1e-2
     default_weight_decay = 1e-4
 
-    def attach(self) -> Iterable[str]:
-        model, config = self.model, self.config
-        if not isinstance(model, VisionMamba):
-            raise ValueError(f"affix adds tokens to the mixers of a VisionMamba, this is a {type(model).__name__}")
+    def attach(self, tuner: Tuner) -> Iterable[str]:
+        model, config = tuner.model, self.config
         layout, like = Layout(config.num_tokens, config.position), model.pos_embed
         affix = nn.Module()
         shape = (len(model.layers), config.num_tokens, model.embed_dim)
         affix.tokens = nn.Parameter(torch.empty(shape, device=like.device, dtype=like.dtype))
         trunc_normal_(affix.tokens, std=0.02)
-        names = self._add("affix", affix)
+        names = tuner.add("affix", affix)
         for layer, block in enumerate(model.layers):
-            self._hook(block.mixer.register_forward_pre_hook(_Insert(affix, layer, layout)))
-            self._hook(block.mixer.register_forward_hook(_Drop(layout)))
+            tuner.hook(block.mixer.register_forward_pre_hook(_Insert(affix, layer, layout)))
+            tuner.hook(block.mixer.register_forward_hook(_Drop(layout)))
         return names

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from svp.tuners.base import MethodConfig, Tuner, register_method
+from torch import nn
+
+from svp.tuners.base import Method, MethodConfig, register_method
+
+if TYPE_CHECKING:
+    from svp.tuners.tuner import Tuner
 
 
 @dataclass(frozen=True)
@@ -14,13 +20,14 @@ class FullConfig(MethodConfig):
 
 
 @register_method("full", FullConfig)
-class FullTuner(Tuner[FullConfig]):
+class FullMethod(Method[FullConfig]):
     """Train everything."""
 
+    backbones = (nn.Module,)
     default_lr = 2e-4
     default_weight_decay = 0.05
     self_contained = True
     mergeable = True
 
-    def attach(self) -> Iterable[str]:
-        return [name for name, _ in self.model.named_parameters()]
+    def attach(self, tuner: Tuner) -> Iterable[str]:
+        return [name for name, _ in tuner.model.named_parameters()]

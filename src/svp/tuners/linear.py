@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from svp.tuners.base import MethodConfig, Tuner, register_method
+from torch import nn
+
+from svp.tuners.base import Method, MethodConfig, register_method
+
+if TYPE_CHECKING:
+    from svp.tuners.tuner import Tuner
 
 
 @dataclass(frozen=True)
@@ -14,12 +20,13 @@ class LinearConfig(MethodConfig):
 
 
 @register_method("linear", LinearConfig)
-class LinearTuner(Tuner[LinearConfig]):
+class LinearMethod(Method[LinearConfig]):
     """Train the head only."""
 
+    backbones = (nn.Module,)
     default_lr = 1e-2
     default_weight_decay = 1e-4
     mergeable = True
 
-    def attach(self) -> Iterable[str]:
+    def attach(self, tuner: Tuner) -> Iterable[str]:
         return ()

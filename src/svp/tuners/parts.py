@@ -2,7 +2,7 @@
 
     name        what trains beside the head                                           Vim-S, without head
     bitfit      every bias: patch embedding, convolutions, step sizes                  74,112
-    norm        the weights of every RMSNorm                                           9,600
+    norm        the weights of every RMSNorm (in a ViT, LayerNorms with their biases)   9,600
     partial     the last `blocks` blocks and the final norm                            1,043,712 for one block
     A           A_log of both directions: how fast states are forgotten                589,824
     D           D of both directions: what skips the scan                              36,864
@@ -14,6 +14,8 @@ With d = embed_dim, E = d_inner, N = d_state, K = d_conv, L = depth and T tokens
 D 2 L E, conv1d 2 L E K, cls_token d, pos_embed T d. Those of A, D, conv1d and pos_embed are what MambaPEFT publishes
 for Vim-S (in thousands, with a head of about 9: 598, 45, 156, 84); its "Bias" has 37, fewer than all biases are.
 
+bitfit, norm, partial, cls_token and pos_embed work on a ViT too.
+
 Sources: Ben Zaken et al., "BitFit", ACL 2022, arXiv:2106.10199; Jia et al., "Visual Prompt Tuning", ECCV 2022,
 arXiv:2203.12119 (`partial`: the last blocks with the final norm); Yoshimura et al., "MambaPEFT", ICLR 2025, arXiv:2411.03855
 (A, D, conv1d, cls_token, pos_embed).
@@ -24,25 +26,29 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from svp.models import RMSNorm, VisionMamba
-from svp.tuners.base import ConfigT, MethodConfig, Tuner, register_method
+from torch import nn
+
+from svp.tuners.backbones import VIM_AND_VIT, anatomy
+from svp.tuners.base import ConfigT, Method, MethodConfig, register_method
+
+if TYPE_CHECKING:
+    from svp.tuners.tuner import Tuner
 
 
-class PartTuner(Tuner[ConfigT]):
+class PartMethod(Method[ConfigT]):
     """Train the parameters that ``chosen`` names. Nothing is added, so ``merge`` gives the model as it is."""
 
     default_lr = 1e-2
     default_weight_decay = 1e-4
     mergeable = True
 
-    def attach(self) -> Iterable[str]:
-        if not isinstance(self.model, VisionMamba):
-            raise ValueError(f"{self.name} trains a part of a VisionMamba, this is a {type(self.model).__name__}")
-        return self.chosen(self.model)
+    def attach(self, tuner: Tuner) -> Iterable[str]:
+        return self.chosen(tuner.model)
 
     @abstractmethod
-    def chosen(self, model: VisionMamba) -> Iterable[str]:
+    def chosen(self, model: Any) -> Iterable[str]:
         """Names of the parameters that train beside the head."""
 
 
@@ -52,19 +58,24 @@ class PartConfig(MethodConfig):
 
 
 @register_method("bitfit", PartConfig)
-class BitFitTuner(PartTuner[PartConfig]):
+class BitFitMethod(PartMethod[PartConfig]):
     """Train every bias."""
 
-    def chosen(self, model: VisionMamba) -> Iterable[str]:
+    backbones = VIM_AND_VIT
+
+    def chosen(self, model: Any) -> Iterable[str]:
         return [name for name, _ in model.named_parameters() if name.endswith(".bias")]
 
 
 @register_method("norm", PartConfig)
-class NormTuner(PartTuner[PartConfig]):
-    """Train the weights of the norms."""
+class NormMethod(PartMethod[PartConfig]):
+    """Train the norms: weights, and in a ViT their biases."""
 
-    def chosen(self, model: VisionMamba) -> Iterable[str]:
-        return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, RMSNorm)]
+    backbones = VIM_AND_VIT
+
+    def chosen(self, model: Any) -> Iterable[str]:
+        norms = [name for name, module in model.named_modules() if isinstance(module, nn.RMSNorm | nn.LayerNorm)]
+        return [f"{norm}.{name}" for norm in norms for name, _ in model.get_submodule(norm).named_parameters()]
 
 
 @dataclass(frozen=True)
@@ -83,58 +94,64 @@ class PartialConfig(MethodConfig):
 
 
 @register_method("partial", PartialConfig)
-class PartialTuner(PartTuner[PartialConfig]):
+class PartialMethod(PartMethod[PartialConfig]):
     """Train the last blocks and the final norm."""
 
+    backbones = VIM_AND_VIT
     default_lr = 1e-3
 
-    def chosen(self, model: VisionMamba) -> Iterable[str]:
-        depth, blocks = len(model.layers), self.config.blocks
+    def chosen(self, model: Any) -> Iterable[str]:
+        parts, blocks = anatomy(model), self.config.blocks
+        depth = len(parts.blocks_of(model))
         if blocks > depth:
             raise ValueError(f"partial: blocks is {blocks}, expected 1 to the model's depth {depth}")
-        parts = tuple(f"layers.{layer}." for layer in range(depth - blocks, depth))
-        return [name for name, _ in model.named_parameters() if name.startswith((*parts, "norm_f."))]
+        trained = [f"{parts.blocks}.{layer}." for layer in range(depth - blocks, depth)]
+        return [name for name, _ in model.named_parameters() if name.startswith((*trained, f"{parts.final_norm}."))]
 
 
 @register_method("A", PartConfig)
-class ATuner(PartTuner[PartConfig]):
+class AMethod(PartMethod[PartConfig]):
     """Train A of both directions."""
 
-    def chosen(self, model: VisionMamba) -> Iterable[str]:
+    def chosen(self, model: Any) -> Iterable[str]:
         return _of_mixers(model, "A_log", "A_b_log")
 
 
 @register_method("D", PartConfig)
-class DTuner(PartTuner[PartConfig]):
+class DMethod(PartMethod[PartConfig]):
     """Train D of both directions."""
 
-    def chosen(self, model: VisionMamba) -> Iterable[str]:
+    def chosen(self, model: Any) -> Iterable[str]:
         return _of_mixers(model, "D", "D_b")
 
 
 @register_method("conv1d", PartConfig)
-class Conv1dTuner(PartTuner[PartConfig]):
+class Conv1dMethod(PartMethod[PartConfig]):
     """Train the filters of both directions."""
 
-    def chosen(self, model: VisionMamba) -> Iterable[str]:
+    def chosen(self, model: Any) -> Iterable[str]:
         return _of_mixers(model, "conv1d.weight", "conv1d_b.weight")
 
 
 @register_method("cls_token", PartConfig)
-class ClsTokenTuner(PartTuner[PartConfig]):
+class ClsTokenMethod(PartMethod[PartConfig]):
     """Train the class token."""
 
-    def chosen(self, model: VisionMamba) -> Iterable[str]:
+    backbones = VIM_AND_VIT
+
+    def chosen(self, model: Any) -> Iterable[str]:
         return ["cls_token"]
 
 
 @register_method("pos_embed", PartConfig)
-class PosEmbedTuner(PartTuner[PartConfig]):
+class PosEmbedMethod(PartMethod[PartConfig]):
     """Train the position embedding; the model's input size is fixed as long as it does."""
 
-    def chosen(self, model: VisionMamba) -> Iterable[str]:
+    backbones = VIM_AND_VIT
+
+    def chosen(self, model: Any) -> Iterable[str]:
         return ["pos_embed"]
 
 
-def _of_mixers(model: VisionMamba, *names: str) -> list[str]:
+def _of_mixers(model: Any, *names: str) -> list[str]:
     return [f"layers.{layer}.mixer.{name}" for layer in range(len(model.layers)) for name in names]

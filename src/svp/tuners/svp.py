@@ -20,7 +20,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,11 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from svp.models import VisionMamba
-from svp.tuners.base import MethodConfig, Tuner, register_method
+from svp.tuners.base import Method, MethodConfig, register_method
+from svp.tuners.layout import Layout
+
+if TYPE_CHECKING:
+    from svp.tuners.tuner import Tuner
 
 
 @dataclass(frozen=True)
@@ -112,20 +116,32 @@ class Prompters(nn.Module):
         group = layer // self.config.shared_layers
         return self.cross_scale[group] * self.dropout(F.silu(self.cross_prompters[group](tokens)))
 
-    def forward(self, layer: int, tokens: Tensor) -> Tensor:
-        """Prompt the tokens that enter block `layer`: (batch, length, embed_dim), the class token at length // 2."""
-        m = (tokens.shape[1] - 1) // 2
+    def forward(self, layer: int, tokens: Tensor, layout: Layout | None = None) -> Tensor:
+        """Prompt the tokens that enter block `layer`.
+
+        Args:
+            layer: Number of the block, from 0.
+            tokens: (batch, length, embed_dim), the class token in the middle of the model's own tokens.
+            layout: Where among them tokens stand that another method added; these are not prompted.
+        """
+        own = tokens.shape[1] - (layout.num_tokens if layout else 0)
+        m = (own - 1) // 2
         if self.config.cross and self.config.cross_prompt == "official":
+            if layout:
+                raise ValueError("svp: cross_prompt 'official' has no place for the tokens of another method; use 'paper'")
             return self._forward_official(layer, tokens, m)
         prompt = self.inner_prompt(layer, tokens) if self.config.inner else None
         if self.config.cross:
             cross = self.cross_prompt(layer, tokens)
             prompt = cross if prompt is None else prompt + cross
         assert prompt is not None
-        if self.config.prompt_cls_token:
+        if self.config.prompt_cls_token and not layout:
             return tokens + prompt
-        image_token = torch.arange(tokens.shape[1], device=tokens.device) != m
-        return tokens + prompt * image_token.to(prompt.dtype).unsqueeze(-1)
+        prompted = torch.arange(own, device=tokens.device) != (-1 if self.config.prompt_cls_token else m)
+        mask = prompted.to(prompt.dtype)[None, :, None]
+        if layout:
+            mask = layout.insert(mask, mask.new_zeros(1, layout.num_tokens, 1))
+        return tokens + prompt * mask
 
     def _forward_official(self, layer: int, tokens: Tensor, m: int) -> Tensor:
         front, cls_token, back = tokens[:, :m], tokens[:, m : m + 1], tokens[:, m + 1 :]
@@ -143,12 +159,13 @@ class Prompters(nn.Module):
 class _PromptBlock:
     """Forward pre-hook of block `layer`: prompts the hidden stream, leaves the residual."""
 
-    def __init__(self, prompters: Prompters, layer: int) -> None:
-        self.prompters, self.layer = prompters, layer
+    def __init__(self, model: VisionMamba, prompters: Prompters, layer: int) -> None:
+        self.model, self.prompters, self.layer = model, prompters, layer
 
     def __call__(self, block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden, *rest = args
-        return (self.prompters(self.layer, hidden), *rest)
+        has_more = hidden.shape[1] > self.model.patch_embed.num_patches + 1
+        return (self.prompters(self.layer, hidden, self.model.layout if has_more else None), *rest)
 
 
 def simam(images: Tensor, lambda_: float = 1e-3) -> Tensor:
@@ -174,29 +191,27 @@ def _weigh_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 @register_method("svp", SVPConfig)
-class SVPTuner(Tuner[SVPConfig]):
+class SVPMethod(Method[SVPConfig]):
     """Selective Visual Prompting; the prompters are found at ``model.svp``."""
 
     default_lr = 5e-3
     default_weight_decay = 1e-4
 
-    def attach(self) -> Iterable[str]:
-        model, config = self.model, self.config
-        if not isinstance(model, VisionMamba):
-            raise ValueError(f"svp prompts the blocks of a VisionMamba, this is a {type(model).__name__}")
+    def attach(self, tuner: Tuner) -> Iterable[str]:
+        model, config = tuner.model, self.config
         depth = len(model.layers)
         if config.shared_layers > depth:
             raise ValueError(f"svp: shared_layers is {config.shared_layers}, expected 1 to the model's depth {depth}")
         if config.cross_prompt == "official" and model.patch_embed.num_patches % 2:
             raise ValueError(_needs_even_patches(model.patch_embed.num_patches))
         if config.head == "two_linear":
-            self._replace("head", _two_linear_head(model))
+            tuner.replace("head", _two_linear_head(model))
         prompters = Prompters(model.embed_dim, depth, config, like=model.pos_embed)
-        names = self._add("svp", prompters)
+        names = tuner.add("svp", prompters)
         for layer, block in enumerate(model.layers):
-            self._hook(block.register_forward_pre_hook(_PromptBlock(prompters, layer)))
+            tuner.hook(block.register_forward_pre_hook(_PromptBlock(model, prompters, layer)))
         if config.simam:
-            self._hook(model.patch_embed.register_forward_pre_hook(_weigh_input))
+            tuner.hook(model.patch_embed.register_forward_pre_hook(_weigh_input))
         return names
 
     def rename_released(self, name: str) -> str:

@@ -14,12 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from svp.models import VisionMamba
-from svp.tuners.base import MethodConfig, Tuner, register_method
+from svp.tuners.backbones import VIM_AND_VIT
+from svp.tuners.base import Method, MethodConfig, register_method
+
+if TYPE_CHECKING:
+    from svp.tuners.tuner import Tuner
 
 
 @dataclass(frozen=True)
@@ -73,21 +77,21 @@ class _FrameImages:
 
 
 @register_method("vp", VPConfig)
-class VPTuner(Tuner[VPConfig]):
+class VPMethod(Method[VPConfig]):
     """A learned frame around every image; it is found at ``model.vp``."""
 
+    backbones = VIM_AND_VIT
     default_lr = 1e-2
     default_weight_decay = 0.0
 
-    def attach(self) -> Iterable[str]:
-        model = self.model
-        if not isinstance(model, VisionMamba):
-            raise ValueError(f"vp frames the images of a VisionMamba, this is a {type(model).__name__}")
+    def attach(self, tuner: Tuner) -> Iterable[str]:
+        model = tuner.model
         height, width = model.patch_embed.img_size
         side = min(height, width)
         border = self.config.width if self.config.width is not None else max(1, round(side * 30 / 224))
         if 2 * border >= side:
             raise ValueError(f"vp: width is {border}, expected less than half of the image's {side} pixels")
-        frame = Frame(model.in_chans, height, width, border, like=model.pos_embed)
-        self._hook(model.patch_embed.register_forward_pre_hook(_FrameImages(frame)))
-        return self._add("vp", frame)
+        proj = model.patch_embed.proj
+        frame = Frame(proj.in_channels, height, width, border, like=proj.weight)
+        tuner.hook(model.patch_embed.register_forward_pre_hook(_FrameImages(frame)))
+        return tuner.add("vp", frame)

@@ -5,7 +5,8 @@
 
 `insert` puts the prompts where `position` says, `own` leaves them out again; the model's own tokens keep their order, and
 only they go to the final norm and the head, so the class token is found wherever prompts stand. In a scan the position
-matters: what comes first has faded when the last token is reached. A prompt that replaces another starts without residual.
+matters: what comes first has faded when the last token is reached (to the attention of a ViT it is all the same). A prompt
+that replaces another starts without residual.
 With `projection` the prompts are W2 tanh(W1 P + b1) + b2, one such map for all of them.
 
 What trains: P, the projection and the head. Without head, with d = embed_dim, L = depth, p = num_tokens: shallow p d, deep
@@ -22,14 +23,18 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from svp.models import VisionMamba
-from svp.tuners.base import MethodConfig, Tuner, register_method
+from svp.tuners.backbones import VIM_AND_VIT, anatomy
+from svp.tuners.base import Method, MethodConfig, register_method
 from svp.tuners.layout import Layout, Position, check_position
+
+if TYPE_CHECKING:
+    from svp.tuners.tuner import Tuner
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,9 @@ class Prompts(nn.Module):
         projection: Two linear maps, if asked for.
     """
 
-    def __init__(self, model: VisionMamba, depth: int, config: VPTConfig) -> None:
+    def __init__(self, model: Any, depth: int, config: VPTConfig) -> None:
         super().__init__()
-        d, like = model.embed_dim, model.pos_embed
+        d, like = model.embed_dim, model.patch_embed.proj.weight
         factory: dict[str, Any] = dict(device=like.device, dtype=like.dtype)
         self.layout = Layout(config.num_tokens, config.position)
         self.tokens = nn.Parameter(torch.empty(depth, config.num_tokens, d, **factory))
@@ -78,14 +83,15 @@ class Prompts(nn.Module):
             self.projection = nn.Sequential()
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, layer: int, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, layer: int, tokens: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What enters block `layer`: with its prompts in place of those of the block before."""
-        prompts = self.dropout(self.projection(self.tokens[layer])).expand(len(hidden), -1, -1).to(hidden.dtype)
+        prompts = self.dropout(self.projection(self.tokens[layer])).expand(len(tokens), -1, -1).to(tokens.dtype)
+        if layer == 0:
+            return self.layout.insert(tokens, prompts), residual
+        tokens = self.layout.insert(self.layout.own(tokens), prompts)
         if residual is None:
-            return self.layout.insert(hidden, prompts), None
-        residual = self.layout.own(residual)
-        nothing = residual.new_zeros(prompts.shape)
-        return self.layout.insert(self.layout.own(hidden), prompts), self.layout.insert(residual, nothing)
+            return tokens, None
+        return tokens, self.layout.insert(self.layout.own(residual), residual.new_zeros(prompts.shape))
 
 
 class _PromptBlock:
@@ -95,13 +101,23 @@ class _PromptBlock:
         self.prompts, self.layer = prompts, layer
 
     def __call__(self, block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, residual = (*args, None)[:2]
-        return self.prompts(self.layer, hidden, residual)
+        return self.prompts(self.layer, *args)[: len(args)]
 
 
-class VPTTuner(Tuner[VPTConfig]):
+class _LeaveOut:
+    """Forward pre-hook of the final norm of a ViT."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    def __call__(self, norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (self.layout.own(*args),)
+
+
+class VPTMethod(Method[VPTConfig]):
     """Prompt tokens in front of the first `prompted_blocks`; they are found at ``model.vpt``."""
 
+    backbones = VIM_AND_VIT
     default_lr = 1e-2
     default_weight_decay = 1e-4
 
@@ -109,20 +125,21 @@ class VPTTuner(Tuner[VPTConfig]):
     def prompted_blocks(self, depth: int) -> int:
         """How many blocks get prompts of their own."""
 
-    def attach(self) -> Iterable[str]:
-        model = self.model
-        if not isinstance(model, VisionMamba):
-            raise ValueError(f"{self.name} adds tokens to a VisionMamba, this is a {type(model).__name__}")
-        depth = self.prompted_blocks(len(model.layers))
-        prompts = Prompts(model, depth, self.config)
-        self._replace("layout", prompts.layout)
-        for layer in range(depth):
-            self._hook(model.layers[layer].register_forward_pre_hook(_PromptBlock(prompts, layer)))
-        return self._add("vpt", prompts)
+    def attach(self, tuner: Tuner) -> Iterable[str]:
+        model, parts = tuner.model, anatomy(tuner.model)
+        blocks = parts.blocks_of(model)
+        prompts = Prompts(model, self.prompted_blocks(len(blocks)), self.config)
+        for layer, block in enumerate(blocks[: len(prompts.tokens)]):
+            tuner.hook(block.register_forward_pre_hook(_PromptBlock(prompts, layer)))
+        if isinstance(model, VisionMamba):
+            tuner.replace("layout", prompts.layout)
+        else:
+            tuner.hook(model.get_submodule(parts.final_norm).register_forward_pre_hook(_LeaveOut(prompts.layout)))
+        return tuner.add("vpt", prompts)
 
 
 @register_method("vpt_shallow", VPTConfig)
-class VPTShallowTuner(VPTTuner):
+class VPTShallowMethod(VPTMethod):
     """Prompts join at the first block and go through all."""
 
     def prompted_blocks(self, depth: int) -> int:
@@ -130,7 +147,7 @@ class VPTShallowTuner(VPTTuner):
 
 
 @register_method("vpt_deep", VPTConfig)
-class VPTDeepTuner(VPTTuner):
+class VPTDeepMethod(VPTMethod):
     """Every block has prompts of its own."""
 
     def prompted_blocks(self, depth: int) -> int:

@@ -1,0 +1,41 @@
+"""The kinds of backbone that methods work on, and where in each of them they find what they attach to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from timm.models import VisionTransformer
+from torch import nn
+
+from svp.models import VisionMamba
+
+VIM_AND_VIT: tuple[type[nn.Module], ...] = (VisionMamba, VisionTransformer)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Names of the parts of a backbone.
+
+    Args:
+        blocks: The blocks, a sub-module of the model.
+        mixed: What an adapter stands at, a sub-module of a block: the mixer of Vim, the MLP of ViT (as in AdaptFormer).
+        final_norm: The norm behind the last block, a sub-module of the model.
+        projection: The linear map that low-rank updates go to if nothing else is asked for.
+    """
+
+    blocks: str
+    mixed: str
+    final_norm: str
+    projection: str
+
+    def blocks_of(self, model: Any) -> list[Any]:
+        """The blocks in their order."""
+        return list(model.get_submodule(self.blocks))
+
+
+def anatomy(model: nn.Module) -> Anatomy:
+    """Where things are in `model`, a Vim or a ViT."""
+    if isinstance(model, VisionMamba):
+        return Anatomy(blocks="layers", mixed="mixer", final_norm="norm_f", projection="in_proj")
+    return Anatomy(blocks="blocks", mixed="mlp", final_norm="norm", projection="qkv")

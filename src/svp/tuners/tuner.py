@@ -1,0 +1,238 @@
+"""The contract of tuning: attach methods to a frozen backbone, train an exact set of parameters, come off again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from svp.models.checkpoints import WeightsError, check_finite, check_shapes, state_sha256
+from svp.tuners.base import Method, make_methods, options_of
+
+
+class Tuner:
+    """One or several tuning methods attached to a model.
+
+    Creating one freezes the model, attaches the methods in their order and makes exactly their parameters and the head
+    trainable. The tuner is then found at ``model.tuner``. ``detach()`` undoes all of it, bit for bit.
+
+    Args:
+        model: An untuned model with timm's ``get_classifier``.
+        methods: What is attached.
+
+    Attributes:
+        name: The methods' names, joined by "+".
+        trainable_names: Names in the model of all parameters that train.
+
+    Raises:
+        ValueError: The model is tuned already, is of a kind that a method does not work on, or an option does not fit it.
+    """
+
+    def __init__(self, model: nn.Module, *methods: Method[Any]) -> None:
+        self.name = "+".join(method.name for method in methods)
+        attached = getattr(model, "tuner", None)
+        if attached is not None:
+            raise ValueError(f"the model is already tuned by {attached.name!r}; call model.tuner.detach() first")
+        for method in methods:
+            if not isinstance(model, method.backbones):
+                kinds = " or ".join(kind.__name__ for kind in method.backbones)
+                raise ValueError(f"method {method.name!r} works on a {kinds}, this is a {type(model).__name__}")
+        self.model = cast(Any, model)
+        self.methods = methods
+        self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
+        self._added: list[str] = []
+        self._wrapped: list[tuple[str, nn.Module]] = []
+        self._hooks: list[RemovableHandle] = []
+        self._replaced: dict[str, Any] = {}
+        self._original: dict[str, Tensor] = {}
+        self._head: tuple[Any, Any] = (getattr(model, "head", None), self.model.num_classes)  # a tuned model's may be reset
+        try:
+            model.requires_grad_(False)
+            for method in methods:
+                trained = set(method.attach(self))
+                for name, parameter in model.named_parameters():
+                    if name in trained or _base_name(name) in trained:
+                        parameter.requires_grad_(True)
+            model.get_submodule("head").requires_grad_(True)
+            parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+            self.trainable_names: tuple[str, ...] = tuple(name for name, _ in parameters)
+            # what trains in place is kept, so that detach() can put it back
+            self._original = {_base_name(name): p.detach().clone() for name, p in parameters if self._is_base(name)}
+        except Exception:
+            self._restore()
+            raise
+        self.model.tuner = self
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether ``merge`` can give a plain backbone."""
+        return all(method.mergeable for method in self.methods)
+
+    @property
+    def self_contained(self) -> bool:
+        """Whether the trained state holds the whole model."""
+        return any(method.self_contained for method in self.methods)
+
+    def merge(self) -> nn.Module:
+        """Bake what was trained into a plain backbone and return it, where the methods can be expressed so.
+
+        Raises:
+            RuntimeError: One cannot.
+        """
+        for method in self.methods:
+            if not method.mergeable:
+                raise RuntimeError(f"{method.name} computes what a plain backbone cannot: it cannot be merged into one")
+        for method in reversed(self.methods):
+            method.bake(self)
+        origin = getattr(self.model, "origin", None)
+        if origin is not None and any(method.name != "linear" for method in self.methods):
+            self.model.origin = replace(origin, weights="random", seed=None)  # those it came from are not its own any more
+        self._original.clear()
+        self._head = (self.model.get_submodule("head"), self.model.num_classes)
+        return self.detach()
+
+    def detach(self) -> nn.Module:
+        """Take the methods off and restore the model as it was before, bit for bit; returns the model."""
+        self._restore()
+        self.model.tuner = None
+        return self.model
+
+    @property
+    def num_trainable(self) -> int:
+        """Number of values that train, the head's among them."""
+        return sum(p.numel() for p in self.trainable_parameters())
+
+    @property
+    def num_trainable_without_head(self) -> int:
+        """Number of values that train, the head's left out."""
+        return sum(p.numel() for name, p in self.named_trainable() if not name.startswith("head."))
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that train, in the order of ``model.named_parameters()``."""
+        return (parameter for _, parameter in self.named_trainable())
+
+    def named_trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name in the model, parameter) of all that trains."""
+        return ((name, self.model.get_parameter(name)) for name in self.trainable_names)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trained values by their names in the model."""
+        return {name: parameter.detach() for name, parameter in self.named_trainable()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Load what ``state_dict`` gave.
+
+        Raises:
+            WeightsError: A name is missing or left over, a shape differs, or a value is not finite.
+        """
+        own = self.state_dict()
+        missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unexpected:
+            raise WeightsError(
+                f"this is not the state of {self.name} with these options: missing {missing[:5]}, left over {unexpected[:5]}"
+            )
+        check_shapes(state, own)
+        check_finite(state, f"state of {self.name}")
+        for name, parameter in self.named_trainable():
+            parameter.copy_(state[name])
+
+    def base_state(self) -> dict[str, Tensor]:
+        """The backbone's values under the methods, without head, as they were before anything trained."""
+        base = {_base_name(name): tensor for name, tensor in self.model.state_dict().items() if self._is_base(name)}
+        return {name: self._original.get(name, tensor) for name, tensor in base.items() if not name.startswith("head.")}
+
+    def base_sha256(self) -> str:
+        """Hash of ``base_state``, see ``svp.models.state_sha256``."""
+        return state_sha256(self.base_state())
+
+    def options(self) -> dict[str, Any]:
+        """The options as plain values; of several methods, a mapping for each by its name."""
+        return options_of(self.methods)
+
+    # what a method attaches by ---------------------------------------------------------------------------------------------
+
+    def add(self, name: str, module: nn.Module) -> list[str]:
+        """Make `module` a sub-module of the model, in the model's mode; returns the names of its parameters there.
+
+        Raises:
+            ValueError: Another method has added one of that name.
+        """
+        if name in self._added:
+            raise ValueError(f"the methods of {self.name!r} cannot be combined: both add model.{name}")
+        self.model.add_module(name, module.train(self.model.training))
+        self._added.append(name)
+        return [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
+
+    def wrap(self, path: str, wrapper: nn.Module) -> list[str]:
+        """Put `wrapper` in the place of the sub-module at `path`, which it holds as ``base_layer`` (PEFT's name for it).
+
+        Returns:
+            The names in the model of the wrapper's own parameters.
+        """
+        self._wrapped.append((path, self.model.get_submodule(path)))
+        self._put(path, wrapper.train(self.model.training))
+        return [f"{path}.{name}" for name, _ in wrapper.named_parameters() if not name.startswith("base_layer.")]
+
+    def hook(self, handle: RemovableHandle) -> None:
+        """Remember a hook that was registered."""
+        self._hooks.append(handle)
+
+    def replace(self, name: str, value: Any) -> None:
+        """Set an attribute of the model, a direct sub-module or any other; ``detach`` puts the old one back."""
+        self._replaced.setdefault(name, getattr(self.model, name))
+        setattr(self.model, name, value)
+
+    # -----------------------------------------------------------------------------------------------------------------------
+
+    def _put(self, path: str, module: nn.Module) -> None:
+        parent, _, name = path.rpartition(".")
+        setattr(self.model.get_submodule(parent), name, module)
+
+    def _is_base(self, name: str) -> bool:
+        base = _base_name(name)
+        return base in self._required_grad and not any(base.startswith(f"{module}.") for module in self._replaced)
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for handle in self._hooks:
+            handle.remove()
+        for path, module in reversed(self._wrapped):
+            self._put(path, module)
+        for name in self._added:
+            delattr(self.model, name)
+        self._hooks, self._wrapped, self._added = [], [], []
+        head, self.model.num_classes = self._head
+        for name, value in self._replaced.items():
+            setattr(self.model, name, value)
+        if head is not None:
+            self.model.head = head
+        for name, parameter in self.model.named_parameters():
+            if name in self._original:
+                parameter.copy_(self._original[name])
+            parameter.requires_grad_(self._required_grad.get(name, True)).grad = None
+
+
+def _base_name(name: str) -> str:
+    """Name of a backbone's parameter without the wrappers around it."""
+    return name.replace(".base_layer.", ".")
+
+
+def tune(model: nn.Module, method: str = "svp", **options: Any) -> Tuner:
+    """Freeze `model`, attach a tuning method to it, and return the tuner.
+
+    Args:
+        model: A backbone with the head to train (``svp.create_model(..., num_classes=...)``).
+        method: One of ``svp.list_methods()``, or several joined by "+", attached in that order.
+        **options: Options of the method, see its config class; of several methods, a mapping for each by its name:
+            ``svp.tune(model, "svp+lora", svp=dict(hidden_dim=32))``.
+
+    Raises:
+        ValueError: Unknown method or option, a value out of range, a model that is tuned already or of a kind that the method
+            does not work on.
+    """
+    return Tuner(model, *make_methods(method, options))

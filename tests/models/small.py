@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 import svp
-from svp.models import VisionMamba
+from svp.models import Backbone, VisionMamba
 from svp.ops import BACKENDS
 
 SMALL: dict[str, Any] = dict(img_size=16, patch_size=4, stride=4, embed_dim=16, depth=3, d_state=4, num_classes=5)
@@ -21,10 +22,20 @@ def small_vim(**overrides: Any) -> VisionMamba:
         return perturb(svp.create_model("vim_nano", **(SMALL | overrides)))
 
 
-def images(model: VisionMamba, batch: int = 2, seed: int = 1) -> Tensor:
+SMALL_VIT: dict[str, Any] = dict(img_size=16, patch_size=4, embed_dim=16, depth=3, num_heads=2, num_classes=5)
+
+
+def small_vit(**overrides: Any) -> VisionTransformer:
+    """A Vision Transformer of the same sizes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return perturb(svp.create_model("deit_small_patch16_224", **(SMALL_VIT | overrides)))
+
+
+def images(model: Backbone, batch: int = 2, seed: int = 1) -> Tensor:
     """Normal noise of the model's size, in its dtype."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(batch, model.in_chans, *model.patch_embed.img_size, generator=generator)
+    noise = torch.randn(batch, model.patch_embed.proj.in_channels, *model.patch_embed.img_size, generator=generator)
     return noise.to(model.pos_embed.device, model.pos_embed.dtype)
 
 

@@ -1,6 +1,7 @@
 """One contract for every tuning method: what trains, what stays, what comes back, what can be saved.
 
-A new method joins by being registered; it needs a row in ``METHODS`` with the number of values it trains.
+A new method joins by being registered; it needs a row in ``VIM`` with the number of values it trains, and one in ``VIT``
+if it works on a Vision Transformer too.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import svp
-from svp.models import Origin, VisionMamba
-from tests.models.small import SMALL, device_of, images, perturb, runnable_backends, small_vim
+from svp.models import Backbone, Origin
+from svp.tuners import get_methods
+from tests.models.small import SMALL, SMALL_VIT, device_of, images, perturb, runnable_backends, small_vim, small_vit
 
 D, DEPTH, CLASSES = SMALL["embed_dim"], SMALL["depth"], SMALL["num_classes"]
 HEAD = D * CLASSES + CLASSES
@@ -36,12 +38,23 @@ TWO_LINEAR = (D * (D // 2) + D // 2) + ((D // 2) * CLASSES + CLASSES)
 class Row:
     """A method under options, and what is known about it by hand."""
 
-    trains: Callable[[VisionMamba], int]
+    trains: Callable[[Backbone], int]
     names: str  # what trains, as a pattern for the beginning of its name
     options: dict[str, Any] = field(default_factory=dict)
     keeps_logits: bool = True
     odd_patches: bool = True
     starts_at_base: bool = True
+    backbone: str = "vim"
+
+    def model(self, **overrides: Any) -> Backbone:
+        """The untuned backbone, always of the same weights."""
+        return small_vit(**overrides) if self.backbone == "vit" else small_vim(**overrides)
+
+    @property
+    def origin(self) -> Origin:
+        """Where a backbone of other weights comes from, as ``adapter.json`` has it."""
+        name, sizes = ("deit_small_patch16_224", SMALL_VIT) if self.backbone == "vit" else ("vim_nano_patch4_32", SMALL)
+        return Origin(name, "random", {k: v for k, v in sizes.items() if k != "num_classes"}, seed=5)
 
 
 def svp_row(trains: int, **changes: Any) -> Row:
@@ -55,7 +68,7 @@ def svp_row(trains: int, **changes: Any) -> Row:
     )
 
 
-METHODS: dict[str, list[Row]] = {
+VIM: dict[str, list[Row]] = {
     "linear": [Row(lambda _: HEAD, r"head\.")],
     "full": [Row(lambda model: sum(p.numel() for p in model.parameters()), "")],
     "bitfit": [Row(lambda _: D + 4 * DEPTH * E + HEAD, r"head\.|.*\.bias$")],
@@ -123,15 +136,77 @@ METHODS: dict[str, list[Row]] = {
         svp_row(INNER + 3 * (D * D + D + D) + HEAD, shared_layers=1),
     ],
 }
+
+
+def vit_row(trains: int, names: str, **options: Any) -> Row:
+    added_tokens = "vpt" in names
+    return Row(lambda _: trains, names, options, not added_tokens, starts_at_base=not added_tokens, backbone="vit")
+
+
+VIT_BLOCK = 2 * 2 * D + (3 * D * D + 3 * D) + (D * D + D) + (4 * D * D + 4 * D) + (4 * D * D + D)  # norms, qkv, proj, MLP
+VIT: dict[str, list[Row]] = {
+    "linear": [vit_row(HEAD, r"head\.")],
+    "full": [Row(lambda model: sum(p.numel() for p in model.parameters()), "", backbone="vit")],
+    "bitfit": [vit_row(D + DEPTH * (2 * D + 3 * D + D + 4 * D + D) + D + HEAD, r"head\.|.*\.bias$")],
+    "norm": [vit_row((2 * DEPTH + 1) * 2 * D + HEAD, r"head\.|blocks\.\d\.norm[12]\.|norm\.")],
+    "partial": [vit_row(VIT_BLOCK + 2 * D + HEAD, r"head\.|blocks\.2\.|norm\.")],
+    "adapter": [vit_row(DEPTH * (2 * D * 16 + 16 + D) + HEAD, r"head\.|adapters\.", hidden_dim=16, dropout=0.0)],
+    "vp": [vit_row(2 * 3 * 2 * (2 * 16 - 4) + HEAD, r"head\.|vp\.", width=2)],
+    "vpt_shallow": [vit_row(3 * D + HEAD, r"head\.|vpt\.", num_tokens=3)],
+    "vpt_deep": [vit_row(DEPTH * 4 * D + HEAD, r"head\.|vpt\.", num_tokens=4, position="spread")],
+    "cls_token": [vit_row(D + HEAD, r"head\.|cls_token$")],
+    "pos_embed": [vit_row(17 * D + HEAD, r"head\.|pos_embed$")],
+}
+
+
+def combined_row(trains: int, names: str, starts_at_base: bool = True, **options: Any) -> Row:
+    return Row(lambda _: trains, names, options, starts_at_base, starts_at_base=starts_at_base)
+
+
+SVP_OPTIONS = dict(shared_layers=SHARED, hidden_dim=R)
+COMBINED: dict[str, list[Row]] = {
+    "svp+adapter": [
+        combined_row(
+            INNER + CROSS + DEPTH * (2 * D * R + R + D) + HEAD,
+            r"head\.|svp\.|adapters\.",
+            svp=SVP_OPTIONS,
+            adapter=dict(hidden_dim=R, dropout=0.0),
+        )
+    ],
+    "svp+vpt_deep": [
+        combined_row(
+            INNER + CROSS + DEPTH * 2 * D + HEAD,
+            r"head\.|svp\.|vpt\.",
+            starts_at_base=False,
+            svp=SVP_OPTIONS,
+            vpt_deep=dict(num_tokens=2, position="middle"),
+        )
+    ],
+    "affix+adapter+bitfit": [
+        combined_row(
+            DEPTH * 2 * D + DEPTH * (2 * D * R + R + D) + (D + 4 * DEPTH * E) + HEAD,
+            r"head\.|affix\.|adapters\.|.*\.bias$",
+            starts_at_base=False,
+            affix=dict(num_tokens=2),
+            adapter=dict(hidden_dim=R, dropout=0.0),
+        )
+    ],
+    "conv1d+D": [combined_row(2 * DEPTH * E * K + 2 * DEPTH * E + HEAD, r"head\.|.*\.conv1d(_b)?\.weight$|.*\.D(_b)?$")],
+}
+
+
+def case_id(method: str, row: Row) -> str:
+    """Method and options, as they are told apart in test names."""
+    plain = {"shared_layers": SHARED, "hidden_dim": R}
+    options = [f"{k}={v}" for k, v in row.options.items() if not isinstance(v, dict) and plain.get(k) != v]
+    return "-".join([method, *options, *(["vit"] if row.backbone == "vit" else [])])
+
+
 CASES = {
-    "-".join(
-        [method, *(f"{k}={v}" for k, v in row.options.items() if (k, v) not in {("shared_layers", 2), ("hidden_dim", 4)})]
-    ): (
-        method,
-        row,
-    )
-    for method, rows in METHODS.items()
-    for row in rows
+    case_id(method, row): (method, row)
+    for rows in (VIM, VIT, COMBINED)
+    for method, row_list in rows.items()
+    for row in row_list
 }
 
 DEEP = "vpt_deep-num_tokens=4-position=spread"
@@ -142,10 +217,10 @@ def case(request: pytest.FixtureRequest) -> tuple[str, Row]:
     return request.param
 
 
-def tuned(case: tuple[str, Row], model: VisionMamba | None = None, shake: bool = True) -> VisionMamba:
+def tuned(case: tuple[str, Row], model: Backbone | None = None, shake: bool = True) -> Backbone:
     """A tuned model, its trainable values off zero."""
-    model = small_vim() if model is None else model
     method, row = case
+    model = row.model() if model is None else model
     tuner = svp.tune(model, method, **row.options)
     if shake:
         shake_trained(tuner)
@@ -178,12 +253,24 @@ def hooks(model: nn.Module) -> int:
 
 
 def test_every_method_is_under_contract() -> None:
-    assert set(METHODS) == set(svp.list_methods())
+    assert set(VIM) == set(svp.list_methods())
+    on_vit = {name for name in svp.list_methods() if isinstance(small_vit(), get_methods(name)[0].backbones)}
+    assert set(VIT) == on_vit
+
+
+@pytest.mark.parametrize("method", sorted(set(VIM) - set(VIT)))
+def test_another_backbone_is_refused(method: str) -> None:
+    model = small_vit()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=f"method '{method}' works on a VisionMamba, this is a VisionTransformer"):
+        svp.tune(model, method)
+    assert same(snapshot(model), before)
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_starts_at_the_base(case: tuple[str, Row]) -> None:
     _, row = case
-    base = small_vim().eval()
+    base = row.model().eval()
     x = images(base)
     logits, tokens = base(x), base.forward_features(x)
     model = tuned(case, shake=False).eval()
@@ -239,7 +326,7 @@ def test_frozen_weights_do_not_move(case: tuple[str, Row]) -> None:
 
 
 def test_detach_restores_the_base(case: tuple[str, Row]) -> None:
-    model = small_vim().train()
+    model = case[1].model().train()
     model.pos_embed.requires_grad_(False)
     model.head.bias.requires_grad_(False)
     before, required = snapshot(model), {name: p.requires_grad for name, p in model.named_parameters()}
@@ -259,14 +346,14 @@ def test_detach_restores_the_base(case: tuple[str, Row]) -> None:
     assert [name for name, _ in model.named_modules()] == modules
     assert model.get_classifier() is classifier
     assert model.tuner is None
-    assert torch.equal(model.eval()(images(model)), small_vim().eval()(images(model)))
+    assert torch.equal(model.eval()(images(model)), case[1].model().eval()(images(model)))
     tuned(case, model)  # and can be tuned again
     assert model.tuner.num_trainable == case[1].trains(model)
 
 
 @pytest.mark.parametrize("num_classes", [7, 0])
 def test_detach_after_a_new_head(case: tuple[str, Row], num_classes: int) -> None:
-    model = small_vim()
+    model = case[1].model()
     before, head = snapshot(model), model.head
     tuned(case, model)
     model.reset_classifier(num_classes)
@@ -367,15 +454,16 @@ def test_as_many_blocks_as_there_are(blocks: int) -> None:
 
 def test_second_tuner_is_refused(case: tuple[str, Row]) -> None:
     model = tuned(case)
-    with pytest.raises(ValueError, match=rf"already tuned by '{case[0]}'; call model\.tuner\.detach\(\) first"):
+    with pytest.raises(ValueError, match=rf"already tuned by '{re.escape(case[0])}'; call model\.tuner\.detach\(\) first"):
         svp.tune(model, "linear")
 
 
 def test_unknown_option_is_refused(case: tuple[str, Row]) -> None:
-    model = small_vim()
-    with pytest.raises(ValueError, match=rf"method '{case[0]}' has no option 'nope'; known: "):
+    model = case[1].model()
+    message = "takes options as one mapping for each of" if "+" in case[0] else "has no option 'nope'; known: "
+    with pytest.raises(ValueError, match=rf"method '{re.escape(case[0])}' {message}"):
         svp.tune(model, case[0], nope=1)
-    assert model.tuner is None
+    assert getattr(model, "tuner", None) is None
 
 
 def test_merge_keeps_outputs_or_says_why_not(case: tuple[str, Row]) -> None:
@@ -390,21 +478,19 @@ def test_merge_keeps_outputs_or_says_why_not(case: tuple[str, Row]) -> None:
     else:
         torch.testing.assert_close(merged(images(merged)), expected)
         assert merged.tuner is None
-        assert list(merged.state_dict()) == list(small_vim().state_dict())
+        assert list(merged.state_dict()) == list(case[1].model().state_dict())
         assert hooks(merged) == 0
 
 
-ORIGIN = Origin("vim_nano_patch4_32", "random", {k: v for k, v in SMALL.items() if k != "num_classes"}, seed=5)
-
-
 def test_saved_and_loaded_agree(case: tuple[str, Row], tmp_path: Path) -> None:
-    model = tuned(case, ORIGIN.build(CLASSES)).eval()
+    origin = case[1].origin
+    model = tuned(case, origin.build(CLASSES)).eval()
     names = [f"class {i}" for i in range(CLASSES)]
     written = svp.save_adapter(model, tmp_path / "a" / "b", class_names=names)
     assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["adapter.json", "adapter.safetensors"]
     expected = model(images(model))
 
-    for backbone in (None, ORIGIN.build(CLASSES), ORIGIN.build(CLASSES + 2)):
+    for backbone in (None, origin.build(CLASSES), origin.build(CLASSES + 2)):
         loaded = svp.load_adapter(tmp_path / "a" / "b", backbone)
         assert torch.equal(loaded(images(loaded)), expected)
         assert not loaded.training
@@ -434,7 +520,7 @@ def test_trained_state_of_another_shape_is_refused(case: tuple[str, Row]) -> Non
 
 
 def test_hash_of_the_base_does_not_depend_on_training(case: tuple[str, Row]) -> None:
-    reference = svp.models.state_sha256(small_vim().state_dict())
+    reference = svp.models.state_sha256(case[1].model().state_dict())
     assert tuned(case, shake=False).tuner.base_sha256() == reference
     assert tuned(case).tuner.base_sha256() == reference
 
@@ -442,7 +528,7 @@ def test_hash_of_the_base_does_not_depend_on_training(case: tuple[str, Row]) -> 
 def test_state_dict_round_trip(case: tuple[str, Row], tmp_path: Path) -> None:
     model = tuned(case)
     torch.save(model.state_dict(), tmp_path / "state.pt")
-    other = tuned(case, perturb(small_vim(), seed=9))
+    other = tuned(case, perturb(case[1].model(), seed=9))
     assert not torch.allclose(other.eval()(images(other)), model.eval()(images(model)))
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert torch.equal(other.eval()(images(other)), model.eval()(images(model)))
@@ -475,7 +561,7 @@ def test_batch_of_one(case: tuple[str, Row]) -> None:
 
 def test_odd_number_of_patches(case: tuple[str, Row]) -> None:
     _, row = case
-    model = small_vim(img_size=20)
+    model = row.model(img_size=20)
     assert model.patch_embed.num_patches == 25
     if row.odd_patches:
         loss_of(tuned(case, model)).backward()
@@ -519,7 +605,7 @@ def test_bfloat16(case: tuple[str, Row], pure: bool) -> None:
 
 
 def test_tuning_a_bfloat16_model(case: tuple[str, Row]) -> None:
-    model = tuned(case, small_vim().bfloat16())
+    model = tuned(case, case[1].model().bfloat16())
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     loss_of(model).backward()
 
@@ -537,10 +623,13 @@ def test_gradient_checkpointing_gives_the_same_gradients(case: tuple[str, Row]) 
         torch.testing.assert_close(grads[1][name], grad, msg=name)
 
 
-@pytest.mark.parametrize("name", ["linear", "full", "svp", "svp-cross_prompt=official", DEEP])
+@pytest.mark.parametrize(
+    "name",
+    ["linear", "full", "svp", "svp-cross_prompt=official", DEEP, "svp+vpt_deep", "adapter-hidden_dim=16-dropout=0.0-vit"],
+)
 def test_compiles(name: str) -> None:
     torch._dynamo.reset()
-    model = tuned(CASES[name], small_vim(depth=2)).train()
+    model = tuned(CASES[name], CASES[name][1].model(depth=2)).train()
     logits = torch.compile(model, backend="aot_eager")(images(model))
     torch.testing.assert_close(logits, model(images(model)))
     logits.square().sum().backward()
@@ -554,7 +643,7 @@ def test_intermediates_see_the_tuned_model(case: tuple[str, Row]) -> None:
 
 
 def test_training_mode_reaches_what_was_added(case: tuple[str, Row]) -> None:
-    model = tuned(case, small_vim().eval())
+    model = tuned(case, case[1].model().eval())
     assert not any(module.training for module in model.modules())
     model.train()
     assert all(module.training for module in model.modules())

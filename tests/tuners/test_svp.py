@@ -264,7 +264,7 @@ def test_other_refusals() -> None:
         svp.tune(small_vim(), "sv")
     with pytest.raises(ValueError, match="head is 'two_linear', but the model has no head"):
         svp.tune(small_vim(num_classes=0), "svp", head="two_linear", **SMALL)
-    with pytest.raises(ValueError, match="svp prompts the blocks of a VisionMamba, this is a ResNet"):
+    with pytest.raises(ValueError, match="method 'svp' works on a VisionMamba, this is a ResNet"):
         svp.tune(timm.create_model("resnet10t"), "svp")
 
 

@@ -1,11 +1,12 @@
 """The Vision Mamba backbone, registered with timm, and its published weights."""
 
 from svp.models.checkpoints import LoadReport, WeightsError, read_weights, resize_pos_embed, state_sha256
-from svp.models.factory import ModelInfo, Origin, create_model, input_fields, list_models, model_info
+from svp.models.factory import Backbone, ModelInfo, Origin, create_model, input_fields, list_models, model_info
 from svp.models.mixer import BidirectionalMamba, CausalConv1d
 from svp.models.vim import Block, PatchEmbed, RMSNorm, VisionMamba
 
 __all__ = [
+    "Backbone",
     "BidirectionalMamba",
     "Block",
     "CausalConv1d",

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from svp.paths import home
@@ -63,15 +64,24 @@ def locate(cfg: Mapping[str, Any]) -> Path:
         if not path.is_file():
             raise WeightsError(f"weights file {path} does not exist")
         return path
-    repo, filename = cfg.get("hf_hub_id"), cfg.get("hf_hub_filename")
-    if not repo or not filename:
+    repo, filename = hub_file(cfg)
+    if not repo:
         raise WeightsError(
             f"{cfg.get('architecture', 'this model')} has no published weights; use pretrained=False, or give a file"
         )
-    placed = home() / "weights" / filename
+    # timm's files are all of one name
+    placed = home() / "weights" / (f"{repo.rpartition('/')[2]}.safetensors" if filename == _TIMM_FILE else filename)
     path = placed if placed.is_file() else _download(repo, filename, placed)
     _check_hash(path, filename)
     return path
+
+
+def hub_file(cfg: Mapping[str, Any]) -> tuple[str, str]:
+    """Repository and file on the Hugging Face Hub that a timm pretrained config names; the repository is empty if none."""
+    return cfg.get("hf_hub_id") or "", cfg.get("hf_hub_filename") or _TIMM_FILE
+
+
+_TIMM_FILE = "model.safetensors"
 
 
 def _download(repo: str, filename: str, placed: Path) -> Path:
@@ -203,7 +213,11 @@ def adapt_to_model(state: dict[str, Tensor], model: nn.Module, source: str = "th
         side = math.isqrt(rows - 1)
         if side == 0 or side * side + 1 != rows:
             raise WeightsError(f"{source}: pos_embed has {rows} rows: not a square grid and a class token")
-        state["pos_embed"] = resize_pos_embed(pos_embed, (side, side), model.get_submodule("patch_embed").grid_size)  # type: ignore[arg-type]
+        grid: Any = model.get_submodule("patch_embed").grid_size
+        if isinstance(model, VisionTransformer):
+            state["pos_embed"] = resample_abs_pos_embed(pos_embed, new_size=list(grid), num_prefix_tokens=1)
+        else:
+            state["pos_embed"] = resize_pos_embed(pos_embed, (side, side), grid)
     check_shapes(state, own, source, ignore=("head.weight", "head.bias", "patch_embed.proj.weight"))
     return state
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import timm
 import torch
+from timm.models import VisionTransformer
 
 from svp.models import checkpoints
 from svp.models.vim import VisionMamba, default_cfgs
@@ -22,6 +23,12 @@ ALIASES = {
     "vim_base": "vim_base_patch16_224",
 }
 """Short names."""
+
+_VISION_TRANSFORMERS = ("deit_small_patch16_224", "vit_base_patch16_224")
+"""timm's, to compare with: the same patches, a class token in front, attention instead of scans."""
+
+Backbone: TypeAlias = VisionMamba | VisionTransformer
+"""What ``create_model`` gives."""
 
 # ImageNet top-1 in percent and parameters in millions, as the model cards and the paper's table give them
 _PUBLISHED = {
@@ -50,7 +57,7 @@ class ModelInfo:
 
 def list_models() -> list[str]:
     """Names that ``create_model`` takes, without the short aliases."""
-    return sorted(default_cfgs)
+    return sorted([*default_cfgs, *_VISION_TRANSFORMERS])
 
 
 def full_name(name: str) -> str:
@@ -60,7 +67,7 @@ def full_name(name: str) -> str:
         ValueError: Unknown; lists the known names.
     """
     resolved = ALIASES.get(name, name)
-    if resolved not in default_cfgs:
+    if resolved not in list_models():
         raise ValueError(f"unknown model {name!r}; known: {', '.join([*ALIASES, *list_models()])}")
     return resolved
 
@@ -71,8 +78,8 @@ def create_model(
     num_classes: int | None = None,
     img_size: int | tuple[int, int] | None = None,
     **overrides: Any,
-) -> VisionMamba:
-    """Build a Vision Mamba by name.
+) -> Backbone:
+    """Build a Vision Mamba by name, or one of timm's Vision Transformers to compare it with.
 
     Args:
         name: One of ``list_models()`` or a short alias (``vim_nano``, ``vim_tiny``, ``vim_small``, ``vim_base``).
@@ -80,7 +87,7 @@ def create_model(
             a released ``.pth``, a ``.safetensors``. Only a head of another size may be missing from it.
         num_classes: Outputs of a fresh head; 0 for none; that of the weights if None.
         img_size: Input side in pixels; the position embedding is resized to it.
-        **overrides: Further arguments of ``VisionMamba``, such as ``drop_path_rate`` or ``depth``.
+        **overrides: Further arguments of the model, such as ``drop_path_rate`` or ``depth``.
 
     Raises:
         ValueError: Unknown name or option; weights that do not fit (``WeightsError``).
@@ -92,7 +99,11 @@ def create_model(
     if img_size is not None:
         kwargs["img_size"] = img_size
     published = pretrained is True
-    model: VisionMamba = timm.create_model(resolved, pretrained=published, **kwargs)
+    if published and resolved in _VISION_TRANSFORMERS:  # timm's own way would fetch them without our checks and messages
+        path = checkpoints.locate(timm.get_pretrained_cfg(resolved).to_dict())
+        kwargs["pretrained_cfg_overlay"] = dict(state_dict=checkpoints.read_weights(path))
+    model: Backbone = timm.create_model(resolved, pretrained=published, **kwargs)
+    model.pretrained_cfg.pop("state_dict", None)  # keep no second copy of the weights
     weights = "published" if published else "random"
     if not isinstance(pretrained, bool):
         weights = str(Path(pretrained).resolve())
@@ -124,20 +135,26 @@ class Origin:
     overrides: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
 
-    def build(self, num_classes: int | None = None) -> VisionMamba:
-        """The model. Random weights with a seed do not depend on `num_classes`, nor touch the global random state."""
+    def build(self, num_classes: int | None = None, drop_path_rate: float = 0.0) -> Backbone:
+        """The model. Random weights with a seed do not depend on `num_classes`, nor touch the global random state.
+
+        Stochastic depth is for training: it is no part of what the model is.
+        """
+        options = self.overrides | ({"drop_path_rate": drop_path_rate} if drop_path_rate else {})
         if self.weights != "random" or self.seed is None:
             pretrained = {"published": True, "random": False}.get(self.weights, self.weights)
-            return create_model(self.name, pretrained, num_classes, **self.overrides)
+            model = create_model(self.name, pretrained, num_classes, **options)
+            model.origin = replace(model.origin, overrides=self.overrides)
+            return model
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            model = create_model(self.name, False, 0, **self.overrides)
+            model = create_model(self.name, False, 0, **options)
             model.reset_classifier(model.pretrained_cfg["num_classes"] if num_classes is None else num_classes)
         model.origin = self
         return model
 
 
-def input_fields(model: VisionMamba) -> dict[str, Any]:
+def input_fields(model: Backbone) -> dict[str, Any]:
     """How images are prepared for `model`: the fields of ``svp.data.InputConfig``, with the model's own image size.
 
     Raises:
@@ -160,7 +177,7 @@ def input_fields(model: VisionMamba) -> dict[str, Any]:
 def model_info(name: str) -> ModelInfo:
     """Facts about a model, without loading its weights."""
     resolved = full_name(name)
-    cfg = default_cfgs[resolved].default.to_dict()
+    cfg = timm.get_pretrained_cfg(resolved).to_dict()
     model = timm.create_model(resolved, device="meta")
     embedded = cfg.get("file")
     return ModelInfo(
@@ -168,9 +185,9 @@ def model_info(name: str) -> ModelInfo:
         aliases=tuple(alias for alias, target in ALIASES.items() if target == resolved),
         parameters=sum(p.numel() for p in model.parameters()),
         img_size=cfg["input_size"][-1],
-        weights=f"embedded ({Path(embedded).name})" if embedded else f"{cfg['hf_hub_id']}: {cfg['hf_hub_filename']}",
+        weights=f"embedded ({Path(embedded).name})" if embedded else ": ".join(checkpoints.hub_file(cfg)),
         sha256=checkpoints.SHA256.get(cfg.get("hf_hub_filename", "")),
         imagenet_top1=_PUBLISHED.get(resolved),
         license=cfg["license"],
-        source=cfg.get("origin_url") or "this package",
+        source=cfg.get("origin_url") or ("this package" if embedded else f"https://huggingface.co/{cfg['hf_hub_id']}"),
     )

@@ -42,7 +42,7 @@ from svp.data import (
 )
 from svp.data.loading import ImageDataset
 from svp.data.transforms import Transform
-from svp.models import Origin, VisionMamba, create_model, input_fields, model_info
+from svp.models import Backbone, Origin, create_model, input_fields, model_info
 from svp.models.factory import full_name
 from svp.training.config import TrainConfig, differences, make_config
 from svp.training.display import Display, duration, plot_curves
@@ -229,13 +229,12 @@ class _Trainer:
         config, accelerator = self.config, self.accelerator
         seed = config.seed if config.weights == "random" else None
         origin = Origin(config.model, config.weights, {"img_size": config.img_size}, seed)
-        model = origin.build(len(self.data.class_names))
-        model.set_drop_path(config.drop_path)
+        model = origin.build(len(self.data.class_names), config.drop_path)
         model.set_grad_checkpointing(config.grad_checkpointing)
         seed_everything(config.seed)
         model.reset_classifier(len(self.data.class_names))  # a head that came with the weights knows other classes
         self.tuner: Tuner = tune(model, config.method, **config.options)
-        self.model: VisionMamba = model
+        self.model: Backbone = model
         self.inputs = config.inputs.applied(input_fields(model))
         self.device = accelerator.device
 

@@ -26,7 +26,7 @@ from svp.data import (
     make_loader,
     open_labelled,
 )
-from svp.models import VisionMamba
+from svp.models import Backbone
 from svp.training.evaluation import describe_unreadable, score
 from svp.training.loop import make_accelerator
 from svp.training.records import RunDirectory
@@ -187,6 +187,6 @@ def _predict_batches(
                 progress(start + len(paths), len(images))
 
 
-def _load(directory: Path) -> tuple[VisionMamba, AdapterInfo]:
+def _load(directory: Path) -> tuple[Backbone, AdapterInfo]:
     model = load_adapter(directory)
     return model, model.adapter

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from svp.models import Origin, VisionMamba, WeightsError, input_fields
+from svp.models import Backbone, Origin, WeightsError, input_fields
 from svp.models.checkpoints import load_into
 from svp.paths import write_atomically
 from svp.tuners.base import get_methods
@@ -75,12 +75,12 @@ def save_adapter(
     num_classes: int = model.num_classes  # type: ignore[assignment]
     if class_names and len(class_names) != num_classes:
         raise ValueError(f"save_adapter: {len(class_names)} class names for a head of {num_classes} classes")
-    inputs = input_fields(cast(VisionMamba, model)) if inputs is None else dict(inputs)
+    inputs = input_fields(cast(Backbone, model)) if inputs is None else dict(inputs)
     _check_inputs("save_adapter: inputs", inputs, ValueError)
     info = AdapterInfo(
         method=tuner.name,
         options=tuner.options(),
-        backbone=getattr(model, "origin", None) or _unknown_origin(cast(VisionMamba, model)),
+        backbone=getattr(model, "origin", None) or _unknown_origin(cast(Backbone, model)),
         backbone_sha256=tuner.base_sha256(),
         num_classes=num_classes,
         class_names=tuple(class_names),
@@ -120,7 +120,7 @@ def _read_tensors(directory: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]
     return state, carried
 
 
-def _unknown_origin(model: VisionMamba) -> Origin:
+def _unknown_origin(model: Backbone) -> Origin:
     """What can be told of a model that ``svp.create_model`` did not make; its weights are treated as random."""
     return Origin(model.pretrained_cfg["architecture"], "random", {"img_size": model.patch_embed.img_size})
 
@@ -192,7 +192,7 @@ def _check_inputs(where: str, inputs: Mapping[str, Any], error: type[ValueError]
             raise error(f"{where} {name} is {inputs[name]!r}, expected numbers")
 
 
-def load_adapter(directory: str | Path, backbone: VisionMamba | None = None) -> VisionMamba:
+def load_adapter(directory: str | Path, backbone: Backbone | None = None) -> Backbone:
     """Load an adapter pair onto its backbone and return the model, ready for evaluation.
 
     Args:
@@ -211,7 +211,7 @@ def load_adapter(directory: str | Path, backbone: VisionMamba | None = None) -> 
     head, num_classes = backbone.head, backbone.num_classes
     tuner = None
     try:
-        if backbone.tuner is None and num_classes != info.num_classes:
+        if getattr(backbone, "tuner", None) is None and num_classes != info.num_classes:
             backbone.reset_classifier(info.num_classes)
         tuner = tune(backbone, info.method, **info.options)
         found = tuner.base_sha256()
@@ -232,7 +232,7 @@ def load_adapter(directory: str | Path, backbone: VisionMamba | None = None) -> 
     return backbone.eval()
 
 
-def _make_backbone(directory: Path, info: AdapterInfo) -> VisionMamba:
+def _make_backbone(directory: Path, info: AdapterInfo) -> Backbone:
     trained, carried = _read_tensors(directory)
     origin = info.backbone
     self_contained = any(method.self_contained for method in get_methods(info.method))
@@ -242,7 +242,9 @@ def _make_backbone(directory: Path, info: AdapterInfo) -> VisionMamba:
         model = (replace(origin, weights="random", seed=0) if brought else origin).build(info.num_classes)
     except TypeError as error:
         raise WeightsError(f"{directory / 'adapter.json'} is damaged: backbone: {error}") from error
-    model.to(next((tensor.dtype for tensor in trained.values() if tensor.is_floating_point()), model.pos_embed.dtype))
+    model.to(
+        next((tensor.dtype for tensor in trained.values() if tensor.is_floating_point()), model.patch_embed.proj.weight.dtype)
+    )
     if brought and not self_contained:
         report = load_into(model, carried, str(directory / "adapter.safetensors"))
         body = [name for name in (*report.missing, *report.unexpected) if not name.startswith("head.")]

@@ -119,9 +119,8 @@ def make_methods(name: str, options: Mapping[str, Any]) -> tuple[Method[Any], ..
     names = [method_class.name for method_class in classes]
     for option, value in options.items():
         if option not in names or not isinstance(value, Mapping):
-            raise ValueError(
-                f"method {name!r} takes a mapping of options for each of {', '.join(names)}; got {option}={value!r}"
-            )
+            known = ", ".join(names)
+            raise ValueError(f"method {name!r} takes options as one mapping for each of {known}; got {option}={value!r}")
     return tuple(_make_method(method_class, options.get(method_class.name, {})) for method_class in classes)
 
 

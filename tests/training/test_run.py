@@ -55,11 +55,19 @@ def test_a_run_learns_and_leaves_what_it_promises(photos: Path, settings: dict[s
     assert all(p.probabilities[0] >= p.probabilities[1] for p in predictions)
 
 
-@pytest.mark.parametrize("method", svp.list_methods())
+@pytest.mark.parametrize("method", [*svp.list_methods(), "svp+adapter"])
 def test_every_method_trains_and_its_adapter_gives_the_same_scores(
     method: str, photos: Path, settings: dict[str, Any]
 ) -> None:
     run = svp.train(photos, method=method, **settings | {"epochs": 1})
+    assert svp.evaluate(run.directory, device="cpu")["loss"] == pytest.approx(run.result["loss"], rel=1e-5)
+
+
+def test_a_vision_transformer_trains(photos: Path, settings: dict[str, Any]) -> None:
+    vit = dict(model="deit_small_patch16_224", weights="random", img_size=32, method="vpt_deep", drop_path=0.1, epochs=1)
+    run = svp.train(photos, **settings | vit)
+    model = svp.load_adapter(run.directory)
+    assert [block.drop_path1.__class__.__name__ for block in model.blocks[-2:]] == ["Identity", "Identity"]
     assert svp.evaluate(run.directory, device="cpu")["loss"] == pytest.approx(run.result["loss"], rel=1e-5)
 
 

@@ -38,7 +38,7 @@ def run(argv: list[str]) -> int:
         raise UsageError(str(error)) from error
     parser = make_parser(method)
     parser.add_argument("--config", help="YAML file of settings, such as a run's config.yaml; options given here win.")
-    values = _parse(parser, argv)
+    values = _parse(parser, argv, method)
     values.pop("config", None)
     config = make_config(values, config_file)
     try:
@@ -50,7 +50,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _parse(parser: jsonargparse.ArgumentParser, argv: list[str]) -> dict[str, Any]:
+def _parse(parser: jsonargparse.ArgumentParser, argv: list[str], method: str) -> dict[str, Any]:
     """The nested values given; --help prints option names as they are documented, with dashes."""
     if "-h" in argv or "--help" in argv:
         print(
@@ -63,7 +63,10 @@ def _parse(parser: jsonargparse.ArgumentParser, argv: list[str]) -> dict[str, An
     try:
         values: dict[str, Any] = parser.parse_args(argv, defaults=False).as_dict()
     except argparse.ArgumentError as error:
-        raise UsageError(re.sub(r"\s+", " ", str(error))) from error
+        message = re.sub(r"\s+", " ", str(error))
+        if "--method." in message and "+" in method:
+            message += "; of several methods, each has its options under its name, as in --method.svp.hidden_dim"
+        raise UsageError(message) from error
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from svp.training import ConfigError, make_config
 from svp.training.config import differences
+from svp.tuners import AdapterConfig, SVPConfig, get_methods
 
 
 def test_defaults_come_from_the_method() -> None:
@@ -102,3 +104,21 @@ def test_what_changes_the_training_is_a_difference() -> None:
         (difference,) = differences(old, make_config({"data": "x", name: value}))
         assert difference.startswith(f"{name}: ")
     assert differences(old, make_config({"data": "x", "num_workers": 2, "out": "elsewhere"})) == []
+
+
+def test_options_of_several_methods_are_layered_one_by_one(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("data: digits\nmethod:\n  name: svp+adapter\n  svp: {hidden_dim: 8, dropout: 0.1}\n")
+    config = make_config({"method": {"svp": {"hidden_dim": 4}, "adapter": {"scale": 2.0}}}, file)
+    assert config.method == "svp+adapter"
+    assert config.options["svp"] == asdict(SVPConfig(hidden_dim=4, dropout=0.1))
+    assert config.options["adapter"] == asdict(AdapterConfig(scale=2.0))
+    assert make_config(config.to_dict()) == config
+    assert config.lr == min(m.default_lr for m in get_methods("svp+adapter"))
+
+
+def test_options_of_several_methods_stand_under_their_names() -> None:
+    with pytest.raises(ConfigError, match="hidden_dim"):
+        make_config({"data": "digits", "method": {"name": "svp+adapter", "hidden_dim": 4}})
+    with pytest.raises(ConfigError, match=r"hidden_dim is 0, expected 1 or more"):
+        make_config({"data": "digits", "method": {"name": "svp+adapter", "svp": {"hidden_dim": 0}}})

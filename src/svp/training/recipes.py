@@ -142,11 +142,11 @@ def normalised(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` put on `base`, both normalised: sections entry by entry, everything else as a whole."""
+    """`over` put on `base`, both normalised: sections (and those within) entry by entry, everything else as a whole."""
     merged = dict(base)
     if "name" in over.get("method", {}) and over["method"]["name"] != base.get("method", {}).get("name"):
         merged.pop("method", None)  # another method: the old one's options mean nothing to it
     for name, value in over.items():
         both = isinstance(merged.get(name), Mapping) and isinstance(value, Mapping)
-        merged[name] = {**merged[name], **value} if both else value
+        merged[name] = merge(merged[name], value) if both else value
     return merged

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,6 +18,7 @@ import svp
 from svp.data import DataError
 from svp.models import WeightsError
 from svp.training import ConfigError, RunDirectory, RunError
+from svp.training.records import peak_memory_mb, reset_peak_memory
 from tests.training.conftest import write_photos
 
 
@@ -196,3 +199,16 @@ def test_precision_can_change_within_a_process(photos: Path, settings: dict[str,
     assert losses[0] == pytest.approx(run.result["loss"], rel=1e-5)
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the mark can be reset on Linux alone")
+def test_peak_memory_is_that_of_the_run_not_of_the_process() -> None:
+    device = torch.device("cpu")
+    reset_peak_memory(device)
+    before = peak_memory_mb(device)
+    block = np.ones(40_000_000)  # 320 MB
+    assert 250 < peak_memory_mb(device) - before < 450
+    del block
+    assert peak_memory_mb(device) - before > 250
+    reset_peak_memory(device)
+    assert peak_memory_mb(device) - before < 50

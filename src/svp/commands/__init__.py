@@ -6,5 +6,6 @@ COMMANDS = {
     "predict": "classify images with a trained adapter",
     "demo": "adapt a small Vim to handwritten digits, in about a minute, without network",
     "data": "list, describe and fetch data sets, check a folder of images",
+    "study": "compare methods on data sets over seeds, in tables",
     "models": "list and describe backbones, convert weights",
 }

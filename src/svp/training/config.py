@@ -220,11 +220,14 @@ def make_parser(method: str) -> ArgumentParser:
     return parser
 
 
+WITHOUT_EFFECT = frozenset({"resume", "out", "num_workers", "device", "recipe"})
+"""Settings that cannot change what is trained."""
+
+
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Settings that differ, as "name: old -> new", but for those that cannot change what is trained."""
-    harmless = {"resume", "out", "num_workers", "device", "recipe"}
     return [
         f"{f.name}: {getattr(old, f.name)} -> {getattr(new, f.name)}"
         for f in fields(TrainConfig)
-        if f.name not in harmless and getattr(old, f.name) != getattr(new, f.name)
+        if f.name not in WITHOUT_EFFECT and getattr(old, f.name) != getattr(new, f.name)
     ]

@@ -49,7 +49,7 @@ from svp.training.display import Display, duration, plot_curves
 from svp.training.evaluation import Scores, describe_unreadable, score
 from svp.training.faults import check_outcome, explain_nonfinite
 from svp.training.protocol import how_chosen, images_used, selection_part
-from svp.training.records import RunDirectory, RunError, environment, is_temporary, peak_memory_mb
+from svp.training.records import RunDirectory, RunError, environment, is_temporary, peak_memory_mb, reset_peak_memory
 from svp.training.schedule import Schedule
 from svp.tuners import Tuner, save_adapter, tune
 from svp.tuners.adapter_files import load_trained, save_trained
@@ -121,6 +121,7 @@ class _Trainer:
     def __init__(self, config: TrainConfig, progress: bool) -> None:
         self.started = time.time()
         self.accelerator = make_accelerator(config.device, config.precision)
+        reset_peak_memory(self.accelerator.device)
         self.display = Display(progress and self.accelerator.is_main_process)
         self.data = self._open_data(config)
         self.config = self._resolve(config)
@@ -459,6 +460,7 @@ class _Trainer:
             "seed": config.seed,
             "device": str(self.device),
             "processes": self.accelerator.num_processes,
+            "threads": torch.get_num_threads(),
             "precision": self.accelerator.mixed_precision.replace("no", "fp32"),
             "command": shlex.join(sys.argv),
             "versions": environment(),

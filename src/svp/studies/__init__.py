@@ -1,0 +1,18 @@
+"""Studies: methods x data sets x options x seeds as independent, resumable runs, and tables of what they found."""
+
+from svp.studies.comparison import Comparison, Finding, collect, read_folder, run_study
+from svp.studies.study import Cell, Job, Study, Tuning, make_study, read_study
+
+__all__ = [
+    "Cell",
+    "Comparison",
+    "Finding",
+    "Job",
+    "Study",
+    "Tuning",
+    "collect",
+    "make_study",
+    "read_folder",
+    "read_study",
+    "run_study",
+]

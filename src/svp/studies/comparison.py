@@ -1,0 +1,239 @@
+"""Run a study and gather what its runs found: learning rates chosen on validation images, then scores over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from svp.paths import write_atomically
+from svp.studies.engine import run_jobs
+from svp.studies.statistics import Difference, Spread, averaged, paired_difference, spread
+from svp.studies.study import Cell, Job, Study, read_study, to_yaml_values
+from svp.training import RunDirectory
+
+_DIVERGED = "NonFiniteLossError"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the runs of a cell found so far.
+
+    Args:
+        cell: Method and data set.
+        validation: Top-1 on validation images per candidate learning rate, 0..1; None where the run failed.
+        lr: The learning rate chosen, or given; None while it is not known.
+        results: Seed -> contents of result.json.
+        jobs: Seed -> the run.
+    """
+
+    cell: Cell
+    validation: Mapping[float, float | None]
+    lr: float | None
+    results: Mapping[int, dict[str, Any]]
+    jobs: Mapping[int, Job] = field(repr=False)
+
+    @property
+    def top1(self) -> dict[int, float]:
+        """Seed -> test top-1, 0..1."""
+        return {seed: float(result["top1"]) for seed, result in self.results.items()}
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the chosen learning rate is the lowest or highest of its candidates: a better one may lie beyond."""
+        candidates = self.cell.candidates
+        return len(candidates) > 1 and self.lr in (candidates[0], candidates[-1])
+
+    def mean(self, key: str) -> float | None:
+        """Mean of a number in result.json over the seeds; None if there is none."""
+        values = [float(result[key]) for result in self.results.values()]
+        return sum(values) / len(values) if values else None
+
+    @cached_property
+    def seconds_per_epoch(self) -> float | None:
+        """Median over all epochs of all seeds: a process's first epoch is slower, and a machine may be busy for a while."""
+        rows = [row for seed in self.results for row in read_metrics(self.jobs[seed].directory)]
+        return median(row["seconds"] for row in rows) if rows else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A study and its findings so far.
+
+    Args:
+        study: What was asked.
+        folder: Where its runs lie.
+        findings: (data label, method label) -> finding.
+    """
+
+    study: Study
+    folder: Path
+    findings: Mapping[tuple[str, str], Finding]
+
+    def _scores(self, method: str, data: str | None) -> list[dict[int, float]]:
+        return [self.findings[name, method].top1 for name in ([data] if data is not None else self.study.data)]
+
+    def top1(self, method: str, data: str | None = None) -> Spread | None:
+        """Test top-1 over the seeds, 0..1, on a data set or averaged over all; None if runs are missing."""
+        return spread(list(averaged(self._scores(method, data)).values()))
+
+    def difference(self, method: str, data: str | None = None) -> Difference | None:
+        """Top-1 less that of the reference, seed by seed; None for the reference itself and where runs are missing."""
+        reference = self.study.reference
+        if reference is None or reference == method:
+            return None
+        return paired_difference(self._scores(method, data), self._scores(reference, data))
+
+    @cached_property
+    def results(self) -> list[dict[str, Any]]:
+        """Contents of result.json of every run that counts."""
+        return [result for finding in self.findings.values() for result in finding.results.values()]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Every run that was or will be made, each once: candidates, then seeds as far as the learning rate is known."""
+        tuning = _tuning_jobs(self.study, self.folder)
+        return _distinct([*tuning, *(job for finding in self.findings.values() for job in finding.jobs.values())])
+
+    @property
+    def failed(self) -> list[Job]:
+        """Runs without a result because they failed; a candidate that diverged is an answer and none of them."""
+        jobs = [job for job in self.jobs if job.failure and not job.is_finished]
+        return [job for job in jobs if not (job.purpose == "tune" and has_diverged(job))]
+
+    @property
+    def is_complete(self) -> bool:
+        return all(set(finding.results) == set(self.study.seeds) for finding in self.findings.values())
+
+
+def has_diverged(job: Job) -> bool:
+    """Whether the loss of this run became NaN or infinite, as it would again."""
+    return (job.failure or "").startswith(_DIVERGED)
+
+
+def has_ended(job: Job) -> bool:
+    """Whether to run it (again) could give nothing new."""
+    return job.is_finished or has_diverged(job)
+
+
+def collect(study: Study, folder: str | Path) -> Comparison:
+    """Read what the runs of a study have found so far; runs nothing."""
+    folder = Path(folder)
+    findings = {}
+    for cell in study.cells:
+        validation, lr = _choose(cell, study, folder)
+        jobs = {seed: cell.job(folder, lr, seed) for seed in study.seeds} if lr is not None else {}
+        results = {seed: RunDirectory(job.directory).read_result() for seed, job in jobs.items() if job.is_finished}
+        findings[cell.data, cell.method] = Finding(cell, validation, lr, results, jobs)
+    return Comparison(study, folder, findings)
+
+
+def read_folder(folder: str | Path) -> Comparison:
+    """The findings of a study by its folder, which holds the study itself as study.yaml.
+
+    Raises:
+        ConfigError: It holds none.
+    """
+    return collect(read_study(Path(folder) / "study.yaml"), folder)
+
+
+def run_study(
+    study: Study,
+    folder: str | Path,
+    *,
+    workers: int = 1,
+    begin: Callable[[int, int], None] = lambda missing, total: None,
+    report: Callable[[Job, str | None], None] = lambda job, failure: None,
+) -> Comparison:
+    """Run what a study still lacks: first the candidate learning rates, then, with the best, the seeds.
+
+    Args:
+        study: What to run.
+        folder: Where its runs lie, or will.
+        workers: Processes, see `svp.studies.engine.run_jobs`.
+        begin: Called before the first run with the number of runs that are missing and of all.
+        report: Called after each run, with the reason if it failed.
+
+    Returns:
+        The findings; runs that failed are missing from them and stand in ``failed``.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(to_yaml_values(study), sort_keys=False, allow_unicode=True)
+    write_atomically(folder / "study.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+
+    tried: set[Path] = set()
+
+    def run(jobs: list[Job]) -> None:
+        missing = [job for job in jobs if not has_ended(job) and job.directory not in tried]
+        tried.update(job.directory for job in missing)
+        for job, failure in run_jobs(missing, workers):
+            report(job, failure)
+
+    before = collect(study, folder)
+    begin(*_count(before))
+    run(_tuning_jobs(study, folder))
+    run(collect(study, folder).jobs)
+    return collect(study, folder)
+
+
+def _count(comparison: Comparison) -> tuple[int, int]:
+    """Runs that are missing, and all; where the learning rate is not chosen yet, as many as it will be."""
+    study, known = comparison.study, comparison.jobs
+    unknown = 0
+    for finding in comparison.findings.values():
+        if finding.lr is None:
+            seeds = set(study.seeds)
+            if finding.cell.config.protocol == "validation":
+                seeds -= {study.tuning_seed}  # the run that was chosen is one of those that count
+            unknown += len(seeds)
+    return sum(not has_ended(job) for job in known) + unknown, len(known) + unknown
+
+
+def _tuning_jobs(study: Study, folder: Path) -> list[Job]:
+    """One run per candidate of every cell that has more than one."""
+    cells = [cell for cell in study.cells if len(cell.candidates) > 1]
+    return _distinct(cell.job(folder, lr, study.tuning_seed, tuning=True) for cell in cells for lr in cell.candidates)
+
+
+def _choose(cell: Cell, study: Study, folder: Path) -> tuple[dict[float, float | None], float | None]:
+    """Top-1 on validation images per candidate, and the learning rate: the best by top-1, then by loss, there.
+
+    The rule is the one that chooses the epoch of a run. Nothing is chosen before every candidate has finished or failed.
+    """
+    if len(cell.candidates) == 1:
+        return {}, cell.candidates[0]
+    merits: dict[float, tuple[float, float]] = {}
+    validation: dict[float, float | None] = {}
+    for lr in cell.candidates:
+        job = cell.job(folder, lr, study.tuning_seed, tuning=True)
+        if job.is_finished:
+            row = _chosen_epoch(job)
+            merits[lr] = (row["selection_top1"], -row["selection_loss"])
+            validation[lr] = row["selection_top1"]
+        elif job.failure:
+            validation[lr] = None
+    if len(validation) < len(cell.candidates) or not merits:
+        return validation, None
+    return validation, max(merits, key=merits.__getitem__)
+
+
+def _chosen_epoch(job: Job) -> dict[str, Any]:
+    """The line of metrics.jsonl about the epoch that the run kept."""
+    return read_metrics(job.directory)[RunDirectory(job.directory).read_result()["epoch_chosen"] - 1]
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, one per epoch."""
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _distinct(jobs: Iterable[Job]) -> list[Job]:
+    """Jobs of different settings: labels may name the same run twice."""
+    return list({job.directory: job for job in jobs}.values())

@@ -1,0 +1,91 @@
+"""What a person sees of a study: a line per run with the time left, then the tables and where they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from svp.paths import write_atomically
+from svp.studies.comparison import Comparison, has_diverged, run_study
+from svp.studies.study import Job, Study
+from svp.studies.tables import Table, make_tables, to_csv, to_latex, to_markdown, to_runs_csv
+from svp.terminal import make_console, make_table
+from svp.training import RunDirectory
+from svp.training.display import duration
+
+
+def run_and_show(study: Study, folder: Path, workers: int = 1) -> bool:
+    """Run a study, print its progress and tables, write the tables; returns whether every run has a result."""
+    console = make_console()
+    cells = f"{len(study.methods)} methods x {len(study.data)} data sets x {len(study.seeds)} seeds"
+    console.print(f"{study.name}: {cells}, in {folder}")
+    progress = _Progress()
+
+    def begin(missing: int, total: int) -> None:
+        progress.begin(missing)
+        finished = f", {total - missing} of them finished already" if missing < total else ""
+        console.print(f"{total} runs{finished}; their logs are in {folder / 'logs'}\n")
+
+    def report(job: Job, failure: str | None) -> None:
+        console.print(progress.line(job, failure))
+
+    comparison = run_study(study, folder, workers=workers, begin=begin, report=report)
+    tables = make_tables(comparison)
+    console.print()
+    for table in tables:
+        console.print(_as_rich(table))
+    files = write_files(comparison, tables)
+    console.print("\n".join(f"{name:9s} {path}" for name, path in files.items()))
+    if comparison.failed:
+        console.print(
+            f"\n{len(comparison.failed)} runs failed and are missing from the tables; the same command tries them again:"
+        )
+    for job in comparison.failed:
+        console.print(f"  {job}: {job.failure}\n    log: {job.log}")
+    return comparison.is_complete and not comparison.failed
+
+
+def write_files(comparison: Comparison, tables: list[Table]) -> Mapping[str, Path]:
+    """Write all tables into the study's folder; returns what is where."""
+    texts = {
+        "Markdown": ("tables.md", to_markdown(comparison, tables)),
+        "LaTeX": ("tables.tex", to_latex(tables)),
+        "CSV": ("tables.csv", to_csv(comparison)),
+        "runs": ("runs.csv", to_runs_csv(comparison)),
+    }
+    files = {}
+    for what, (name, text) in texts.items():
+        files[what] = comparison.folder / name
+        write_atomically(files[what], lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+    return files
+
+
+class _Progress:
+    """Counts the runs of this call and estimates the time left from them."""
+
+    def begin(self, missing: int) -> None:
+        self.missing, self.made, self.started = missing, 0, time.time()
+
+    def line(self, job: Job, failure: str | None) -> str:
+        self.made += 1
+        left = (time.time() - self.started) / self.made * (self.missing - self.made)
+        head = f"[{self.made:{len(str(self.missing))}d}/{self.missing}] {job}:"
+        if job.purpose == "tune" and has_diverged(job):
+            return f"{head} diverged; {duration(left)} left"
+        if failure is not None:
+            return f"{head} FAILED: {failure} (log: {job.log})"
+        result = RunDirectory(job.directory).read_result()
+        if job.purpose == "tune":
+            score = f"validation top-1 {result['selection_top1']:.2%}"
+        else:
+            score = f"test top-1 {result['top1']:.2%}"
+        return f"{head} {score}, {duration(result['seconds'])}; {duration(left)} left"
+
+
+def _as_rich(table: Table) -> object:
+    shown = make_table(*table.columns, title=table.title, right=table.columns[1:])
+    shown.caption, shown.caption_justify = "\n".join(table.notes), "left"
+    for row in table.rows:
+        shown.add_row(*(cell.replace("**", "") for cell in row))
+    return shown

@@ -1,0 +1,131 @@
+"""Run the jobs of a study: in this process, in several on this machine, or on a Ray cluster.
+
+Every job is an independent, resumable run that writes to a directory of its own. A finished one is not repeated, one that was
+killed goes on from its last epoch, one that fails is reported and stops no other.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import torch
+
+from svp.paths import write_atomically
+from svp.studies.study import Job
+from svp.training import train
+
+Outcome = tuple[Job, str | None]
+"""A job that ended, and why it failed if it did."""
+
+
+def run_jobs(jobs: Sequence[Job], workers: int = 1) -> Iterator[Outcome]:
+    """Run jobs and yield each as it ends.
+
+    Args:
+        jobs: With different directories.
+        workers: Processes. A single one is this process; several share its threads and the GPUs evenly, and each runs many
+            jobs, as a process that starts takes seconds to load what it needs.
+    """
+    if workers == 1:
+        return ((job, execute(job)) for job in jobs)
+    return _in_processes(jobs, min(workers, len(jobs)))
+
+
+def execute(job: Job) -> str | None:
+    """Train in this process, with everything printed going to the job's log; returns why it failed, None if it did not."""
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("a", encoding="utf-8", errors="backslashreplace") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            train(config=job.config)
+        except Exception as error:  # whatever it is, the other runs go on
+            traceback.print_exc()
+            log.flush()
+            return _failed(job, f"{type(error).__name__}: {' '.join(str(error).split())}")
+    job.failure_file.unlink(missing_ok=True)
+    return None
+
+
+def _failed(job: Job, reason: str) -> str:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(job.failure_file, lambda path: path.write_text(reason, encoding="utf-8"))
+    return job.failure or reason
+
+
+# several processes --------------------------------------------------------------------------------------------------------
+
+
+def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
+    """One pool of a single process per worker, so that a process that dies takes down its own job and no other."""
+    waiting = list(reversed(jobs))
+    died: set[Path] = set()
+    running: dict[Future[str | None], tuple[int, Job]] = {}
+    pools = [_start_worker(number, workers) for number in range(workers)]
+
+    def give(number: int) -> None:
+        if waiting:
+            job = waiting.pop()
+            running[pools[number].submit(execute, job)] = (number, job)
+
+    try:
+        for number in range(workers):
+            give(number)
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number, job = running.pop(future)
+                try:
+                    outcome = future.result()
+                except BrokenProcessPool:
+                    pools[number].shutdown()
+                    pools[number] = _start_worker(number, workers)
+                    if job.directory not in died:  # once more: it may have been killed from outside, and goes on where it was
+                        died.add(job.directory)
+                        waiting.append(job)
+                        give(number)
+                        continue
+                    outcome = _failed(job, "its process died twice (killed, or out of memory)")
+                give(number)
+                yield job, outcome
+    except BaseException:
+        for pool in pools:  # interrupted: nothing is lost but the epochs that were begun
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+        raise
+    finally:
+        for pool in pools:
+            pool.shutdown()
+
+
+def _start_worker(number: int, workers: int) -> ProcessPoolExecutor:
+    threads = max(1, torch.get_num_threads() // workers)
+    return ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), initializer=_prepare_worker, initargs=(threads, _gpu(number))
+    )
+
+
+def _gpu(number: int) -> str | None:
+    """The GPU of a worker, by turns, as ``CUDA_VISIBLE_DEVICES`` names it; None if there is none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+    return names[number % len(names)] if names else None
+
+
+def _prepare_worker(threads: int, gpu: str | None) -> None:
+    torch.set_num_threads(threads)  # svp's kernels follow
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA is first used
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)  # or a killed study would leave runs that write beside those of its successor
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -1,0 +1,290 @@
+"""A comparison as tables: Markdown for people, LaTeX for papers, CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from svp.studies.comparison import Comparison, Finding
+from svp.studies.statistics import Difference, Spread
+
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Args:
+        title: What it shows, with the unit.
+        columns: The first is of text, all others of numbers.
+        rows: As many cells as columns.
+        notes: What a reader must know, a sentence each.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def to_markdown(self) -> str:
+        lines = [f"## {self.title}", "", _markdown_row(self.columns)]
+        lines.append("|" + " --- |" + " ---: |" * (len(self.columns) - 1))
+        lines += [_markdown_row(row) for row in self.rows]
+        lines += [text for note in self.notes for text in ("", note)]
+        return "\n".join(lines) + "\n"
+
+    def to_latex(self) -> str:
+        """For booktabs; in a document of its own it needs nothing else."""
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(self.title)}. {_latex(' '.join(self.notes))}}}"]
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}", r"\toprule"]
+        lines += [_latex_row(self.columns), r"\midrule", *map(_latex_row, self.rows)]
+        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        return "\n".join(lines) + "\n"
+
+
+def make_tables(comparison: Comparison) -> list[Table]:
+    """Accuracy, differences to the reference, cost, and learning rates where they were chosen."""
+    tables = [accuracy_table(comparison)]
+    if comparison.study.reference is not None:
+        tables.append(difference_table(comparison))
+    tables.append(cost_table(comparison))
+    if any(len(finding.cell.candidates) > 1 for finding in comparison.findings.values()):
+        tables.append(learning_rate_table(comparison))
+    return tables
+
+
+def accuracy_table(comparison: Comparison) -> Table:
+    """Test top-1 per method and data set, and its mean over the data sets."""
+    study = comparison.study
+    columns = _data_columns(comparison)
+    rows = [
+        (method, *(_spread(comparison.top1(method, data), len(study.seeds)) for data in columns.values()))
+        for method in study.methods
+    ]
+    seeds = f"{len(study.seeds)} seeds" if len(study.seeds) > 1 else "one seed"
+    title = f"Test top-1 in %, {'mean ± standard deviation over ' if len(study.seeds) > 1 else ''}{seeds}"
+    return Table(title, ("method", *columns), tuple(rows), tuple(_protocols(comparison)))
+
+
+def difference_table(comparison: Comparison) -> Table:
+    """Paired differences to the reference."""
+    study = comparison.study
+    columns = _data_columns(comparison)
+    rows = [
+        (method, *(_difference(comparison.difference(method, data)) for data in columns.values()))
+        for method in study.methods
+        if method != study.reference
+    ]
+    note = (
+        "Same seed, same images, same split: differences seed by seed; in brackets the 95 % bootstrap interval of their mean "
+        "over seeds, the data sets as they are. Of few seeds it is too narrow."
+    )
+    return Table(f"Difference to {study.reference} in points of top-1", ("method", *columns), tuple(rows), (note,))
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """What is trained, how long an epoch takes, how much memory."""
+    study = comparison.study
+    several = len(study.data) > 1
+    columns = ["method", "trained, without head", "trained, with head"]
+    columns += [f"s/epoch{', ' + data if several else ''}" for data in study.data] + ["peak memory, MB"]
+    rows = []
+    for method in study.methods:
+        found = [comparison.findings[data, method] for data in study.data]
+        rows.append(
+            (
+                method,
+                _range([finding.mean("trainable_parameters_without_head") for finding in found]),
+                _range([finding.mean("trainable_parameters") for finding in found]),
+                *(_number(finding.seconds_per_epoch, "{:.1f}") for finding in found),
+                _number(max((peak for f in found if (peak := f.mean("peak_memory_mb")) is not None), default=None), "{:,.0f}"),
+            )
+        )
+    return Table("Cost", tuple(columns), tuple(rows), (_machine(comparison),))
+
+
+def learning_rate_table(comparison: Comparison) -> Table:
+    """Which learning rate was chosen, of which candidates."""
+    study = comparison.study
+    rows = [(method, *(_choice(comparison.findings[data, method]) for data in study.data)) for method in study.methods]
+    notes = [
+        "In bold the one chosen: the best top-1 on validation images (in brackets, %) of one run per candidate with seed "
+        f"{study.tuning_seed}; test images took no part. A single number was given, not chosen."
+    ]
+    counts = {len(finding.cell.candidates) for finding in comparison.findings.values()}
+    if len(counts) > 1:
+        notes.append(f"The methods did not have the same budget: {', '.join(map(str, sorted(counts)))} candidates.")
+    if any(finding.at_edge for finding in comparison.findings.values()):
+        notes.append("* lowest or highest of its candidates: a better one may lie beyond.")
+    return Table("Learning rates", ("method", *study.data), tuple(rows), tuple(notes))
+
+
+# files --------------------------------------------------------------------------------------------------------------------
+
+
+def to_markdown(comparison: Comparison, tables: Sequence[Table]) -> str:
+    """All tables as one page, with what is missing from them."""
+    parts = [f"# {comparison.study.name}\n", *(table.to_markdown() for table in tables)]
+    if comparison.failed:
+        lines = [f"- {job}: {job.failure} (log: {job.log})" for job in comparison.failed]
+        parts.append("## Failed runs\n\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def to_latex(tables: Sequence[Table]) -> str:
+    """All tables, one after the other."""
+    return r"% \usepackage{booktabs}" + "\n" + "\n".join(table.to_latex() for table in tables)
+
+
+def to_csv(comparison: Comparison) -> str:
+    """A row per method and data set, and one per method for the mean over data sets; accuracies 0..1."""
+    rows = []
+    for method in comparison.study.methods:
+        for data in (*comparison.study.data, None):
+            scores, difference = comparison.top1(method, data), comparison.difference(method, data)
+            row: dict[str, Any] = {
+                "method": method,
+                "data": "mean over data sets" if data is None else data,
+                "n_seeds": scores.n if scores else 0,
+                "top1_mean": scores and scores.mean,
+                "top1_std": scores and scores.std,
+                "difference_mean": difference and difference.mean,
+                "difference_low": difference and difference.low,
+                "difference_high": difference and difference.high,
+            }
+            row |= _facts(comparison.findings[data, method]) if data is not None else {}
+            rows.append(row)
+    return _csv(rows)
+
+
+def to_runs_csv(comparison: Comparison) -> str:
+    """A row per run that counts."""
+    keys = ("top1", "top5", "selection_top1", "epoch_chosen", "epochs", "trainable_parameters", "training_seconds")
+    rows = []
+    for finding in comparison.findings.values():
+        for seed, result in finding.results.items():
+            run = {"method": finding.cell.method, "data": finding.cell.data, "lr": finding.lr, "seed": seed}
+            rows.append({**run, **{key: result[key] for key in keys}, "run": str(finding.jobs[seed].directory)})
+    return _csv(rows)
+
+
+def _facts(finding: Finding) -> dict[str, Any]:
+    return {
+        "trainable_parameters": finding.mean("trainable_parameters"),
+        "trainable_parameters_without_head": finding.mean("trainable_parameters_without_head"),
+        "seconds_per_epoch": finding.seconds_per_epoch,
+        "peak_memory_mb": finding.mean("peak_memory_mb"),
+        "lr": finding.lr,
+        "lr_candidates": " ".join(f"{lr:g}" for lr in finding.cell.candidates),
+        "protocol": finding.cell.config.protocol,
+    }
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    buffer = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    return buffer.getvalue()
+
+
+# cells --------------------------------------------------------------------------------------------------------------------
+
+
+def _data_columns(comparison: Comparison) -> dict[str, str | None]:
+    """Column -> data set, None for the mean of several."""
+    names: dict[str, str | None] = {name: name for name in comparison.study.data}
+    return {**names, "mean": None} if len(names) > 1 else names
+
+
+def _spread(value: Spread | None, seeds: int) -> str:
+    if value is None:
+        return MISSING
+    fewer = f" (n={value.n})" if value.n < seeds else ""
+    return f"{value.mean:.2%}".rstrip("%") + (f" ± {value.std:.2%}".rstrip("%") if value.std is not None else "") + fewer
+
+
+def _difference(value: Difference | None) -> str:
+    if value is None:
+        return MISSING
+    interval = "" if value.low is None or value.high is None else f" [{_points(value.low)}, {_points(value.high)}]"
+    return _points(value.mean) + interval
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return MISSING if value is None else form.format(value)
+
+
+def _range(values: Sequence[float | None]) -> str:
+    """A count, or lowest to highest where the data sets differ, as in the size of the head."""
+    known = sorted({round(value) for value in values if value is not None})
+    if not known:
+        return MISSING
+    return f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
+
+
+def _choice(finding: Finding) -> str:
+    if len(finding.cell.candidates) == 1:
+        return f"{finding.cell.candidates[0]:g}"
+    return ", ".join(map(_candidate(finding), finding.cell.candidates))
+
+
+def _candidate(finding: Finding) -> Callable[[float], str]:
+    def text(lr: float) -> str:
+        if lr not in finding.validation:
+            return f"{lr:g} (?)"
+        top1 = finding.validation[lr]
+        score = "diverged or failed" if top1 is None else f"{100 * top1:.1f}"
+        if lr != finding.lr:
+            return f"{lr:g} ({score})"
+        return f"**{lr:g}**{'*' if finding.at_edge else ''} ({score})"
+
+    return text
+
+
+def _protocols(comparison: Comparison) -> list[str]:
+    """How the scores were made, once where all runs agree, else by data set."""
+    by_data: dict[str, set[str]] = {}
+    for finding in comparison.findings.values():
+        by_data.setdefault(finding.cell.data, set()).update(result["how_chosen"] for result in finding.results.values())
+    texts = {name: "; or ".join(sorted(found)) for name, found in by_data.items() if found}
+    if len(set(texts.values())) == 1:
+        return [f"Epoch: {next(iter(texts.values()))}."]
+    return [f"Epoch, {name}: {text}." for name, text in texts.items()]
+
+
+def _machine(comparison: Comparison) -> str:
+    machines = sorted({f"{r['device']}, {r['precision']}, threads: {r.get('threads', '?')}" for r in comparison.results})
+    return (
+        f"Per run: {'; '.join(machines) or 'nothing has run'}. An epoch is training and validation, median over all epochs; "
+        "memory is the highest of the data sets, on a CPU of the whole process with its libraries."
+    )
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(_latex, cells)) + r" \\"
+
+
+def _latex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {character: "\\" + character for character in "&%$#_{}"}
+    special |= {"±": r"$\pm$"}
+    text = re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
+    special |= {"\N{MINUS SIGN}": "$-$"}
+    parts = text.split("**")
+    escaped = ["".join(special.get(character, character) for character in part) for part in parts]
+    return "".join(rf"\textbf{{{part}}}" if odd % 2 else part for odd, part in enumerate(escaped))

@@ -1,0 +1,145 @@
+"""Studies that run: what is run, what is not run again, what is chosen, what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svp.studies import Job, collect, make_study, read_folder, run_study
+
+
+def run(values: dict[str, Any], folder: Path, **options: Any) -> tuple[list[Job], dict[str, str]]:
+    """The runs that were made, and the reasons of those that failed."""
+    made: list[Job] = []
+    failed: dict[str, str] = {}
+
+    def report(job: Job, failure: str | None) -> None:
+        made.append(job)
+        if failure:
+            failed[str(job)] = failure
+
+    run_study(make_study(values), folder, report=report, **options)
+    return made, failed
+
+
+def test_only_what_is_missing_is_run(values: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    made, failed = run(values, folder)
+    assert [str(job) for job in made] == ["photos, linear, lr 0.01, seed 0", "photos, bias, lr 0.01, seed 0"]
+    assert not failed
+    assert run(values, folder)[0] == []
+    values["methods"] = {"probe": values["methods"]["linear"] | {"method": "linear"}}  # another label, the same run
+    values["seeds"] = [1, 0]
+    assert [str(job) for job in run(values, folder)[0]] == ["photos, probe, lr 0.01, seed 1"]
+    assert set(read_folder(folder).findings["photos", "probe"].results) == {0, 1}
+    shutil.rmtree(made[0].directory / "last")
+    (made[0].directory / "result.json").unlink()
+    assert [job.directory for job in run(values, folder)[0]] == [made[0].directory]
+
+
+def test_the_learning_rate_is_chosen_on_validation_images(values: dict[str, Any], tmp_path: Path) -> None:
+    values["methods"] = {"linear": {}}
+    values["tune"] = {"lr": [1e-9, 0.05], "seed": 1}
+    values["seeds"] = [0, 1]
+    folder = tmp_path / "study"
+    made, _ = run(values, folder)
+    assert [(job.config.lr, job.config.seed, job.purpose) for job in made[:2]] == [(1e-9, 1, "tune"), (0.05, 1, "tune")]
+    finding = read_folder(folder).findings["photos", "linear"]
+    # the other seed alone is left to run: seed 1 has run with the one that was chosen
+    assert [(job.config.lr, job.config.seed, job.purpose) for job in made[2:]] == [(finding.lr, 0, "seed")]
+    assert finding.at_edge
+    for validation, test in (((0.9, 0.1), (0.0, 1.0)), ((0.1, 0.9), (1.0, 0.0))):
+        for job, selection, top1 in zip(made, validation, test, strict=False):
+            row = json.loads((job.directory / "metrics.jsonl").read_text()) | {"selection_top1": selection}
+            (job.directory / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+            result = json.loads((job.directory / "result.json").read_text()) | {"top1": top1, "selection_top1": selection}
+            (job.directory / "result.json").write_text(json.dumps(result))
+        # whatever test says
+        assert read_folder(folder).findings["photos", "linear"].lr == (1e-9 if validation[0] > validation[1] else 0.05)
+
+
+def test_candidates_run_on_the_training_part_even_if_the_seeds_do_not(values: dict[str, Any], tmp_path: Path) -> None:
+    values["settings"]["protocol"] = "trainval"
+    values["methods"] = {"linear": {"lr": [0.01, 0.02]}}
+    made, _ = run(values, tmp_path / "study")
+    assert [(job.purpose, job.config.protocol) for job in made] == [
+        ("tune", "validation"),
+        ("tune", "validation"),
+        ("seed", "trainval"),
+    ]
+
+
+def test_a_run_that_fails_stops_no_other(values: dict[str, Any], tmp_path: Path) -> None:
+    values["data"] = {"gone": {"data": str(tmp_path / "gone")}, **values["data"]}
+    folder = tmp_path / "study"
+    made, failed = run(values, folder)
+    assert len(made) == 4
+    assert {name.split(",")[0] for name in failed} == {"gone"}
+    assert "gone does not exist" in failed["gone, linear, lr 0.01, seed 0"]
+    comparison = read_folder(folder)
+    assert not comparison.is_complete
+    assert [job.data for job in comparison.failed] == ["gone", "gone"]
+    assert "Traceback" in comparison.failed[0].log.read_text()
+    shutil.copytree(tmp_path / "photos", tmp_path / "gone")
+    assert [job.data for job in run(values, folder)[0]] == ["gone", "gone"]
+    assert read_folder(folder).is_complete
+    assert not read_folder(folder).failed
+
+
+def test_a_candidate_that_diverges_is_not_chosen_nor_tried_again(values: dict[str, Any], tmp_path: Path) -> None:
+    values["methods"] = {"svp": {}}
+    values["settings"]["epochs"] = 2
+    values["tune"] = {"lr": [0.01, 1e30]}
+    folder = tmp_path / "study"
+    assert len(run(values, folder)[0]) == 2
+    comparison = read_folder(folder)
+    finding = comparison.findings["photos", "svp"]
+    assert finding.lr == 0.01
+    assert finding.validation[1e30] is None
+    assert comparison.is_complete
+    assert not comparison.failed
+    assert run(values, folder)[0] == []
+
+
+def test_nothing_is_chosen_before_all_candidates_have_ended(values: dict[str, Any], tmp_path: Path) -> None:
+    values["methods"] = {"linear": {"lr": [0.01, 0.02]}}
+    folder = tmp_path / "study"
+    made, _ = run(values, folder)
+    (made[0].directory / "result.json").unlink()
+    assert collect(make_study(values), folder).findings["photos", "linear"].lr is None
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_and_one_that_is_killed_is_replaced(values: dict[str, Any], tmp_path: Path) -> None:
+    import os
+    import signal
+    import threading
+
+    import psutil
+
+    values["seeds"] = [0, 1]
+    values["settings"]["epochs"] = 3
+
+    def kill_one() -> None:
+        metrics = tmp_path / "two" / "runs"
+        while not list(metrics.glob("*/metrics.jsonl")):
+            pass
+        children = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+        os.kill(children[0].pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    made, failed = run(values, tmp_path / "two", workers=2)
+    killer.join(60)
+    assert not failed
+    assert len(made) == 4
+    run(values, tmp_path / "one")
+    two, one = read_folder(tmp_path / "two"), read_folder(tmp_path / "one")
+    assert two.is_complete
+    assert two.results[0]["threads"] == 1
+    for key, finding in one.findings.items():
+        assert finding.top1 == two.findings[key].top1

@@ -14,7 +14,7 @@ from typing import Any
 
 from svp.training.config import WITHOUT_EFFECT, TrainConfig, make_config
 from svp.training.recipes import ConfigError, merge, normalised, read_yaml
-from svp.tuners import get_method
+from svp.tuners import get_methods
 
 _LONGEST = 200  # characters of a failure; the log has all of it
 
@@ -305,7 +305,7 @@ def _name_method(settings: dict[str, Any], label: str) -> None:
     if isinstance(method, Mapping):
         method = {"name": label, **method}
         try:
-            get_method(str(method["name"]))
+            get_methods(str(method["name"]))
         except ValueError as error:
             hint = "" if "name" in (settings.get("method") or {}) else f"; name it: {label!r}: {{method: {{name: ...}}}}"
             raise ConfigError(f"methods.{label}: {error}{hint}") from error

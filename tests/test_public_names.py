@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "tuners": {"models", "tuners", "paths"},
     "data": {"data", "paths"},
     "training": {"models", "tuners", "data", "training", "paths", "terminal"},
+    "bench": {"bench", "ops", "models", "tuners", "training", "paths", "terminal"},
 }
 
 

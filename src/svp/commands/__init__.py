@@ -7,5 +7,6 @@ COMMANDS = {
     "demo": "adapt a small Vim to handwritten digits, in about a minute, without network",
     "data": "list, describe and fetch data sets, check a folder of images",
     "study": "compare methods on data sets over seeds, in tables",
+    "bench": "measure speed and memory on this machine, against the limit and against peers",
     "models": "list and describe backbones, convert weights",
 }

@@ -1,0 +1,147 @@
+"""What is timed: a model, what is done with it, and in which precision; ours, its peers and the limit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from svp.bench.roofline import Product, matrix_products, product_runner
+from svp.models import BidirectionalMamba, create_model
+from svp.models.factory import full_name
+from svp.ops import use_backend
+from svp.tuners import tune
+
+CLASSES = 100
+Mode = Literal["inference", "training"]
+Precision = Literal["fp32", "bf16"]
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A piece of work.
+
+    Args:
+        model: A Vim, or a Vision Transformer to compare with.
+        mode: "inference", logits of a batch; "training", a step of AdamW: of SVP on a Vim, of VPT-deep on a Vision
+            Transformer, the backbone frozen.
+        precision: "bf16" stores weights and activations so; the residual stream and the scan's state stay float32.
+        batch_size: Images.
+        img_size: Their side in pixels.
+    """
+
+    model: str
+    mode: Mode = "inference"
+    precision: Precision = "fp32"
+    batch_size: int = 8
+    img_size: int = 224
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
+
+    @property
+    def tokens(self) -> int:
+        """Of an image, with the class token, at patches of 16 pixels."""
+        return (self.img_size // 16) ** 2 + 1
+
+
+def build(case: Case, device: torch.device) -> Any:
+    """The model of random weights, tuned if the case is training."""
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(0)
+        model = create_model(case.model, img_size=case.img_size, num_classes=CLASSES)
+    if case.mode == "training":
+        tune(model, "svp" if full_name(case.model).startswith("vim") else "vpt_deep")
+    return model.to(case.dtype).train(case.mode == "training")
+
+
+def make_step(case: Case, model: Any, device: torch.device) -> Step:
+    """One batch through `model`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        images = torch.randn(case.batch_size, 3, case.img_size, case.img_size).to(device, case.dtype)
+    if case.mode == "inference":
+
+        @torch.inference_mode()
+        def infer() -> Tensor:
+            return model(images)
+
+        return infer
+    labels = torch.arange(case.batch_size, device=device) % CLASSES
+    optimizer = torch.optim.AdamW(model.tuner.trainable_parameters(), lr=1e-4)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        torch.autograd.backward(F.cross_entropy(model(images).float(), labels))
+        optimizer.step()
+
+    return train
+
+
+def ours(case: Case, device: torch.device) -> Step:
+    """The project's own choice of backend."""
+    return make_step(case, build(case, device), device)
+
+
+def loop(case: Case, device: torch.device) -> Step:
+    """The scan as a loop over time in PyTorch, with our hand-written backward pass: the best that plain PyTorch does."""
+    step = ours(case, device)
+
+    def run() -> object:
+        with use_backend("any_device"):
+            return step()
+
+    return run
+
+
+def mambapy(case: Case, device: torch.device) -> Step:
+    """The parallel scan of the package mambapy in our mixers.
+
+    Raises:
+        ModuleNotFoundError: It is not installed.
+    """
+    from mambapy.pscan import pscan
+
+    model = build(case, device)
+    for block in model.layers:
+        block.mixer.forward = partial(_mixer_by_parallel_scan, block.mixer, pscan)
+    return make_step(case, model, device)
+
+
+def _mixer_by_parallel_scan(mixer: BidirectionalMamba, pscan: Any, u: Tensor) -> Tensor:
+    x, z = mixer.in_proj(u).chunk(2, dim=-1)
+
+    def scan(conv1d: Any, x_proj: Any, dt_proj: Any, A_log: Tensor, D: Tensor, flip: bool) -> Tensor:
+        inputs = conv1d(x)
+        dt, B, C = x_proj(inputs).split([mixer.dt_rank, mixer.d_state, mixer.d_state], dim=-1)
+        dt = F.softplus(dt_proj(dt))
+        if flip:
+            inputs, dt, B, C = (t.flip(1) for t in (inputs, dt, B, C))
+        decay = torch.exp(dt.unsqueeze(-1) * -torch.exp(A_log))
+        states = pscan(decay, (dt * inputs).unsqueeze(-1) * B.unsqueeze(2))
+        y = (states @ C.unsqueeze(-1)).squeeze(3) + D * inputs
+        return y.flip(1) if flip else y
+
+    forward = scan(mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.A_log, mixer.D, False)
+    backward = scan(mixer.conv1d_b, mixer.x_proj_b, mixer.dt_proj_b, mixer.A_b_log, mixer.D_b, True)
+    return mixer.out_proj((forward + backward) / 2 * F.silu(z))
+
+
+def products_of(case: Case) -> Counter[Product]:
+    """The matrix products of the case, in the order of nothing; found without computing anything."""
+    meta = torch.device("meta")
+    with use_backend("any_device"):  # a fused kernel would hide some
+        return matrix_products(ours(replace(case, precision="fp32"), meta))
+
+
+def roofline(case: Case, device: torch.device) -> Step:
+    """The matrix products of the case and nothing else."""
+    return product_runner(products_of(case), device, case.dtype)

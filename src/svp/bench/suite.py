@@ -1,0 +1,184 @@
+"""Every figure of the performance page: sections of cases, each measured within one run."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from typing import Any
+
+import psutil
+import torch
+
+from svp.bench import cases
+from svp.bench.cases import Case, Step
+from svp.bench.measure import Timing, take_turns
+from svp.bench.probe import first_call_seconds, memory_per_image
+
+RESOLUTIONS = (224, 448, 896, 1248)
+PEERS = {"vim_small": "deit_small_patch16_224"}
+"""Vision Transformers of the same width and depth class."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Args:
+        section: Part of the suite.
+        case: What was measured.
+        of: Whose figure it is: "svp", a peer or "roofline".
+        unit: "images/s", "of our time" (its time over that of svp in the same round), "s" or "MB per image".
+        value: Median over the rounds, or the only value.
+        low: First quartile.
+        high: Third quartile.
+    """
+
+    section: str
+    case: Case
+    of: str
+    unit: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is measured.
+
+    Args:
+        models: Names of Vim models.
+        rounds: Times that every function is timed, in turns.
+        batch_size: Images per batch where nothing else is said.
+        device: What is measured.
+    """
+
+    models: tuple[str, ...] = ("vim_small", "vim_tiny")
+    rounds: int = 7
+    batch_size: int = 8
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+def run_suite(sections: list[str], settings: Settings) -> Iterator[Row]:
+    """Measure the named sections and yield their rows as they come.
+
+    Raises:
+        ValueError: No section of that name.
+    """
+    for section in sections:
+        if section not in SECTIONS:
+            raise ValueError(f"unknown section {section!r}; known: {', '.join(SECTIONS)}")
+    for section in sections:
+        yield from SECTIONS[section](settings)
+
+
+def _speed(settings: Settings) -> Iterator[Row]:
+    """Inference and SVP training, against the matrix products alone."""
+    for case in _standard_cases(settings):
+        makers = {"svp": cases.ours, "roofline": cases.roofline}
+        yield from _compare("speed", case, makers, settings)
+
+
+def _peers(settings: Settings) -> Iterator[Row]:
+    """Against the scan as a loop in PyTorch and, where it is installed, mambapy's parallel scan."""
+    makers = {"svp": cases.ours, "loop": cases.loop}
+    if find_spec("mambapy"):
+        makers["mambapy"] = cases.mambapy
+    inference = Case(settings.models[0], "inference", "fp32", settings.batch_size)
+    training = Case(settings.models[0], "training", "fp32", min(2, settings.batch_size))  # mambapy takes 2 GB per image
+    for case in (inference, training):
+        yield from _compare("peers", case, makers, replace(settings, rounds=min(3, settings.rounds)))
+
+
+def _resolution(settings: Settings) -> Iterator[Row]:
+    """Vim and a Vision Transformer of its size over the side of the image: inference time, memory in training."""
+    for model in (name for name in settings.models if name in PEERS):
+        for img_size in RESOLUTIONS:
+            batch_size = max(1, settings.batch_size * 224**2 // img_size**2)
+            case = Case(model, "inference", "bf16", batch_size, img_size)
+            vit = replace(case, model=PEERS[model])
+            makers: dict[str, Any] = {"svp": cases.ours, PEERS[model]: lambda _, device, vit=vit: cases.ours(vit, device)}
+            yield from _compare("resolution", case, makers, settings)
+            for of, name in (("svp", model), (PEERS[model], PEERS[model])):
+                training = Case(name, "training", "bf16", 3, img_size)
+                yield _single("resolution", training, of, "MB per image", memory_per_image(training, settings.device))
+
+
+def _memory(settings: Settings) -> Iterator[Row]:
+    """Memory of a training step per image, in batches of 32."""
+    for model in (*settings.models, *(PEERS[name] for name in settings.models if name in PEERS)):
+        for precision in ("fp32", "bf16"):
+            case = Case(model, "training", precision, 32)
+            of = "svp" if model in settings.models else model
+            yield _single("memory", case, of, "MB per image", memory_per_image(case, settings.device))
+
+
+def _first_call(settings: Settings) -> Iterator[Row]:
+    """What the first call costs more than later ones, without and with compiled kernels on disk."""
+    for mode in ("inference", "training"):
+        case = Case(settings.models[-1], mode, "fp32", 2)
+        cold, warm = first_call_seconds(case, settings.device)
+        yield _single("first call", case, "no cache", "s", cold)
+        yield _single("first call", case, "warm cache", "s", warm)
+
+
+SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
+    "speed": _speed,
+    "peers": _peers,
+    "resolution": _resolution,
+    "memory": _memory,
+    "first-call": _first_call,
+}
+
+
+def _standard_cases(settings: Settings) -> Iterator[Case]:
+    for model in settings.models:
+        for mode in ("inference", "training"):
+            for precision in ("fp32", "bf16"):
+                yield Case(model, mode, precision, settings.batch_size)
+
+
+def _compare(
+    section: str, case: Case, makers: Mapping[str, Callable[[Case, torch.device], Step]], settings: Settings
+) -> Iterator[Row]:
+    """Images per second of svp; of everybody else the time over that of svp in the same round."""
+    steps = {name: make(case, settings.device) for name, make in makers.items()}
+    timings = take_turns(steps, settings.rounds, settings.device)
+    rates = Timing(tuple(case.batch_size / seconds for seconds in timings["svp"].seconds))
+    yield _row(section, case, "svp", "images/s", rates)
+    for name, timing in timings.items():
+        if name != "svp":
+            yield _row(section, case, name, "of our time", timing.ratio(timings["svp"]))
+
+
+def _row(section: str, case: Case, of: str, unit: str, timing: Timing) -> Row:
+    return Row(section, case, of, unit, timing.median, *timing.quartiles)
+
+
+def _single(section: str, case: Case, of: str, unit: str, value: float) -> Row:
+    return Row(section, case, of, unit, value, value, value)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "processor": _processor(),
+        "cores": psutil.cpu_count(logical=False),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -554,7 +554,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(case: tuple[str, Row]) 
         torch.testing.assert_close(grads[1][name], grad, msg=name)
 
 
-@pytest.mark.parametrize("name", ["linear", "full", "svp", "svp-cross_prompt=official", DEEP])
+@pytest.mark.parametrize("name", ["linear", "full", "svp", "svp-cross_prompt=official", DEEP, "ssf"])
 def test_compiles(name: str) -> None:
     torch._dynamo.reset()
     model = tuned(CASES[name], small_vim(depth=2)).train()

@@ -8,7 +8,8 @@ Without head, with d = embed_dim, E = d_inner, N = d_state, R = dt_rank, L = dep
 2 (2 d + L (2 d + 2 E + 2 (2 E + R + 2 N)));  264,960 for Vim-S.
 
 ``merge`` is exact: weight * scale, bias * scale + shift. Where the backbone had no bias, in the norms and projections of Vim,
-the merged one has: the released state dicts lack those keys, ``svp.create_model(..., pretrained=FILE)`` takes them.
+the merged one has: the released state dicts lack those keys, ``svp.create_model(..., pretrained=FILE)`` takes them. A bias of
+x_proj, as the hooks do in training, leads the mixer off its fused kernels: a forward pass takes about 1.5 times as long.
 
 Source: Lian et al., "Scaling & Shifting Your Features", NeurIPS 2022, arXiv:2210.08823 (there both start with a noise of 0.02;
 here training starts at the plain backbone).

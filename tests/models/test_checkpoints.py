@@ -253,6 +253,20 @@ def test_report_says_what_happened(state: dict[str, Any]) -> None:
     assert torch.equal(model.head.weight, head)
 
 
+def test_a_bias_in_the_file_is_taken_over(state: dict[str, Any]) -> None:
+    biases = {"layers.0.mixer.x_proj.bias": torch.ones(9), "norm_f.bias": torch.ones(16)}
+    model, expected = small_vim(), small_vim()
+    report = load_into(model, state | biases | {"layers.1.norm.bias": torch.ones(3)})
+    assert report.unexpected == ("layers.1.norm.bias",), "another shape"
+    assert not report.missing
+    assert {name for name, _ in model.named_parameters()} == {*state, *biases}
+    hooks = [(expected.layers[0].mixer.x_proj, 1.0), (expected.norm_f, 1.0)]
+    expected.load_state_dict(state)
+    for module, amount in hooks:
+        module.register_forward_hook(lambda _, args, out, amount=amount: out + amount)
+    torch.testing.assert_close(model(images(model)), expected(images(model)))
+
+
 def test_report_is_short() -> None:
     text = str(LoadReport(1, missing=tuple(f"m{i}" for i in range(20))))
     assert text == "1 tensors loaded; 20 missing from the file: m0, m1, m2, m3, m4, m5, m6, m7, ..."

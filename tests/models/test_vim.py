@@ -12,7 +12,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 import svp
-from svp.models import BidirectionalMamba, CausalConv1d, Origin, VisionMamba
+from svp.models import BidirectionalMamba, CausalConv1d, Origin, RMSNorm, VisionMamba
+from svp.models.checkpoints import give_bias
 from tests.models.small import SMALL, device_of, images, runnable_backends, small_vim
 
 # initialisation ------------------------------------------------------------------------------------------------------------
@@ -315,6 +316,38 @@ def test_other_ways_to_change_a_frozen_module_take_effect(name: str, kind: str) 
     after = model(x)
     assert calls == [name]
     assert not torch.allclose(before, after, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["norm", "mixer.in_proj", "mixer.x_proj", "mixer.x_proj_b", "mixer.out_proj"])
+@pytest.mark.parametrize("backend", runnable_backends())
+def test_a_bias_takes_effect_where_there_was_none(backend: str, name: str) -> None:
+    model = small_vim().to(device_of(backend))
+    x = images(model)
+    module = model.layers[1].get_submodule(name)
+    bias = torch.linspace(-0.5, 0.5, len(module.weight), device=x.device)
+    with svp.ops.use_backend(backend):
+        before = model(x)
+        hook = module.register_forward_hook(lambda _, args, out: out + bias)
+        expected = model(x)
+        hook.remove()
+        with torch.no_grad():
+            give_bias(module).copy_(bias)
+        after = model(x)
+        after.sum().backward()
+    assert not torch.allclose(before, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after, expected)
+    assert module.bias.grad.abs().max() > 0
+
+
+def test_bias_of_a_norm_keeps_the_dtypes() -> None:
+    norm = RMSNorm(4, eps=1e-5, dtype=torch.bfloat16)
+    assert list(norm.state_dict()) == ["weight"]
+    with torch.no_grad():
+        give_bias(norm).fill_(-1)
+    x = torch.full((2, 4), 3.0)
+    assert norm(x).dtype == torch.bfloat16
+    # added in float32: had 0.9999994 been rounded before, nothing would be left
+    assert (norm(x) < 0).all()
 
 
 def test_a_frozen_mixer_runs_fused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,8 @@ class Row:
     odd_patches: bool = True
     starts_at_base: bool = True
     backbone: str = "vim"
+    same_kernels: bool = True  # hooks inside the mixer lead to others than those of the plain backbone, which round otherwise
+    merged_adds: str = "$^"  # names that the merged backbone has and the untuned one has not
 
     def model(self, **overrides: Any) -> Backbone:
         """The untuned backbone, always of the same weights."""
@@ -122,6 +124,18 @@ VIM: dict[str, list[Row]] = {
     "conv1d": [Row(lambda _: 2 * DEPTH * E * K + HEAD, r"head\.|.*\.conv1d(_b)?\.weight$")],
     "cls_token": [Row(lambda _: D + HEAD, r"head\.|cls_token$")],
     "pos_embed": [Row(lambda model: model.pos_embed.shape[1] * D + HEAD, r"head\.|pos_embed$")],
+    "ssf": [
+        Row(
+            lambda _: 2 * (D + DEPTH * (D + 2 * E + 2 * (E + (DT_RANK + 2 * N) + E) + D) + D) + HEAD,
+            r"head\.|ssf\.",
+            same_kernels=False,
+            merged_adds=r"layers\.\d\.(norm|mixer\.(in_proj|x_proj(_b)?|out_proj))\.bias$|norm_f\.bias$",
+        )
+    ],
+    "additional_scan": [
+        Row(lambda _: DEPTH * 2 * 6 * 3 * E + HEAD, r"head\.|additional_scan\."),
+        Row(lambda _: DEPTH * 2 * 1 * 3 * E + HEAD, r"head\.|additional_scan\.", dict(num_states=1)),
+    ],
     "svp": [
         svp_row(INNER + CROSS + HEAD),
         svp_row(INNER + HEAD, cross=False),
@@ -151,6 +165,7 @@ VIT: dict[str, list[Row]] = {
     "norm": [vit_row((2 * DEPTH + 1) * 2 * D + HEAD, r"head\.|blocks\.\d\.norm[12]\.|norm\.")],
     "partial": [vit_row(VIT_BLOCK + 2 * D + HEAD, r"head\.|blocks\.2\.|norm\.")],
     "adapter": [vit_row(DEPTH * (2 * D * 16 + 16 + D) + HEAD, r"head\.|adapters\.", hidden_dim=16, dropout=0.0)],
+    "ssf": [Row(lambda _: 2 * (D + DEPTH * (2 * D + 3 * D + D + 4 * D + D) + D) + HEAD, r"head\.|ssf\.", backbone="vit")],
     "vp": [vit_row(2 * 3 * 2 * (2 * 16 - 4) + HEAD, r"head\.|vp\.", width=2)],
     "vpt_shallow": [vit_row(3 * D + HEAD, r"head\.|vpt\.", num_tokens=3)],
     "vpt_deep": [vit_row(DEPTH * 4 * D + HEAD, r"head\.|vpt\.", num_tokens=4, position="spread")],
@@ -275,7 +290,7 @@ def test_starts_at_the_base(case: tuple[str, Row]) -> None:
     logits, tokens = base(x), base.forward_features(x)
     model = tuned(case, shake=False).eval()
     if row.keeps_logits:
-        assert torch.equal(model(x), logits)
+        torch.testing.assert_close(model(x), logits, **(dict(rtol=0, atol=0) if row.same_kernels else {}))
     elif row.starts_at_base and not row.options.get("simam"):
         assert torch.equal(model.forward_features(x), tokens)
     shake_trained(model.tuner)
@@ -401,6 +416,8 @@ def test_trained_position_embedding_keeps_its_size() -> None:
         ("pos_embed", 75_648),
         ("adapter", 1_190_400),
         ("vp", 69_840),
+        ("ssf", 264_960),
+        ("additional_scan", 663_552),
     ],
 )
 def test_counts_of_vim_small(method: str, count: int) -> None:
@@ -478,7 +495,8 @@ def test_merge_keeps_outputs_or_says_why_not(case: tuple[str, Row]) -> None:
     else:
         torch.testing.assert_close(merged(images(merged)), expected)
         assert merged.tuner is None
-        assert list(merged.state_dict()) == list(case[1].model().state_dict())
+        names = [name for name in merged.state_dict() if not re.match(case[1].merged_adds, name)]
+        assert names == list(case[1].model().state_dict())
         assert hooks(merged) == 0
 
 
@@ -623,10 +641,11 @@ def test_gradient_checkpointing_gives_the_same_gradients(case: tuple[str, Row]) 
         torch.testing.assert_close(grads[1][name], grad, msg=name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["linear", "full", "svp", "svp-cross_prompt=official", DEEP, "svp+vpt_deep", "adapter-hidden_dim=16-dropout=0.0-vit"],
-)
+COMPILED = ["linear", "full", "svp", "svp-cross_prompt=official", "ssf", DEEP, "svp+vpt_deep"]
+COMPILED += ["adapter-hidden_dim=16-dropout=0.0-vit"]
+
+
+@pytest.mark.parametrize("name", COMPILED)
 def test_compiles(name: str) -> None:
     torch._dynamo.reset()
     model = tuned(CASES[name], CASES[name][1].model(depth=2)).train()

@@ -225,6 +225,8 @@ def adapt_to_model(state: dict[str, Tensor], model: nn.Module, source: str = "th
 def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str = "the weights") -> LoadReport:
     """Load by name, the position embedding resized; a head of another size is left out, and the report says so.
 
+    A norm or linear map without bias gets one where `state` has one: a merged tuner may have put it there.
+
     Raises:
         WeightsError: Another shape does not fit, or values are not finite; names `source`.
     """
@@ -234,12 +236,24 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str = "the 
     left_out = head if other_head else []
     state = adapt_to_model({n: t for n, t in state.items() if n not in left_out}, model, source)
     check_shapes(state, own, source)
+    for name, module in model.named_modules():
+        bias = state.get(f"{name}.bias")
+        if bias is not None and module._parameters.get("bias", bias) is None and bias.shape == module.weight.shape[:1]:
+            give_bias(module)
     result = model.load_state_dict(state, strict=False)
     return LoadReport(
         loaded=len(state) - len(result.unexpected_keys),
         missing=tuple(result.missing_keys),
         unexpected=(*result.unexpected_keys, *left_out),
     )
+
+
+def give_bias(module: nn.Module) -> nn.Parameter:
+    """The bias of a linear map, norm or convolution; one of zeros if it had none."""
+    weight: Any = module.weight
+    if module.bias is None:
+        module.bias = nn.Parameter(weight.new_zeros(len(weight)))
+    return module.bias  # type: ignore[return-value]
 
 
 def check_shapes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,8 @@ class BidirectionalMamba(nn.Module):
         self.d_model, self.d_state, self.d_conv, self.depth = d_model, d_state, d_conv, depth
         self.d_inner = expand * d_model
         self.dt_rank = dt_rank or math.ceil(d_model / 16)
+        # set by a tuner that adds states: for each direction their A_log and x_proj, (d_inner, n) and 2 n rows for B and C
+        self.more_states: tuple[Any, Any] = (None, None)
         d_inner, d_x = self.d_inner, self.dt_rank + 2 * d_state
 
         def empty(*shape: int) -> nn.Parameter:
@@ -125,30 +128,40 @@ class BidirectionalMamba(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """(batch, length, d_model) -> (batch, length, d_model)"""
         xz = self.in_proj(u)
+        forward, backward = self._sides()
         if self._is_plain():
-            return self.out_proj(bidirectional_scan(xz, *self._directions()))
+            return self.out_proj(bidirectional_scan(xz, self._direction(*forward), self._direction(*backward)))
         x, z = xz.chunk(2, dim=-1)
-        y = self._scan(x, z, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, reverse=False)
-        y_b = self._scan(x, z, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, reverse=True)
+        y = self._scan(x, z, *forward, reverse=False)
+        y_b = self._scan(x, z, *backward, reverse=True)
         return self.out_proj((y + y_b) / 2)
+
+    def _sides(self) -> tuple[_Side, _Side]:
+        more, more_b = self.more_states
+        return (
+            _Side(self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, more),
+            _Side(self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, more_b),
+        )
 
     def _is_plain(self) -> bool:
         """Whether everything between the projections is as built: nothing wrapped, replaced or hooked, no autocast."""
         if _is_autocast_enabled(self.A_log.device.type):
             return False
-        convolutions, linears = (self.conv1d, self.conv1d_b), (self.x_proj, self.x_proj_b, self.dt_proj, self.dt_proj_b)
-        return all(_is_untouched(m, CausalConv1d) for m in convolutions) and all(_is_untouched(m, nn.Linear) for m in linears)
+        sides = self._sides()
+        linears = [m for side in sides for m in (side.x_proj, side.dt_proj)]
+        linears += [more.x_proj for more in self.more_states if more is not None]
+        return (
+            all(_is_untouched(side.conv1d, CausalConv1d) for side in sides)
+            and all(_is_untouched(m, nn.Linear) for m in linears)
+            and all(side.x_proj.bias is None for side in sides)  # a Direction has no place for it
+        )
 
-    def _directions(self) -> tuple[Direction, Direction]:
-        sides = (
-            (self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D),
-            (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b),
-        )
-        forward, backward = (
-            Direction(conv.weight.squeeze(1), conv.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, -torch.exp(A_log), D)
-            for conv, x_proj, dt_proj, A_log, D in sides
-        )
-        return forward, backward
+    def _direction(self, conv1d: Any, x_proj: Any, dt_proj: Any, A_log: Tensor, D: Tensor, more: Any) -> Direction:
+        weight = x_proj.weight
+        if more is not None:
+            weight = torch.cat(self._split(weight, more.x_proj.weight, dim=0))
+        A = _decay(A_log, more)
+        return Direction(conv1d.weight.squeeze(1), conv1d.bias, weight, dt_proj.weight, dt_proj.bias, A, D)
 
     def _scan(
         self,
@@ -159,12 +172,36 @@ class BidirectionalMamba(nn.Module):
         dt_proj: nn.Module,
         A_log: Tensor,
         D: Tensor,
+        more: Any,
         reverse: bool,
     ) -> Tensor:
         x = conv1d(x)
-        dt, B, C = x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt, B, C = self._split(x_proj(x), more.x_proj(x) if more is not None else None, dim=-1)
         dt = _without_autocast(dt_proj, dt, A_log.dtype)
-        return selective_scan(x, dt, -torch.exp(A_log), B, C, D, z, reverse=reverse)
+        return selective_scan(x, dt, _decay(A_log, more), B, C, D, z, reverse=reverse)
+
+    def _split(self, projected: Tensor, more: Tensor | None, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Step size, B and C (or the rows that make them), those of added states behind the others."""
+        dt, B, C = torch.split(projected, [self.dt_rank, self.d_state, self.d_state], dim)
+        if more is not None:
+            more_B, more_C = more.chunk(2, dim)
+            B, C = torch.cat([B, more_B], dim), torch.cat([C, more_C], dim)
+        return dt, B, C
+
+
+class _Side(NamedTuple):
+    """What one direction is made of."""
+
+    conv1d: Any
+    x_proj: Any
+    dt_proj: Any
+    A_log: Tensor
+    D: Tensor
+    more: Any
+
+
+def _decay(A_log: Tensor, more: Any) -> Tensor:
+    return -torch.exp(A_log if more is None else torch.cat([A_log, more.A_log], dim=1))
 
 
 def _is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:

@@ -36,11 +36,21 @@ __all__ = ["Block", "PatchEmbed", "RMSNorm", "VisionMamba"]
 class RMSNorm(nn.RMSNorm):
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in the dtype of `x`, returned in that of the weight.
 
-    The residual stream stays float32 when the model runs in bfloat16, so the two dtypes may differ.
+    The residual stream stays float32 when the model runs in bfloat16, so the two dtypes may differ. It has no bias unless
+    it is given one (``svp.models.checkpoints.give_bias``).
     """
 
+    bias: nn.Parameter | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_parameter("bias", None)
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps).to(self.weight.dtype)
+        y = F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        if self.bias is not None:
+            y = y + self.bias.to(y.dtype)
+        return y.to(self.weight.dtype)
 
 
 @register_notrace_module  # one node for torch.fx: shapes and dtypes are looked at inside

@@ -2,12 +2,14 @@
 
 from svp.tuners.adapter import AdapterConfig, AdapterMethod
 from svp.tuners.adapter_files import AdapterInfo, load_adapter, read_adapter_info, save_adapter
+from svp.tuners.additional_scan import AdditionalScanConfig, AdditionalScanMethod
 from svp.tuners.affix import AffixConfig, AffixMethod
 from svp.tuners.base import Method, MethodConfig, get_methods, list_methods, make_methods, options_of, register_method
 from svp.tuners.full import FullConfig, FullMethod
 from svp.tuners.linear import LinearConfig, LinearMethod
 from svp.tuners.official import load_official
 from svp.tuners.parts import PartConfig, PartialConfig, PartMethod
+from svp.tuners.ssf import SSFConfig, SSFMethod
 from svp.tuners.svp import Prompters, SVPConfig, SVPMethod, simam
 from svp.tuners.tuner import Tuner, tune
 from svp.tuners.vp import VPConfig, VPMethod
@@ -17,6 +19,8 @@ __all__ = [
     "AdapterConfig",
     "AdapterInfo",
     "AdapterMethod",
+    "AdditionalScanConfig",
+    "AdditionalScanMethod",
     "AffixConfig",
     "AffixMethod",
     "FullConfig",
@@ -29,6 +33,8 @@ __all__ = [
     "PartMethod",
     "PartialConfig",
     "Prompters",
+    "SSFConfig",
+    "SSFMethod",
     "SVPConfig",
     "SVPMethod",
     "Tuner",

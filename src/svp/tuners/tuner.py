@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
@@ -86,7 +87,7 @@ class Tuner:
         for method in self.methods:
             if not method.mergeable:
                 raise RuntimeError(f"{method.name} computes what a plain backbone cannot: it cannot be merged into one")
-        for method in reversed(self.methods):
+        for method in self.methods:  # in the order of attaching: a later one may act on what an earlier one gives
             method.bake(self)
         origin = getattr(self.model, "origin", None)
         if origin is not None and any(method.name != "linear" for method in self.methods):
@@ -183,15 +184,15 @@ class Tuner:
         self._hooks.append(handle)
 
     def replace(self, name: str, value: Any) -> None:
-        """Set an attribute of the model, a direct sub-module or any other; ``detach`` puts the old one back."""
-        self._replaced.setdefault(name, getattr(self.model, name))
-        setattr(self.model, name, value)
+        """Set an attribute of the model or, by its path, of a sub-module; ``detach`` puts the old one back."""
+        self._replaced.setdefault(name, attrgetter(name)(self.model))
+        self._put(name, value)
 
     # -----------------------------------------------------------------------------------------------------------------------
 
-    def _put(self, path: str, module: nn.Module) -> None:
+    def _put(self, path: str, value: Any) -> None:
         parent, _, name = path.rpartition(".")
-        setattr(self.model.get_submodule(parent), name, module)
+        setattr(self.model.get_submodule(parent), name, value)
 
     def _is_base(self, name: str) -> bool:
         base = _base_name(name)
@@ -208,7 +209,7 @@ class Tuner:
         self._hooks, self._wrapped, self._added = [], [], []
         head, self.model.num_classes = self._head
         for name, value in self._replaced.items():
-            setattr(self.model, name, value)
+            self._put(name, value)
         if head is not None:
             self.model.head = head
         for name, parameter in self.model.named_parameters():

@@ -1,0 +1,87 @@
+"""Additional-scan: every direction of every mixer gets more states than it was trained with.
+
+    A <- [A, -exp(A_log+)],   B <- [B, x_B x'],   C <- [C, x_C x']       A_log+ (d_inner, n); x_B, x_C (n, d_inner)
+
+x' is what the convolution gives; the model's own B and C are made of it too. C of the new states starts at zero, so training
+starts at the plain backbone; B starts as a fresh linear map, so that C has a gradient from the first step. The new A_log of a
+channel start as quantiles of its trained ones, spread evenly between the slowest state and the fastest: the spans of memory
+that pre-training found, not those that it began with.
+
+What trains: A_log+, x_B, x_C and the head. Without head, with E = d_inner, L = depth, n = num_states:  2 L 3 n E;  663,552 for
+Vim-S with the defaults, as in MambaPEFT's table (672 thousand with a head of about 9). It cannot be merged into the same
+backbone, which has fewer states.
+
+Source: Yoshimura et al., "MambaPEFT", ICLR 2025, arXiv:2411.03855.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from svp.tuners.base import Method, MethodConfig, register_method
+
+if TYPE_CHECKING:
+    from svp.tuners.tuner import Tuner
+
+_MAX_STATES = 64  # what every backend of the scan takes
+
+
+@dataclass(frozen=True)
+class AdditionalScanConfig(MethodConfig):
+    """Options of additional-scan.
+
+    Args:
+        num_states: States added to every direction; with the model's own 64 at most.
+    """
+
+    num_states: int = 6
+
+    def __post_init__(self) -> None:
+        if self.num_states < 1:
+            raise ValueError(f"additional_scan: num_states is {self.num_states}, expected 1 or more")
+
+
+class MoreStates(nn.Module):
+    """What one direction of a mixer reads as its ``more_states``.
+
+    Args:
+        num_states: How many.
+        A_log: That of the trained states, (d_inner, d_state).
+
+    Attributes:
+        A_log: (d_inner, num_states)
+        x_proj: d_inner channels to B and, behind them, C.
+    """
+
+    def __init__(self, num_states: int, A_log: Tensor) -> None:
+        super().__init__()
+        between = torch.arange(1, num_states + 1, device=A_log.device, dtype=torch.float32) / (num_states + 1)
+        self.A_log = nn.Parameter(torch.quantile(A_log.detach().float(), between, dim=1).T.to(A_log.dtype).contiguous())
+        self.x_proj = nn.Linear(len(A_log), 2 * num_states, bias=False, device=A_log.device, dtype=A_log.dtype)
+        nn.init.zeros_(self.x_proj.weight[num_states:])
+
+
+@register_method("additional_scan", AdditionalScanConfig)
+class AdditionalScanMethod(Method[AdditionalScanConfig]):
+    """More states; they are found at ``model.additional_scan[layer][direction]``, direction 1 the backward one."""
+
+    default_lr = 5e-3
+    default_weight_decay = 1e-4
+
+    def attach(self, tuner: Tuner) -> Iterable[str]:
+        num_states, mixers = self.config.num_states, [block.mixer for block in tuner.model.layers]
+        for mixer in mixers:
+            if num_states + mixer.d_state > _MAX_STATES:
+                raise ValueError(
+                    f"additional_scan: num_states is {num_states}, expected 1 to {_MAX_STATES - mixer.d_state}: "
+                    f"the model has {mixer.d_state} states, and the scan takes {_MAX_STATES}"
+                )
+        added = [[MoreStates(num_states, A_log) for A_log in (mixer.A_log, mixer.A_b_log)] for mixer in mixers]
+        for layer, pair in enumerate(added):
+            tuner.replace(f"layers.{layer}.mixer.more_states", tuple(pair))
+        return tuner.add("additional_scan", nn.ModuleList(nn.ModuleList(pair) for pair in added))

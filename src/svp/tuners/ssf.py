@@ -1,0 +1,147 @@
+"""SSF: every linear map, norm and convolution is scaled and shifted per channel.
+
+    y <- y * scale + shift                  y: what the map gives, before any activation; scale starts at 1, shift at 0
+
+In a Vim behind the patch embedding, every norm, in_proj, both convolutions (in front of their SiLU), x_proj, dt_proj and
+out_proj; in a ViT behind the patch embedding, every norm, qkv, proj, fc1 and fc2. What trains: scale, shift and the head.
+Without head, with d = embed_dim, E = d_inner, N = d_state, R = dt_rank, L = depth, twice the number of channels:
+2 (2 d + L (2 d + 2 E + 2 (2 E + R + 2 N)));  264,960 for Vim-S.
+
+``merge`` is exact: weight * scale, bias * scale + shift. Where the backbone had no bias, in the norms and projections of Vim,
+the merged one has: the released state dicts lack those keys, ``svp.create_model(..., pretrained=FILE)`` takes them. A bias of
+x_proj, as the hooks do in training, leads the mixer off its fused kernels: a forward pass takes about 1.5 times as long.
+
+Source: Lian et al., "Scaling & Shifting Your Features", NeurIPS 2022, arXiv:2210.08823 (there both start with a noise of 0.02;
+here training starts at the plain backbone).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from svp.models import VisionMamba
+from svp.models.checkpoints import give_bias
+from svp.models.mixer import CausalConv1d
+from svp.tuners.backbones import VIM_AND_VIT, anatomy
+from svp.tuners.base import Method, MethodConfig, register_method
+
+if TYPE_CHECKING:
+    from svp.tuners.tuner import Tuner
+
+_IN_MIXER = ("in_proj", "conv1d", "x_proj", "dt_proj", "conv1d_b", "x_proj_b", "dt_proj_b", "out_proj")
+_IN_VIM_BLOCK = ("norm", *(f"mixer.{name}" for name in _IN_MIXER))
+_IN_VIT_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+
+
+@dataclass(frozen=True)
+class SSFConfig(MethodConfig):
+    """No options."""
+
+
+class ScaleShift(nn.Module):
+    """x * scale + shift per channel, in the dtype of x.
+
+    Args:
+        weight: That of the map it belongs to, the channels first.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(weight.new_ones(len(weight)))
+        self.shift = nn.Parameter(weight.new_zeros(len(weight)))
+
+    def forward(self, x: Tensor, axis: int = -1) -> Tensor:
+        # under autocast only the result is rounded: next to 1, a scale in bfloat16 would move in steps of 0.8 %
+        return (x.movedim(axis, -1) * self.scale + self.shift).to(x.dtype).movedim(-1, axis)
+
+    def on_weights(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one map that gives the scaled and shifted."""
+        return (weight.movedim(0, -1) * self.scale).movedim(-1, 0), bias * self.scale + self.shift
+
+
+class _OnOutput:
+    """Forward hook of a module."""
+
+    def __init__(self, scale_shift: ScaleShift, axis: int) -> None:
+        self.scale_shift, self.axis = scale_shift, axis
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return self.scale_shift(output, self.axis)
+
+
+class ScaledConv1d(nn.Module):
+    """A convolution that is scaled and shifted in front of its activation: its output is too late."""
+
+    def __init__(self, base_layer: CausalConv1d, scale_shift: ScaleShift) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self._held = (scale_shift,)  # no sub-module: it has its name at model.ssf
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self._held[0].on_weights(self.base_layer.weight, self.base_layer.bias)
+        return functional_call(self.base_layer, {"weight": weight, "bias": bias}, (x,))
+
+
+@register_method("ssf", SSFConfig)
+class SSFMethod(Method[SSFConfig]):
+    """Scale and shift behind every map; they are found at ``model.ssf``, below the path of their map in the model."""
+
+    backbones = VIM_AND_VIT
+    default_lr = 1e-2
+    default_weight_decay = 1e-4
+    mergeable = True
+
+    def attach(self, tuner: Tuner) -> Iterable[str]:
+        model, tree = tuner.model, nn.Module()
+        for path in _paths(model):
+            module: Any = model.get_submodule(path)
+            base = _innermost(module)
+            scale_shift = _grow(tree, path, ScaleShift(base.weight))
+            if not isinstance(base, CausalConv1d):
+                tuner.hook(module.register_forward_hook(_OnOutput(scale_shift, 1 if isinstance(base, nn.Conv2d) else -1)))
+            elif module is base:
+                tuner.wrap(path, ScaledConv1d(base, scale_shift))
+            else:
+                raise ValueError(f"ssf: another method wraps {path} already; name ssf first, as in 'ssf+...'")
+        return tuner.add("ssf", tree)
+
+    @torch.no_grad()
+    def bake(self, tuner: Tuner) -> None:
+        for path, scale_shift in tuner.model.ssf.named_modules():
+            if isinstance(scale_shift, ScaleShift):
+                base = _innermost(tuner.model.get_submodule(path))
+                weight, bias = scale_shift.on_weights(base.weight, give_bias(base))
+                base.weight.copy_(weight)
+                base.bias.copy_(bias)
+
+
+def _paths(model: Any) -> list[str]:
+    """What is scaled and shifted."""
+    parts, in_block = anatomy(model), _IN_VIM_BLOCK if isinstance(model, VisionMamba) else _IN_VIT_BLOCK
+    in_blocks = [f"{parts.blocks}.{i}.{name}" for i in range(len(parts.blocks_of(model))) for name in in_block]
+    paths = ["patch_embed.proj", *in_blocks, parts.final_norm]
+    return [path for path in paths if not isinstance(model.get_submodule(path), nn.Identity)]  # a pruned model has no norm
+
+
+def _innermost(module: Any) -> Any:
+    """The map of the backbone below the wrappers of other methods."""
+    while hasattr(module, "base_layer"):
+        module = module.base_layer
+    return module
+
+
+def _grow(tree: nn.Module, path: str, leaf: ScaleShift) -> ScaleShift:
+    """Put `leaf` into `tree` at `path`."""
+    *branches, name = path.split(".")
+    for branch in branches:
+        if branch not in dict(tree.named_children()):
+            tree.add_module(branch, nn.Module())
+        tree = tree.get_submodule(branch)
+    tree.add_module(name, leaf)
+    return leaf

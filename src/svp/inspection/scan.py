@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import dropwhile
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,7 @@ class Scan:
         matrix = self.x.new_zeros(batch, len(rows), length, d_inner)
         # what a row's token reads from the state behind the token at hand, (batch, rows, d_inner, d_state)
         reads = self.x.new_zeros(batch, len(rows), *self.A.shape)
-        for token in reversed(self.order):
+        for token in dropwhile(lambda token: token not in rows, reversed(self.order)):  # nobody reads from later ones
             for row in [row for row, wanted in enumerate(rows) if wanted == token]:
                 reads[:, row] = self.C[:, token].unsqueeze(1)
                 matrix[:, row, token] = self.D

@@ -28,6 +28,7 @@ def test_signatures_that_are_fixed() -> None:
     assert parameters(svp.ops.selective_scan) == (
         ["x", "dt", "A", "B", "C", "D", "z", "dt_bias", "reverse", "return_last_state", "backend"]
     )
+    assert parameters(svp.inspection.gates) == ["model", "images", "attention"]
     assert parameters(svp.ops.causal_conv1d) == ["x", "weight", "bias", "activation", "reverse", "backend"]
     fixed = ["img_size", "patch_size", "stride", "in_chans", "embed_dim", "depth", "d_state", "num_classes", "drop_path_rate"]
     assert set(fixed) <= set(parameters(svp.models.VisionMamba))
@@ -52,12 +53,13 @@ MAY_IMPORT = {
     "data": {"data", "paths"},
     "training": {"models", "tuners", "data", "training", "paths", "terminal"},
     "bench": {"bench", "ops", "models", "tuners", "training", "paths", "terminal"},
+    "inspection": {"models", "tuners", "data", "training", "inspection", "paths", "terminal"},
 }
 
 
 @pytest.mark.parametrize("folder", MAY_IMPORT)
 def test_imports_point_one_way(folder: str) -> None:
-    """ops <- models <- tuners <- training; data stands beside."""
+    """ops <- models <- tuners <- training <- inspection; data stands beside."""
     files = sorted((Path(svp.__file__).parent / folder).rglob("*.py"))
     assert files
     for file in files:

@@ -28,10 +28,10 @@ _EXPORTS = {
     "predict": "svp.training",
     "train": "svp.training",
 }
-_MODULES = ("data", "models", "ops", "training", "tuners")
+_MODULES = ("data", "inspection", "models", "ops", "training", "tuners")
 
 if TYPE_CHECKING:
-    from svp import data, models, ops, training, tuners
+    from svp import data, inspection, models, ops, training, tuners
     from svp.data import list_datasets
     from svp.models import create_model, list_models, model_info
     from svp.training import evaluate, predict, train
@@ -42,6 +42,7 @@ __all__ = [
     "create_model",
     "data",
     "evaluate",
+    "inspection",
     "list_datasets",
     "list_methods",
     "list_models",

@@ -4,6 +4,8 @@ COMMANDS = {
     "train": "train an adapter on a folder of images",
     "eval": "score a trained adapter",
     "predict": "classify images with a trained adapter",
+    "gates": "lay the gates of a trained model over images, beside those of its backbone",
+    "inspect": "draw gates, features, mistakes and calibration of a run over its test images",
     "demo": "adapt a small Vim to handwritten digits, in about a minute, without network",
     "data": "list, describe and fetch data sets, check a folder of images",
     "study": "compare methods on data sets over seeds, in tables",

@@ -30,6 +30,14 @@ def add_device_options(parser: Parser) -> None:
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="auto is bf16 on a GPU")
 
 
+def add_compare_options(parser: Parser, out: str) -> None:
+    parser.add_argument(
+        "--compare", action="append", default=[], metavar="RUN", help="another run on the same backbone; may be repeated"
+    )
+    parser.add_argument("--out", metavar="DIR", help=f"folder of the figures (default: {out})")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto takes a GPU if there is one")
+
+
 def add_action(actions: Any, name: str, run: Callable[..., int | None], text: str, argument: str | None = None) -> Parser:
     parser: Parser = actions.add_parser(name, help=text, description=text)
     parser.set_defaults(run=run)

@@ -1,0 +1,25 @@
+"""Look inside: what the gates of a Vim do on images, as numbers and as figures."""
+
+from svp.inspection.activation import Activation, Change, quarters, record_activation, relative_change
+from svp.inspection.predictions import Predictions, Reliability, record_predictions
+from svp.inspection.recording import GATES, Gates, HiddenAttention, ScanGates, SVPPrompts, gates
+from svp.inspection.runs import inspect_run, show_gates
+
+__all__ = [
+    "GATES",
+    "Activation",
+    "Change",
+    "Gates",
+    "HiddenAttention",
+    "Predictions",
+    "Reliability",
+    "SVPPrompts",
+    "ScanGates",
+    "gates",
+    "inspect_run",
+    "quarters",
+    "record_activation",
+    "record_predictions",
+    "relative_change",
+    "show_gates",
+]

@@ -1,0 +1,303 @@
+"""``svp gates`` and ``svp inspect``: a trained adapter against its own backbone, as figures on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from svp.data import (
+    DataError,
+    ImageListDataset,
+    InputConfig,
+    Split,
+    choose_num_workers,
+    drop_unreadable,
+    eval_transform,
+    find_images,
+    find_unreadable,
+    load_image,
+    make_loader,
+    open_labelled,
+)
+from svp.inspection.activation import record_activation
+from svp.inspection.gate_figures import plot_gate_maps
+from svp.inspection.page import Page
+from svp.inspection.predictions import record_predictions
+from svp.inspection.recording import Gates, gates
+from svp.inspection.sections import (
+    add_activation,
+    add_confusion,
+    add_features,
+    add_mistakes,
+    add_reliability,
+    add_scales,
+)
+from svp.inspection.style import method_name, style
+from svp.models import VisionMamba
+from svp.training import RunDirectory
+from svp.training.loop import make_accelerator
+from svp.tuners import AdapterInfo, load_adapter
+
+Array = npt.NDArray[np.float64]
+Progress = Callable[[int, int], None]
+
+BASE = "base"
+"""The name of the plain backbone."""
+_MISTAKES = 24
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Models that figures show beside each other: the plain backbone, the run that it is about, further runs.
+
+    Args:
+        models: By the name that figures give them.
+        directories: Of the runs, by the same names.
+        info: The adapter of the run that it is about.
+        device: Where the models are.
+    """
+
+    models: dict[str, VisionMamba]
+    directories: dict[str, Path]
+    info: AdapterInfo
+    device: torch.device
+
+    @property
+    def subject(self) -> str:
+        """Name of the run that it is about."""
+        return next(iter(self.directories))
+
+    @property
+    def inputs(self) -> InputConfig:
+        """How images are prepared for all of the models."""
+        return InputConfig.from_dict(self.info.inputs)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        return self.info.class_names or [str(number) for number in range(self.info.num_classes)]
+
+    def facts(self) -> list[str]:
+        """Which run is called what."""
+        return [f"{name}: {directory}" for name, directory in self.directories.items()]
+
+
+def open_runs(run: str | Path, compare: Sequence[str | Path] = (), device: str = "auto") -> Compared:
+    """Load a run, its plain backbone and further runs on the same backbone.
+
+    Raises:
+        WeightsError: An adapter cannot be loaded.
+        RunError: No epoch of a run was finished.
+        ValueError: Backbones or the preparation of images differ.
+    """
+    target = make_accelerator(device, "fp32").device
+    models: dict[str, VisionMamba] = {BASE: load_adapter(run).tuner.detach()}
+    directories: dict[str, Path] = {}
+    infos: list[AdapterInfo] = []
+    for directory in map(Path, (run, *compare)):
+        RunDirectory(directory).how_chosen()
+        model = load_adapter(directory)
+        info: AdapterInfo = model.adapter
+        infos.append(info)
+        name = method_name(info.method)
+        name = name if name not in models else directory.name
+        if name in models:
+            raise ValueError(f"{directory} is compared with itself, or with another run of this name")
+        models[name], directories[name] = model, directory
+        if (info.backbone_sha256, info.inputs) != (infos[0].backbone_sha256, infos[0].inputs):
+            raise ValueError(
+                f"{directory} and {run} cannot be compared: backbone or preparation of images differ ({info.backbone.name}, "
+                f"{info.inputs} and {infos[0].backbone.name}, {infos[0].inputs})"
+            )
+    for model in models.values():
+        model.requires_grad_(False).to(target)
+    return Compared(models, directories, infos[0], target)
+
+
+def show_gates(
+    run: str | Path,
+    paths: Sequence[str | Path],
+    *,
+    compare: Sequence[str | Path] = (),
+    layer: int | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Path:
+    """Lay the gates of a run's model and of its plain backbone over images: what ``svp gates`` does.
+
+    Args:
+        run: Run directory, or any directory with an adapter pair.
+        paths: Images, and folders of images (searched recursively).
+        compare: Further runs on the same backbone, shown beside.
+        layer: Layer to show, counted from 0; the mean of all if None.
+        out: Folder that is written; ``gates`` in the run directory if None.
+        device: "auto", "cpu" or "cuda".
+        progress: Called with (images done, images in all).
+
+    Returns:
+        The index page.
+
+    Raises:
+        WeightsError, RunError, ValueError: As ``open_runs``.
+        DataError: A path does not exist, or a folder holds no image.
+        UnreadableImageError: An image cannot be decoded.
+        ValueError: There is no such layer.
+    """
+    images = find_images(list(paths))
+    compared = open_runs(run, compare, device)
+    depth = len(compared.models[BASE].layers)
+    if layer is not None and not 0 <= layer < depth:
+        raise ValueError(f"layer is {layer}, expected 0 to {depth - 1}")
+    transform = eval_transform(compared.inputs)
+    where = f"mean of {depth} layers" if layer is None else f"layer {layer}, counted from 0"
+    page = Page(
+        Path(out) if out else Path(run) / "gates",
+        f"Gates of {compared.subject}",
+        [*compared.facts(), f"{where}, mean of both scans"],
+    )
+    extent = _patch_extent(compared.models[BASE])
+    for number, path in enumerate(images):
+        image = transform(load_image(path))
+        records = {name: gates(model, image.unsqueeze(0).to(compared.device)) for name, model in compared.models.items()}
+        maps = {name: _image_maps(record, layer) for name, record in records.items()}
+        said = [_describe(name, records[name], compared.class_names) for name in compared.directories]
+        with style():
+            figure = plot_gate_maps(_pixels(image, compared.inputs), maps, extent)
+            page.add_figure(f"gates-{number:03d}", str(path), f"{'; '.join(said)}. {_MAPS}", figure)
+        page.add_numbers({str(path): {name: {g: m.tolist() for g, m in found.items()} for name, found in maps.items()}})
+        if progress is not None:
+            progress(number + 1, len(images))
+    return page.write()
+
+
+_MAPS = (
+    "Update gate |Δ B x| and forget gate exp(Δ A) of every patch, means over channels, states and both scans; and the patch's "
+    "part in the class token's output, as a share of all tokens' parts. On the right, the difference to the base model, in "
+    "percent of the base model's mean over patches."
+)
+
+
+def inspect_run(
+    run: str | Path,
+    *,
+    compare: Sequence[str | Path] = (),
+    data: str | Path | None = None,
+    images: int = 256,
+    out: str | Path | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Path:
+    """Figures of a run over its test images: what ``svp inspect`` does.
+
+    Args:
+        run: Run directory.
+        compare: Further runs on the same backbone, shown beside where it is about gates and features.
+        data: Labelled images instead of the run's own test images, see `svp.data.open_labelled`.
+        images: How many of them gates and features are taken from, evenly spread over the list; scores are of all.
+        out: Folder that is written; ``inspection`` in the run directory if None.
+        batch_size: Images at a time.
+        device: "auto", "cpu" or "cuda".
+        progress: Called with (images done, images in all), every model's counted.
+
+    Returns:
+        The index page.
+
+    Raises:
+        WeightsError, RunError, ValueError: As ``open_runs``.
+        RunError: The run's own test images are gone.
+        DataError: `data` cannot be used, or its classes are not those of the adapter.
+        ValueError: `images` is below 2 or `batch_size` below 1.
+    """
+    for name, value, least in (("images", images, 2), ("batch_size", batch_size, 1)):
+        if value < least:
+            raise ValueError(f"{name} is {value}, expected {least} or more")
+    compared = open_runs(run, compare, device)
+    directory, inputs = Path(run), compared.inputs
+    split = RunDirectory(directory).read_split("test") if data is None else open_labelled(data, compared.class_names)
+    unreadable = find_unreadable(split.paths)
+    split = drop_unreadable(split, unreadable)
+    if len(split) < 2:
+        raise DataError(f"{split.origin}: {len(split)} images can be read, expected 2 or more")
+    sample = _spread(split, images)
+    transform = eval_transform(inputs)
+    done, total = 0, len(split) + 2 * len(sample) * len(compared.models)
+
+    def batches(part: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal done
+        workers = choose_num_workers(None, compared.device)
+        for pixels, labels, _ in make_loader(ImageListDataset(part, transform), batch_size, train=False, num_workers=workers):
+            yield pixels.to(compared.device), labels
+            done += len(pixels)
+            if progress is not None:
+                progress(done, total)
+
+    predicted = record_predictions(compared.models[compared.subject], batches(split))
+    features = {name: record_predictions(model, batches(sample)).features for name, model in compared.models.items()}
+    activations = {
+        name: record_activation(model, (pixels for pixels, _ in batches(sample))) for name, model in compared.models.items()
+    }
+    facts = [*compared.facts(), f"images: {split.origin}, {len(split)}; gates and features are of {len(sample)}"]
+    if unreadable:
+        facts.append(f"left out, as they cannot be read: {', '.join(str(image.path) for image in unreadable)}")
+    if how_chosen := RunDirectory(directory).how_chosen():
+        facts.append(f"epoch chosen: {how_chosen}")
+    page = Page(Path(out) if out else directory / "inspection", f"Inside {compared.subject}", facts)
+    with style():
+        add_activation(page, activations)
+        add_scales(page, activations)
+        add_features(page, features, np.asarray(sample.labels), compared.class_names)
+        add_confusion(page, predicted, compared.class_names)
+        worst = predicted.worst(_MISTAKES)
+        shown = [_pixels(transform(load_image(split.paths[i])), inputs) for i in worst]
+        add_mistakes(page, predicted, worst, shown, compared.class_names)
+        add_reliability(page, predicted)
+    page.add_numbers({"mistakes": [str(split.paths[i]) for i in worst]})
+    return page.write()
+
+
+def _image_maps(record: Gates, layer: int | None) -> dict[str, Array]:
+    """Maps (rows, columns) of the only image, of one layer or the mean of all."""
+    parts = record.forward.contribution + record.backward.contribution
+    values = {
+        "update": record.mean("update"),
+        "forget": record.mean("forget"),
+        "contribution": parts / parts.sum(dim=-1, keepdim=True),
+    }
+    chosen = {gate: v[:, 0].mean(dim=0) if layer is None else v[layer, 0] for gate, v in values.items()}
+    return {gate: record.image_map(v).double().cpu().numpy() for gate, v in chosen.items()}
+
+
+def _describe(name: str, record: Gates, class_names: Sequence[str]) -> str:
+    """What a model says of the only image, and which part the tokens of its method have in that."""
+    probability, said = record.logits[0].float().softmax(dim=-1).max(dim=-1)
+    parts = (record.forward.contribution + record.backward.contribution)[:, 0]
+    added = float(1 - (parts[:, record.own].sum(dim=-1) / parts.sum(dim=-1)).mean())
+    from_added = f", {added:.1%} of the class token's output from added tokens" if parts.shape[1] > len(record.own) else ""
+    return f"{name} says {class_names[int(said)]} ({float(probability):.1%}){from_added}"
+
+
+def _patch_extent(model: VisionMamba) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top edge of the patches in pixels, pixel centres at whole numbers."""
+    (rows, columns), embed = model.patch_embed.grid_size, model.patch_embed
+    (height, width), (down, across) = embed.patch_size, embed.stride
+    left, top = (width - across) / 2 - 0.5, (height - down) / 2 - 0.5  # overlapping patches stand for their middle
+    return left, left + columns * across, top + rows * down, top
+
+
+def _pixels(image: Tensor, inputs: InputConfig) -> Array:
+    """An image as the model gets it, (height, width, 3), 0 to 1."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (inputs.mean, inputs.std))
+    return (image * std + mean).clamp(0, 1).permute(1, 2, 0).double().numpy()
+
+
+def _spread(split: Split, count: int) -> Split:
+    """At most `count` images, evenly spread over the list."""
+    chosen = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int).tolist()
+    return Split(tuple(split.paths[i] for i in chosen), tuple(split.labels[i] for i in chosen), split.origin)

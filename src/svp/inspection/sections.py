@@ -1,0 +1,139 @@
+"""Sections of the page of ``svp inspect``: figure, caption, table and numbers of one question each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from svp.inspection.activation import ACTIVATIONS, Activation, quarters, relative_change
+from svp.inspection.gate_figures import plot_activation, plot_scales
+from svp.inspection.page import Page
+from svp.inspection.predictions import Predictions
+from svp.inspection.score_figures import plot_confusion, plot_features, plot_images, plot_reliability
+
+Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+_PAIRS = 10
+
+
+def add_activation(page: Page, models: Mapping[str, Activation]) -> None:
+    """How far are the gates opened along the sequence? The base model first."""
+    for direction, title in (("both", "mean of both scans"), ("forward", "forward scan"), ("backward", "backward scan")):
+        page.add_figure(
+            f"activation-{direction}",
+            f"Gates along the sequence, {title}",
+            "Update and forget gate at every image token, means over channels, states, layers and images; bands are 95 % "
+            "intervals of the mean over images. Right, the change relative to the base model, thick for the four quarters of "
+            "the sequence, with their 95 % intervals.",
+            plot_activation(models, direction),
+        )
+    (_, base), *tuned = models.items()
+    rows: list[list[str]] = []
+    numbers: dict[str, dict[str, Any]] = {}
+    for name, model in tuned:
+        numbers[name] = {}
+        for gate in ACTIVATIONS:
+            reference = base.of(gate)
+            change = relative_change(reference, model.of(gate), [*quarters(reference.shape[1]), slice(None)])
+            cells = zip(change.mean, change.half_width, strict=True)
+            rows.append([f"{name}, {gate}", *(f"{mean:+.2%} ± {half:.2%}" for mean, half in cells)])
+            numbers[name][gate] = {"change": change.mean.tolist(), "half_width": change.half_width.tolist()}
+    page.add_table(
+        ["", "1st quarter", "2nd quarter", "3rd quarter", "4th quarter", "all"],
+        rows,
+        "Change of the gates relative to the base model by quarter of the sequence, mean of both scans, with 95 % intervals",
+    )
+    page.add_numbers({"relative_change_by_quarter_and_all": numbers})
+
+
+def add_scales(page: Page, models: Mapping[str, Activation]) -> None:
+    """How strong are the prompts of SVP in every layer?"""
+    for number, (name, model) in enumerate((item for item in models.items() if item[1].prompts), start=1):
+        page.add_figure(
+            f"prompts-{number}",
+            f"Prompts of {name} by layer",
+            "Left, size of alpha (inner prompts) and beta (cross prompts): mean, 10th and 90th percentile over channels. "
+            "Middle, norm of a prompt relative to that of its token; right, share of both kinds: means over tokens "
+            "and images.",
+            plot_scales(model.prompts),
+        )
+        page.add_numbers({f"prompts of {name}": {key: values.tolist() for key, values in model.prompts.items()}})
+
+
+def add_features(page: Page, features: Mapping[str, Array], labels: Integers, class_names: Sequence[str]) -> None:
+    """Does the method separate the classes?"""
+    from sklearn.manifold import TSNE
+    from sklearn.metrics import silhouette_score
+
+    embedded, silhouettes = {}, {}
+    separable = 1 < len(np.unique(labels)) < len(labels)
+    for name, values in features.items():
+        silhouettes[name] = float(silhouette_score(values, labels)) if separable else None
+        title = name if silhouettes[name] is None else f"{name}, silhouette {silhouettes[name]:.2f}"
+        perplexity = min(30.0, (len(values) - 1) / 3)
+        embedded[title] = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(values)
+    page.add_figure(
+        "features",
+        "Features before and after",
+        "t-SNE of what enters the head. The silhouette, -1 to 1, tells how well the classes are separated in the features "
+        "themselves.",
+        plot_features(embedded, labels, class_names),
+    )
+    page.add_numbers({"silhouette": silhouettes})
+
+
+def add_confusion(page: Page, predicted: Predictions, class_names: Sequence[str]) -> None:
+    """Which classes are mixed up?"""
+    confusion = predicted.confusion()
+    page.add_figure(
+        "confusion",
+        f"Confusion, top-1 {predicted.top1:.1%} of {len(predicted.labels)}",
+        "Images of a true class (row) by the class that the model says (column).",
+        plot_confusion(confusion, class_names),
+    )
+    mixed = confusion - np.diag(np.diag(confusion))
+    pairs = [divmod(int(pair), len(confusion)) for pair in np.argsort(-mixed, axis=None, kind="stable")[:_PAIRS]]
+    rows = [
+        [f"{class_names[true]} taken for {class_names[said]}", str(mixed[true, said]), str(confusion[true].sum())]
+        for true, said in pairs
+        if mixed[true, said]
+    ]
+    if rows:
+        page.add_table(["", "images", "of"], rows, "Classes that are mixed up most often")
+    page.add_numbers({"top1": predicted.top1, "images": len(predicted.labels), "confusion": confusion.tolist()})
+
+
+def add_mistakes(
+    page: Page, predicted: Predictions, worst: Integers, images: Sequence[Array], class_names: Sequence[str]
+) -> None:
+    """Which images is the model surest of, and wrong? `images` are those of `worst`."""
+    if not len(worst):
+        page.add_text("No image is taken for another class.")
+        return
+    true, said, confidence = predicted.labels[worst], predicted.guesses[worst], predicted.confidence[worst]
+    captions = [f"{class_names[t]} → {class_names[s]}  {c:.0%}" for t, s, c in zip(true, said, confidence, strict=True)]
+    page.add_figure(
+        "mistakes",
+        "Surest mistakes",
+        "Wrong images that the model was surest of: true class → what the model says, and how sure it is.",
+        plot_images(images, captions),
+    )
+
+
+def add_reliability(page: Page, predicted: Predictions) -> None:
+    """Is the model as sure as it is right?"""
+    reliability = predicted.reliability()
+    page.add_figure(
+        "reliability",
+        "Reliability",
+        "Accuracy of the images in every bin of confidence with 95 % intervals, and the gap to their mean confidence; below, "
+        "the share of images in the bin.",
+        plot_reliability(reliability),
+    )
+    numbers = {name: values.tolist() for name, values in asdict(reliability).items()}
+    page.add_numbers({"expected_calibration_error": reliability.expected_calibration_error, "reliability": numbers})

@@ -31,6 +31,10 @@ BLOCK = D + D * 2 * E + 2 * MIXER_SIDE + E * D  # norm, projection in, both dire
 R, SHARED, GROUPS = 4, 2, 2  # shared_layers 2 does not divide depth 3: the second group has one layer
 INNER = DEPTH * ((D * R + R) + (R * D + D) + D)  # two linear maps and alpha per layer
 CROSS = GROUPS * ((D * D + D) + D)  # one linear map and beta per group
+OUTPUTS = DEPTH * (2 * E + 2 * (DT_RANK + 2 * N) + 2 * E + D)  # of in_proj, x_proj, dt_proj, out_proj
+MAPS = DEPTH * (D + 2 * E + 2 * DT_RANK + E) + OUTPUTS  # and their inputs
+PATCH = 3 * 4 * 4
+EVERYWHERE = dict(target_modules=["in_proj", "x_proj", "dt_proj", "out_proj", "patch_embed"], rank=R, alpha=2.0, dropout=0.1)
 TWO_LINEAR = (D * (D // 2) + D // 2) + ((D // 2) * CLASSES + CLASSES)
 
 
@@ -136,6 +140,23 @@ VIM: dict[str, list[Row]] = {
         Row(lambda _: DEPTH * 2 * 6 * 3 * E + HEAD, r"head\.|additional_scan\."),
         Row(lambda _: DEPTH * 2 * 1 * 3 * E + HEAD, r"head\.|additional_scan\.", dict(num_states=1)),
     ],
+    "lora": [
+        Row(lambda _: DEPTH * 32 * (D + 2 * E) + HEAD, r"head\.|.*\.in_proj\.lora_"),
+        Row(lambda _: R * (MAPS + PATCH + D) + HEAD, r"head\.|.*\.lora_", EVERYWHERE, same_kernels=False),
+    ],
+    "dora": [
+        Row(lambda _: DEPTH * (32 * (D + 2 * E) + 2 * E) + HEAD, r"head\.|.*\.in_proj\.lora_"),
+        Row(lambda _: R * (MAPS + PATCH + D) + OUTPUTS + D + HEAD, r"head\.|.*\.lora_", EVERYWHERE, same_kernels=False),
+    ],
+    "lora_partial": [
+        Row(lambda _: DEPTH * 64 * (D + E) + HEAD, r"head\.|.*\.in_proj\.lora_[AB]\.x\."),
+        Row(
+            lambda _: DEPTH * R * (2 * (D + E) + 2 * (3 * E + DT_RANK + 2 * N)) + HEAD,
+            r"head\.|.*\.lora_[AB]\.(x|z|dt|B|C)\.",
+            dict(slices=["x", "z", "dt", "B", "C"], rank=R, alpha=2.0, dropout=0.1),
+            same_kernels=False,
+        ),
+    ],
     "svp": [
         svp_row(INNER + CROSS + HEAD),
         svp_row(INNER + HEAD, cross=False),
@@ -166,6 +187,16 @@ VIT: dict[str, list[Row]] = {
     "partial": [vit_row(VIT_BLOCK + 2 * D + HEAD, r"head\.|blocks\.2\.|norm\.")],
     "adapter": [vit_row(DEPTH * (2 * D * 16 + 16 + D) + HEAD, r"head\.|adapters\.", hidden_dim=16, dropout=0.0)],
     "ssf": [Row(lambda _: 2 * (D + DEPTH * (2 * D + 3 * D + D + 4 * D + D) + D) + HEAD, r"head\.|ssf\.", backbone="vit")],
+    "lora": [
+        vit_row(DEPTH * R * (D + 3 * D) + HEAD, r"head\.|.*\.qkv\.lora_", rank=R),
+        vit_row(
+            DEPTH * R * (2 * D + 5 * D + 5 * D) + R * (PATCH + D) + HEAD,
+            r"head\.|.*\.lora_",
+            target_modules=["proj", "fc1", "fc2", "patch_embed"],
+            rank=R,
+        ),
+    ],
+    "dora": [vit_row(DEPTH * (R * (D + 3 * D) + 3 * D) + HEAD, r"head\.|.*\.qkv\.lora_", rank=R)],
     "vp": [vit_row(2 * 3 * 2 * (2 * 16 - 4) + HEAD, r"head\.|vp\.", width=2)],
     "vpt_shallow": [vit_row(3 * D + HEAD, r"head\.|vpt\.", num_tokens=3)],
     "vpt_deep": [vit_row(DEPTH * 4 * D + HEAD, r"head\.|vpt\.", num_tokens=4, position="spread")],
@@ -416,6 +447,9 @@ def test_trained_position_embedding_keeps_its_size() -> None:
         ("pos_embed", 75_648),
         ("adapter", 1_190_400),
         ("vp", 69_840),
+        ("lora", 1_474_560),
+        ("dora", 1_511_424),
+        ("lora_partial", 1_769_472),
         ("ssf", 264_960),
         ("additional_scan", 663_552),
     ],
@@ -641,8 +675,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(case: tuple[str, Row]) 
         torch.testing.assert_close(grads[1][name], grad, msg=name)
 
 
-COMPILED = ["linear", "full", "svp", "svp-cross_prompt=official", "ssf", DEEP, "svp+vpt_deep"]
-COMPILED += ["adapter-hidden_dim=16-dropout=0.0-vit"]
+COMPILED = ["linear", "full", "svp", "svp-cross_prompt=official", "ssf", "lora", "dora", "lora_partial", DEEP]
+COMPILED += ["svp+vpt_deep", "adapter-hidden_dim=16-dropout=0.0-vit"]
 
 
 @pytest.mark.parametrize("name", COMPILED)

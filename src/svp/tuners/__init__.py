@@ -7,6 +7,7 @@ from svp.tuners.affix import AffixConfig, AffixMethod
 from svp.tuners.base import Method, MethodConfig, get_methods, list_methods, make_methods, options_of, register_method
 from svp.tuners.full import FullConfig, FullMethod
 from svp.tuners.linear import LinearConfig, LinearMethod
+from svp.tuners.lora import DoRAMethod, LoRAConfig, LoRAMethod, LoRAPartialConfig, LoRAPartialMethod
 from svp.tuners.official import load_official
 from svp.tuners.parts import PartConfig, PartialConfig, PartMethod
 from svp.tuners.ssf import SSFConfig, SSFMethod
@@ -23,10 +24,15 @@ __all__ = [
     "AdditionalScanMethod",
     "AffixConfig",
     "AffixMethod",
+    "DoRAMethod",
     "FullConfig",
     "FullMethod",
     "LinearConfig",
     "LinearMethod",
+    "LoRAConfig",
+    "LoRAMethod",
+    "LoRAPartialConfig",
+    "LoRAPartialMethod",
     "Method",
     "MethodConfig",
     "PartConfig",

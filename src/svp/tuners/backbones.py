@@ -22,12 +22,14 @@ class Anatomy:
         mixed: What an adapter stands at, a sub-module of a block: the mixer of Vim, the MLP of ViT (as in AdaptFormer).
         final_norm: The norm behind the last block, a sub-module of the model.
         projection: The linear map that low-rank updates go to if nothing else is asked for.
+        linears: Linear maps by name and where they are in a block: one sub-module, or one for each direction.
     """
 
     blocks: str
     mixed: str
     final_norm: str
     projection: str
+    linears: dict[str, tuple[str, ...]]
 
     def blocks_of(self, model: Any) -> list[Any]:
         """The blocks in their order."""
@@ -36,6 +38,25 @@ class Anatomy:
 
 def anatomy(model: nn.Module) -> Anatomy:
     """Where things are in `model`, a Vim or a ViT."""
-    if isinstance(model, VisionMamba):
-        return Anatomy(blocks="layers", mixed="mixer", final_norm="norm_f", projection="in_proj")
-    return Anatomy(blocks="blocks", mixed="mlp", final_norm="norm", projection="qkv")
+    return _VIM if isinstance(model, VisionMamba) else _VIT
+
+
+_VIM = Anatomy(
+    blocks="layers",
+    mixed="mixer",
+    final_norm="norm_f",
+    projection="in_proj",
+    linears={
+        "in_proj": ("mixer.in_proj",),
+        "x_proj": ("mixer.x_proj", "mixer.x_proj_b"),
+        "dt_proj": ("mixer.dt_proj", "mixer.dt_proj_b"),
+        "out_proj": ("mixer.out_proj",),
+    },
+)
+_VIT = Anatomy(
+    blocks="blocks",
+    mixed="mlp",
+    final_norm="norm",
+    projection="qkv",
+    linears={"qkv": ("attn.qkv",), "proj": ("attn.proj",), "fc1": ("mlp.fc1",), "fc2": ("mlp.fc2",)},
+)

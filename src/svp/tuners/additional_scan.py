@@ -70,7 +70,7 @@ class MoreStates(nn.Module):
 class AdditionalScanMethod(Method[AdditionalScanConfig]):
     """More states; they are found at ``model.additional_scan[layer][direction]``, direction 1 the backward one."""
 
-    default_lr = 5e-3
+    default_lr = 1e-2
     default_weight_decay = 1e-4
 
     def attach(self, tuner: Tuner) -> Iterable[str]:

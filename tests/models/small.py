@@ -35,7 +35,7 @@ def small_vit(**overrides: Any) -> VisionTransformer:
 def images(model: Backbone, batch: int = 2, seed: int = 1) -> Tensor:
     """Normal noise of the model's size, in its dtype."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(batch, model.patch_embed.proj.in_channels, *model.patch_embed.img_size, generator=generator)
+    noise = torch.randn(batch, model.patch_embed.proj.weight.shape[1], *model.patch_embed.img_size, generator=generator)
     return noise.to(model.pos_embed.device, model.pos_embed.dtype)
 
 

@@ -178,6 +178,14 @@ def test_two_updates_of_one_map_are_refused() -> None:
     torch.testing.assert_close(tuner.merge()(images(model)), expected)
 
 
+@pytest.mark.parametrize("other", ["vp", "vpt_shallow", "adapter", "ssf"])
+def test_others_find_the_patch_embedding_below_it(other: str) -> None:
+    model = small_vim()
+    svp.tune(model, f"lora+{other}", lora=dict(target_modules=["patch_embed"]))
+    model(images(model)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.tuner.trainable_parameters())
+
+
 @pytest.mark.parametrize("methods", ["lora+ssf", "ssf+lora", "dora+ssf", "lora_partial+ssf", "ssf+lora_partial"])
 def test_merges_with_scale_and_shift(methods: str) -> None:
     model = small_vim().eval()

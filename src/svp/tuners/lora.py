@@ -114,7 +114,7 @@ class LoRAMethod(Method[LoRAConfig]):
     """PEFT's LoRA layers stand in the place of the maps."""
 
     backbones = VIM_AND_VIT
-    default_lr = 1e-3
+    default_lr = 3e-3
     default_weight_decay = 1e-4
     mergeable = True
     use_dora: ClassVar[bool] = False
@@ -212,7 +212,7 @@ class LowRankSlices(nn.Module):
 class LoRAPartialMethod(Method[LoRAPartialConfig]):
     """``LowRankSlices`` stand in the place of the projections."""
 
-    default_lr = 1e-3
+    default_lr = 3e-3
     default_weight_decay = 1e-4
     mergeable = True
 

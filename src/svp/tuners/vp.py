@@ -92,6 +92,6 @@ class VPMethod(Method[VPConfig]):
         if 2 * border >= side:
             raise ValueError(f"vp: width is {border}, expected less than half of the image's {side} pixels")
         proj = model.patch_embed.proj
-        frame = Frame(proj.in_channels, height, width, border, like=proj.weight)
+        frame = Frame(proj.weight.shape[1], height, width, border, like=proj.weight)
         tuner.hook(model.patch_embed.register_forward_pre_hook(_FrameImages(frame)))
         return tuner.add("vp", frame)

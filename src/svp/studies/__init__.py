@@ -1,7 +1,9 @@
 """Studies: methods x data sets x options x seeds as independent, resumable runs, and tables of what they found."""
 
 from svp.studies.comparison import Comparison, Finding, collect, read_folder, run_study
+from svp.studies.report import write_report
 from svp.studies.study import Cell, Job, Study, Tuning, make_study, read_study
+from svp.studies.variants import read_ablation, read_sensitivity
 
 __all__ = [
     "Cell",
@@ -12,7 +14,10 @@ __all__ = [
     "Tuning",
     "collect",
     "make_study",
+    "read_ablation",
     "read_folder",
+    "read_sensitivity",
     "read_study",
     "run_study",
+    "write_report",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from svp.paths import write_atomically
 from svp.studies.comparison import Comparison, has_diverged, run_study
+from svp.studies.figures import write_figures
 from svp.studies.study import Job, Study
 from svp.studies.tables import Table, make_tables, to_csv, to_latex, to_markdown, to_runs_csv
 from svp.terminal import make_console, make_table
@@ -15,7 +16,7 @@ from svp.training import RunDirectory
 from svp.training.display import duration
 
 
-def run_and_show(study: Study, folder: Path, workers: int = 1) -> bool:
+def run_and_show(study: Study, folder: Path, workers: int = 1, ray: str | None = None) -> bool:
     """Run a study, print its progress and tables, write the tables; returns whether every run has a result."""
     console = make_console()
     cells = f"{len(study.methods)} methods x {len(study.data)} data sets x {len(study.seeds)} seeds"
@@ -30,13 +31,13 @@ def run_and_show(study: Study, folder: Path, workers: int = 1) -> bool:
     def report(job: Job, failure: str | None) -> None:
         console.print(progress.line(job, failure))
 
-    comparison = run_study(study, folder, workers=workers, begin=begin, report=report)
+    comparison = run_study(study, folder, workers=workers, ray=ray, begin=begin, report=report)
     tables = make_tables(comparison)
     console.print()
     for table in tables:
         console.print(_as_rich(table))
     files = write_files(comparison, tables)
-    console.print("\n".join(f"{name:9s} {path}" for name, path in files.items()))
+    console.print("\n".join(f"{name:10s} {path}" for name, path in files.items()))
     if comparison.failed:
         console.print(
             f"\n{len(comparison.failed)} runs failed and are missing from the tables; the same command tries them again:"
@@ -47,7 +48,8 @@ def run_and_show(study: Study, folder: Path, workers: int = 1) -> bool:
 
 
 def write_files(comparison: Comparison, tables: list[Table]) -> Mapping[str, Path]:
-    """Write all tables into the study's folder; returns what is where."""
+    """Write tables and figures into the study's folder; returns what is where."""
+    figures = write_figures(comparison)
     texts = {
         "Markdown": ("tables.md", to_markdown(comparison, tables)),
         "LaTeX": ("tables.tex", to_latex(tables)),
@@ -58,6 +60,8 @@ def write_files(comparison: Comparison, tables: list[Table]) -> Mapping[str, Pat
     for what, (name, text) in texts.items():
         files[what] = comparison.folder / name
         write_atomically(files[what], lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+    for name, paths in figures.items():
+        files[name] = paths[0]
     return files
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,14 +27,25 @@ Outcome = tuple[Job, str | None]
 """A job that ended, and why it failed if it did."""
 
 
-def run_jobs(jobs: Sequence[Job], workers: int = 1) -> Iterator[Outcome]:
+def run_jobs(jobs: Sequence[Job], workers: int = 1, ray: str | None = None) -> Iterator[Outcome]:
     """Run jobs and yield each as it ends.
 
     Args:
         jobs: With different directories.
         workers: Processes. A single one is this process; several share its threads and the GPUs evenly, and each runs many
             jobs, as a process that starts takes seconds to load what it needs.
+        ray: Address of a Ray cluster to run on instead ("auto": the one on this machine; "local": one of this call's own).
+            Every run takes one CPU, and one GPU where the cluster has any. All machines must see the jobs' directories and
+            the data under the same paths.
+
+    Raises:
+        RuntimeError: Ray is not installed.
+        ConnectionError: There is no cluster at the address.
     """
+    if not jobs:
+        return iter(())
+    if ray is not None:
+        return _on_ray(jobs, ray)
     if workers == 1:
         return ((job, execute(job)) for job in jobs)
     return _in_processes(jobs, min(workers, len(jobs)))
@@ -129,3 +141,39 @@ def _prepare_worker(threads: int, gpu: str | None) -> None:
         os._exit(1)  # or a killed study would leave runs that write beside those of its successor
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+# Ray ----------------------------------------------------------------------------------------------------------------------
+
+
+def _on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
+    try:
+        import ray
+    except ImportError as error:
+        raise RuntimeError("Ray is not installed: pip install 'svp[study]'") from error
+
+    if not ray.is_initialized():  # else by an earlier call; the connection lasts as long as this process
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(address=address, log_to_driver=False)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus = 1 if resources.get("GPU") else 0
+    # Ray starts a run whose process or machine died once more, where it goes on from its last epoch
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_execute_on_ray)
+    running = {remote.remote(job): job for job in map(_with_absolute_path, jobs)}
+    while running:
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        job = running.pop(done)
+        try:
+            outcome = ray.get(done)
+        except ray.exceptions.RayError as error:
+            outcome = _failed(job, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        yield job, outcome
+
+
+def _execute_on_ray(job: Job) -> str | None:
+    torch.set_num_threads(1)
+    return execute(job)
+
+
+def _with_absolute_path(job: Job) -> Job:
+    return replace(job, config=replace(job.config, out=str(job.directory.resolve())))

@@ -1,0 +1,60 @@
+"""Studies whose methods are not listed but follow: the parts of SVP, the points of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from svp.studies.study import Study, grid_points, make_study, read_values
+from svp.training.config import TrainConfig
+from svp.training.recipes import ConfigError, normalised, read_yaml
+
+_ABLATION = Path(__file__).resolve().parent.parent / "assets" / "ablation.yaml"
+
+
+def read_ablation(path: str | Path) -> Study:
+    """A study of the parts of SVP, whose variants are those of ``assets/ablation.yaml``.
+
+    Raises:
+        ConfigError: As ``read_study``; the file lists methods.
+    """
+    values = _read(path, "ablate")
+    values["methods"] = read_yaml(_ABLATION)
+    values.setdefault("reference", "SVP")
+    return make_study(values)
+
+
+def read_sensitivity(path: str | Path) -> Study:
+    """A study of how much settings matter: every point of a grid is a method.
+
+    The file's ``grid`` maps options of the method, or settings of the run, to the values they take. The method is the one in
+    ``settings``, SVP if there is none.
+
+    Raises:
+        ConfigError: As ``read_study``; the file lists methods or has no grid.
+    """
+    values = _read(path, "sensitivity")
+    grid = values.get("grid")
+    if not isinstance(grid, Mapping) or not grid or not all(isinstance(v, list) and v for v in grid.values()):
+        raise ConfigError(
+            f"grid is {grid!r}, expected options with their values: {{shared_layers: [1, 8], hidden_dim: [16, 64]}}"
+        )
+    method = normalised(values.get("settings") or {}).get("method", {}).get("name", "svp")
+    values["methods"] = {label: _settings(point, method) for label, point in grid_points(grid).items()}
+    return make_study(values)
+
+
+def _settings(point: Mapping[str, Any], method: str) -> dict[str, Any]:
+    settings = {f.name for f in fields(TrainConfig)}
+    own = {name: value for name, value in point.items() if name in settings}
+    options = {name: value for name, value in point.items() if name not in settings}
+    return {**own, "method": {"name": method, **options}}
+
+
+def _read(path: str | Path, action: str) -> dict[str, Any]:
+    values = read_values(path)
+    if "methods" in values:
+        raise ConfigError(f"{path} lists methods, which `svp study {action}` makes itself; for these use `svp study compare`")
+    return values

@@ -39,11 +39,10 @@ def run_and_show(study: Study, folder: Path, workers: int = 1, ray: str | None =
     files = write_files(comparison, tables)
     console.print("\n".join(f"{name:10s} {path}" for name, path in files.items()))
     if comparison.failed:
-        console.print(
-            f"\n{len(comparison.failed)} runs failed and are missing from the tables; the same command tries them again:"
-        )
-    for job in comparison.failed:
-        console.print(f"  {job}: {job.failure}\n    log: {job.log}")
+        console.print(f"\n{len(comparison.failed)} runs failed and are missing from the tables:")
+        for job in comparison.failed:
+            console.print(f"  {job}: {job.failure}\n    log: {job.log}")
+        console.print("the same command tries them again, but for those whose loss diverged, as it would once more")
     return comparison.is_complete and not comparison.failed
 
 

@@ -197,6 +197,23 @@ def test_a_grid_is_drawn(values: dict[str, Any], tmp_path: Path, grid: dict[str,
     assert list(write_figures(pretend(study, tmp_path / "study"))) == ["sensitivity"]
 
 
+def test_some_points_of_a_grid(values: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    del values["methods"]
+    values |= {"grid": {"shared_layers": [1, 4, 8], "hidden_dim": [8, 16]}, "seeds": [0, 1]}
+    drawn = {}
+    for points in (2, 4):
+        file.write_text(yaml.safe_dump(values | {"points": points}, sort_keys=False))
+        drawn[points] = read_sensitivity(file)
+    assert len(drawn[4].methods) == 4
+    assert set(drawn[2].methods) < set(drawn[4].methods)
+    assert make_study(to_yaml_values(drawn[4])) == drawn[4]
+    assert list(write_figures(pretend(drawn[4], tmp_path / "study"))) == ["sensitivity"]
+    file.write_text(yaml.safe_dump(values | {"points": 7}))
+    with pytest.raises(ConfigError, match="points is 7, expected a whole number from 1 to 6"):
+        read_sensitivity(file)
+
+
 def test_ablation_changes_one_thing_at_a_time(values: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "parts.yaml"
     del values["methods"]

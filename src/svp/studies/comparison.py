@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from svp.data import open_data
 from svp.paths import write_atomically
 from svp.studies.engine import run_jobs
 from svp.studies.statistics import Difference, Spread, averaged, paired_difference, spread
@@ -186,9 +188,18 @@ def run_study(
 
     before = collect(study, folder)
     begin(*_count(before))
+    if workers > 1 or ray is not None:
+        _unpack(study)
     run(_tuning_jobs(study, folder))
     run(collect(study, folder).jobs)
     return collect(study, folder)
+
+
+def _unpack(study: Study) -> None:
+    """Open every data set once, here: what is unpacked or written out then is not so by several processes at a time."""
+    for config in {cell.data: cell.config for cell in study.cells}.values():
+        with suppress(ValueError, RuntimeError, OSError):  # the runs will tell
+            open_data(config.data, config.data_root, seed=config.seed)
 
 
 def _count(comparison: Comparison) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from svp.paths import write_atomically
 from svp.studies.comparison import Comparison
+from svp.studies.statistics import Spread
 from svp.studies.study import grid_points
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def heat_map_figure(comparison: Comparison) -> Figure:
     panels = list(comparison.study.columns)
     figure = _figure(1.2 + len(panels) * (0.9 + 0.55 * len(columns)), 1.3 + 0.36 * len(rows))
     for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True):
-        shown = [[comparison.top1(f"{down} {row}, {across} {column}", panel) for column in columns] for row in rows]
+        shown = [[_at(comparison, f"{down} {row}, {across} {column}", panel) for column in columns] for row in rows]
         values = np.array([[100 * cell.mean if cell else np.nan for cell in line] for line in shown])
         image = axis.imshow(values, cmap="viridis", aspect="auto")
         middle = np.nanmean([np.nanmin(values), np.nanmax(values)]) if np.isfinite(values).any() else 0
@@ -140,11 +141,12 @@ def line_figure(comparison: Comparison) -> Figure:
     panels = list(comparison.study.columns)
     figure = _figure(0.8 + 2.6 * len(panels), 2.7)
     for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        means = [comparison.top1(f"{option} {value}", panel) for value in values]
+        means = [_at(comparison, f"{option} {value}", panel) for value in values]
         line = [100 * mean.mean if mean else np.nan for mean in means]
         axis.plot(range(len(values)), line, color=BLUE, linewidth=0.8, alpha=0.6)
         for place, value in enumerate(values):
-            _draw_method(axis, comparison, f"{option} {value}", panel, place, upright=True)
+            if f"{option} {value}" in comparison.study.methods:
+                _draw_method(axis, comparison, f"{option} {value}", panel, place, upright=True)
         axis.set_xticks(range(len(values)), [str(value) for value in values])
         axis.set_xlim(-0.5, len(values) - 0.5)
         axis.grid(axis="y", color="#777777", alpha=0.25, linewidth=0.6)
@@ -155,16 +157,21 @@ def line_figure(comparison: Comparison) -> Figure:
     return figure
 
 
+def _at(comparison: Comparison, point: str, column: str) -> Spread | None:
+    """The scores of a point of the grid; None if it takes no part or runs are missing."""
+    return comparison.top1(point, column) if point in comparison.study.methods else None
+
+
 def _best_on_validation(comparison: Comparison, column: str) -> dict[str, Any] | None:
     """The point of the grid with the highest mean top-1 on validation images; None if runs are missing or have none."""
     means = {}
-    for label in grid_points(comparison.study.grid):
-        found = [comparison.findings[data, label].results.values() for data in comparison.study.columns[column]]
-        scores = [result["selection_top1"] for results in found for result in results]
-        if not all(found) or None in scores or any(result["protocol"] != "validation" for r in found for result in r):
+    for method in comparison.study.methods:
+        found = [comparison.findings[data, method].results.values() for data in comparison.study.columns[column]]
+        results = [result for part in found for result in part]
+        if not all(found) or any(result["protocol"] != "validation" for result in results):
             return None
-        means[label] = np.mean(scores)
-    return grid_points(comparison.study.grid)[max(means, key=lambda label: means[label])]
+        means[method] = np.mean([result["selection_top1"] for result in results])
+    return grid_points(comparison.study.grid)[max(means, key=means.__getitem__)]
 
 
 def _frame(corner: tuple[float, float]) -> Patch:

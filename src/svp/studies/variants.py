@@ -7,6 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from svp.studies.study import Study, grid_points, make_study, read_values
 from svp.training.config import TrainConfig
 from svp.training.recipes import ConfigError, normalised, read_yaml
@@ -30,10 +32,11 @@ def read_sensitivity(path: str | Path) -> Study:
     """A study of how much settings matter: every point of a grid is a method.
 
     The file's ``grid`` maps options of the method, or settings of the run, to the values they take. The method is the one in
-    ``settings``, SVP if there is none.
+    ``settings``, SVP if there is none. With ``points: N`` only N points take part, drawn at random; the first of a larger N
+    are those of a smaller one.
 
     Raises:
-        ConfigError: As ``read_study``; the file lists methods or has no grid.
+        ConfigError: As ``read_study``; the file lists methods or has no grid; the grid has fewer points than asked for.
     """
     values = _read(path, "sensitivity")
     grid = values.get("grid")
@@ -42,8 +45,19 @@ def read_sensitivity(path: str | Path) -> Study:
             f"grid is {grid!r}, expected options with their values: {{shared_layers: [1, 8], hidden_dim: [16, 64]}}"
         )
     method = normalised(values.get("settings") or {}).get("method", {}).get("name", "svp")
-    values["methods"] = {label: _settings(point, method) for label, point in grid_points(grid).items()}
+    points = _drawn(grid_points(grid), values.pop("points", None))
+    values["methods"] = {label: _settings(point, method) for label, point in points.items()}
     return make_study(values)
+
+
+def _drawn(points: dict[str, dict[str, Any]], number: Any) -> dict[str, dict[str, Any]]:
+    if number is None:
+        return points
+    if type(number) is not int or not 1 <= number <= len(points):
+        raise ConfigError(f"points is {number!r}, expected a whole number from 1 to {len(points)}, the size of the grid")
+    order = np.random.default_rng(0).permutation(len(points))
+    labels = list(points)
+    return {labels[place]: points[labels[place]] for place in sorted(order[:number])}
 
 
 def _settings(point: Mapping[str, Any], method: str) -> dict[str, Any]:

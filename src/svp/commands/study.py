@@ -10,7 +10,7 @@ from svp.commands import COMMANDS
 from svp.commands.parsing import Parser, UsageError, add_action, run_action
 
 if TYPE_CHECKING:
-    from svp.studies import Study
+    from svp.studies import Search, Study
 
 
 def run(argv: list[str]) -> int:
@@ -45,9 +45,11 @@ def _ablate(name: str, **options: Any) -> int:
 
 
 def _sensitivity(name: str, **options: Any) -> int:
-    from svp.studies import read_sensitivity
+    from svp.studies import make_search, read_sensitivity
+    from svp.studies.study import read_values
 
-    return _run(read_sensitivity(name), **options)
+    values = read_values(name)
+    return _run(make_search(values) if "space" in values else read_sensitivity(name), **options)
 
 
 def _report(name: str, out: str | None) -> None:
@@ -56,8 +58,9 @@ def _report(name: str, out: str | None) -> None:
     print(write_report(name, out))
 
 
-def _run(study: Study, out: str | None, workers: int | None, ray: str | None) -> int:
-    from svp.studies.display import run_and_show
+def _run(study: Study | Search, out: str | None, workers: int | None, ray: str | None) -> int:
+    from svp.studies import Search
+    from svp.studies.display import run_and_show, search_and_show
 
     if workers is not None and ray is not None:
         raise UsageError("--workers and --ray are given, expected only one: a cluster runs as many as it has CPUs or GPUs")
@@ -65,6 +68,10 @@ def _run(study: Study, out: str | None, workers: int | None, ray: str | None) ->
         raise UsageError(f"--workers is {workers}, expected 1 or more")
     folder = Path(out or f"runs/{study.name}")
     try:
+        if isinstance(study, Search):
+            if ray is not None:
+                raise UsageError("a search does not run on Ray; start it on several machines with the same --out")
+            return 0 if search_and_show(study, folder, workers or 1) else 1
         return 0 if run_and_show(study, folder, workers or 1, ray) else 1
     except KeyboardInterrupt:
         print("\nsvp study: interrupted; the same command goes on", file=sys.stderr)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from svp.paths import write_atomically
 from svp.studies.comparison import Comparison, has_diverged, run_study
-from svp.studies.figures import write_figures
+from svp.studies.figures import write_figures, write_search_figure
+from svp.studies.search import Search, run_search
 from svp.studies.study import Job, Study
-from svp.studies.tables import Table, make_tables, to_csv, to_latex, to_markdown, to_runs_csv
+from svp.studies.tables import Table, make_tables, search_table, to_csv, to_latex, to_markdown, to_runs_csv
 from svp.terminal import make_console, make_table
 from svp.training import RunDirectory
 from svp.training.display import duration
@@ -44,6 +46,24 @@ def run_and_show(study: Study, folder: Path, workers: int = 1, ray: str | None =
             console.print(f"  {job}: {job.failure}\n    log: {job.log}")
         console.print("the same command tries them again, but for those whose loss diverged, as it would once more")
     return comparison.is_complete and not comparison.failed
+
+
+def search_and_show(search: Search, folder: Path, workers: int = 1) -> bool:
+    """Run a search, print its trials and the best of them, write them; returns whether one reached the end."""
+    console = make_console()
+    console.print(f"{search.name}: {search.trials} trials of {', '.join(search.space)} on {search.data}, in {folder}\n")
+    trials = run_search(search, folder, workers)
+    table = search_table(search, trials)
+    console.print()
+    console.print(_as_rich(replace(table, rows=table.rows[:10])))
+    text = table.to_markdown()
+    write_atomically(folder / "search.md", lambda path: path.write_text(text, encoding="utf-8"))
+    console.print(f"all trials {folder / 'search.md'}\nfigure     {write_search_figure(search, trials, folder)[0]}")
+    if not trials or trials[0].state != "complete":
+        console.print(f"no trial reached the end: see {folder / 'logs'}")
+        return False
+    console.print(f"best       {trials[0].directory / 'config.yaml'}")
+    return True
 
 
 def write_files(comparison: Comparison, tables: list[Table]) -> Mapping[str, Path]:

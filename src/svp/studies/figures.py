@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from svp.paths import write_atomically
 from svp.studies.comparison import Comparison
+from svp.studies.search import Search, Trial
 from svp.studies.statistics import Spread
 from svp.studies.study import grid_points
 
@@ -29,7 +31,9 @@ def write_figures(comparison: Comparison) -> dict[str, list[Path]]:
     drawings: dict[str, Callable[[Comparison], Figure]] = {"accuracy": accuracy_figure, "parameters": parameters_figure}
     if len(comparison.study.grid) in (1, 2):
         drawings = {"sensitivity": line_figure if len(comparison.study.grid) == 1 else heat_map_figure}
-    return {name: _write(draw, comparison, name) for name, draw in drawings.items() if comparison.results}
+    if not comparison.results:
+        return {}
+    return {name: _write(partial(draw, comparison), comparison.folder, name) for name, draw in drawings.items()}
 
 
 def accuracy_figure(comparison: Comparison) -> Figure:
@@ -180,6 +184,36 @@ def _frame(corner: tuple[float, float]) -> Patch:
     return Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=ORANGE, linewidth=2)
 
 
+def search_figure(search: Search, trials: Sequence[Trial]) -> Figure:
+    """Best top-1 on validation images of every trial, a panel per option: discs reached the end, crosses did not."""
+    figure = _figure(0.8 + 2.3 * len(search.space), 2.7)
+    for axis, (name, part) in zip(figure.subplots(1, len(search.space), squeeze=False)[0], search.space.items(), strict=True):
+        for state, marker, colour in (("pruned", "x", GREY), ("complete", "o", BLUE)):
+            shown = [trial for trial in trials if trial.state == state and trial.top1 is not None]
+            places = [part.index(trial.point[name]) if isinstance(part, tuple) else trial.point[name] for trial in shown]
+            axis.plot(places, [100 * (trial.top1 or 0) for trial in shown], marker, ms=4.5, color=colour, mew=0.9, alpha=0.8)
+        if trials and trials[0].state == "complete":
+            value = trials[0].point[name]
+            place = part.index(value) if isinstance(part, tuple) else value
+            axis.plot(place, 100 * (trials[0].top1 or 0), "D", ms=6, color=ORANGE)
+        if isinstance(part, tuple):
+            axis.set_xticks(range(len(part)), [str(value) for value in part])
+            axis.set_xlim(-0.5, len(part) - 0.5)
+        elif part.log:
+            axis.set_xscale("log")
+        axis.grid(axis="y", color="#777777", alpha=0.25, linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlabel(name)
+    figure.axes[0].set_ylabel("validation top-1 (%)")
+    figure.supxlabel("diamond: best; discs: reached the end; crosses: stopped early", fontsize=_STYLE["font.size"])
+    return figure
+
+
+def write_search_figure(search: Search, trials: Sequence[Trial], folder: Path) -> list[Path]:
+    """Draw a search into its folder; returns the files."""
+    return _write(lambda: search_figure(search, trials), folder, "search")
+
+
 def _name_at_the_right(axis: Axes, height: float, points: dict[str, tuple[float, float]], reference: str | None) -> None:
     """Labels in a column beside the axis of a figure `height` inches high, each joined to its point by a hairline.
 
@@ -229,12 +263,12 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _write(draw: Callable[[Comparison], Figure], comparison: Comparison, name: str) -> list[Path]:
+def _write(draw: Callable[[], Figure], folder: Path, name: str) -> list[Path]:
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE):
-        figure = draw(comparison)
-        paths = [comparison.folder / f"{name}.{ending}" for ending in ("png", "pdf")]
+        figure = draw()
+        paths = [folder / f"{name}.{ending}" for ending in ("png", "pdf")]
         for path in paths:
             write_atomically(
                 path,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svp.studies.comparison import Comparison, Finding
+from svp.studies.search import Search, Trial
 from svp.studies.statistics import Difference, Spread
 
 MISSING = "-"
@@ -134,6 +135,17 @@ def learning_rate_table(comparison: Comparison) -> Table:
     if any(finding.at_edge for finding in comparison.findings.values()):
         notes.append("* lowest or highest of its candidates: a better one may lie beyond.")
     return Table("Learning rates", ("method", *study.data), tuple(rows), tuple(notes))
+
+
+def search_table(search: Search, trials: Sequence[Trial]) -> Table:
+    """The trials of a search, the best first."""
+    rows = []
+    for trial in trials:
+        values = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in trial.point.values()]
+        top1 = MISSING if trial.top1 is None else f"{100 * trial.top1:.2f}"
+        rows.append((trial.directory.name.split("-")[0], *values, top1, trial.state))
+    note = f"Seed {search.seed} alone; run the best with other seeds before you rely on it. Test images took no part."
+    return Table(f"{search.name}: trials", ("trial", *search.space, "validation top-1, %", "state"), tuple(rows), (note,))
 
 
 # files --------------------------------------------------------------------------------------------------------------------

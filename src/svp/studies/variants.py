@@ -46,7 +46,7 @@ def read_sensitivity(path: str | Path) -> Study:
         )
     method = normalised(values.get("settings") or {}).get("method", {}).get("name", "svp")
     points = _drawn(grid_points(grid), values.pop("points", None))
-    values["methods"] = {label: _settings(point, method) for label, point in points.items()}
+    values["methods"] = {label: point_settings(point, method) for label, point in points.items()}
     return make_study(values)
 
 
@@ -60,7 +60,8 @@ def _drawn(points: dict[str, dict[str, Any]], number: Any) -> dict[str, dict[str
     return {labels[place]: points[labels[place]] for place in sorted(order[:number])}
 
 
-def _settings(point: Mapping[str, Any], method: str) -> dict[str, Any]:
+def point_settings(point: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Settings of a run at a point: names of settings are these, all others are options of the method."""
     settings = {f.name for f in fields(TrainConfig)}
     own = {name: value for name, value in point.items() if name in settings}
     options = {name: value for name, value in point.items() if name not in settings}

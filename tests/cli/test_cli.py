@@ -243,7 +243,12 @@ def test_data_fetch_and_check_use_the_data_root(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("command", "actions"), [("data", ["list", "info", "fetch", "check"]), ("models", ["list", "info", "convert"])]
+    ("command", "actions"),
+    [
+        ("data", ["list", "info", "fetch", "check"]),
+        ("models", ["list", "info", "convert"]),
+        ("study", ["compare", "ablate", "sensitivity", "report"]),
+    ],
 )
 def test_help_lists_the_actions(command: str, actions: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -27,6 +27,7 @@ def run(argv: list[str]) -> int:
 
 
 def _add_run_options(parser: Parser) -> None:
+    parser.epilog = "FILE is YAML, or the name of a study that ships with svp, as digits. Its form: docs/studies.md"
     parser.add_argument("--out", metavar="DIR", help="folder of the study's runs and tables (default: runs/NAME)")
     parser.add_argument("--workers", type=int, metavar="N", help="runs at a time, on this machine's threads (default: 1)")
     parser.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster: its address, or auto for that on this machine")

@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "tuners": {"models", "tuners", "paths"},
     "data": {"data", "paths"},
     "training": {"models", "tuners", "data", "training", "paths", "terminal"},
+    "studies": {"models", "tuners", "data", "training", "studies", "paths", "terminal"},
 }
 
 

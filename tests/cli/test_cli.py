@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -254,7 +255,9 @@ def test_help_lists_the_actions(command: str, actions: list[str], capsys: pytest
     with pytest.raises(SystemExit):
         main([command, "--help"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert all(any(words[:1] == [action] and len(words) > 3 for words in lines) for action in actions)
+    # a long name's text stands in the next line
+    described = {words[0]: (*words[1:], *following) for words, following in pairwise(lines) if words}
+    assert all(len(described[action]) > 2 for action in actions)
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -243,13 +244,20 @@ def test_data_fetch_and_check_use_the_data_root(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("command", "actions"), [("data", ["list", "info", "fetch", "check"]), ("models", ["list", "info", "convert"])]
+    ("command", "actions"),
+    [
+        ("data", ["list", "info", "fetch", "check"]),
+        ("models", ["list", "info", "convert"]),
+        ("study", ["compare", "ablate", "sensitivity", "report"]),
+    ],
 )
 def test_help_lists_the_actions(command: str, actions: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert all(any(words[:1] == [action] and len(words) > 3 for words in lines) for action in actions)
+    # a long name's text stands in the next line
+    described = {words[0]: (*words[1:], *following) for words, following in pairwise(lines) if words}
+    assert all(len(described[action]) > 2 for action in actions)
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 
 import yaml
 
+from svp.data import open_data
 from svp.paths import write_atomically
 from svp.studies.engine import run_jobs
 from svp.studies.statistics import Difference, Spread, averaged, paired_difference, spread
 from svp.studies.study import Cell, Job, Study, read_study, to_yaml_values
-from svp.training import RunDirectory
+from svp.training import ConfigError, RunDirectory
 
 _DIVERGED = "NonFiniteLossError"
 
@@ -76,19 +78,20 @@ class Comparison:
     folder: Path
     findings: Mapping[tuple[str, str], Finding]
 
-    def _scores(self, method: str, data: str | None) -> list[dict[int, float]]:
-        return [self.findings[name, method].top1 for name in ([data] if data is not None else self.study.data)]
+    def scores(self, method: str, column: str) -> list[dict[int, float]]:
+        """Per data set of a column of the study, seed -> test top-1, 0..1."""
+        return [self.findings[data, method].top1 for data in self.study.columns[column]]
 
-    def top1(self, method: str, data: str | None = None) -> Spread | None:
-        """Test top-1 over the seeds, 0..1, on a data set or averaged over all; None if runs are missing."""
-        return spread(list(averaged(self._scores(method, data)).values()))
+    def top1(self, method: str, column: str) -> Spread | None:
+        """Test top-1 over the seeds, 0..1; None if runs are missing."""
+        return spread(list(averaged(self.scores(method, column)).values()))
 
-    def difference(self, method: str, data: str | None = None) -> Difference | None:
+    def difference(self, method: str, column: str) -> Difference | None:
         """Top-1 less that of the reference, seed by seed; None for the reference itself and where runs are missing."""
         reference = self.study.reference
         if reference is None or reference == method:
             return None
-        return paired_difference(self._scores(method, data), self._scores(reference, data))
+        return paired_difference(self.scores(method, column), self.scores(reference, column))
 
     @cached_property
     def results(self) -> list[dict[str, Any]]:
@@ -140,7 +143,12 @@ def read_folder(folder: str | Path) -> Comparison:
     Raises:
         ConfigError: It holds none.
     """
-    return collect(read_study(Path(folder) / "study.yaml"), folder)
+    file = Path(folder) / "study.yaml"
+    if not file.is_file():
+        raise ConfigError(
+            f"{folder} is no folder of a study: it holds no study.yaml; expected the --out of `svp study compare`"
+        )
+    return collect(read_study(file), folder)
 
 
 def run_study(
@@ -148,6 +156,7 @@ def run_study(
     folder: str | Path,
     *,
     workers: int = 1,
+    ray: str | None = None,
     begin: Callable[[int, int], None] = lambda missing, total: None,
     report: Callable[[Job, str | None], None] = lambda job, failure: None,
 ) -> Comparison:
@@ -157,6 +166,7 @@ def run_study(
         study: What to run.
         folder: Where its runs lie, or will.
         workers: Processes, see `svp.studies.engine.run_jobs`.
+        ray: Address of a Ray cluster to run on instead, see there.
         begin: Called before the first run with the number of runs that are missing and of all.
         report: Called after each run, with the reason if it failed.
 
@@ -173,14 +183,23 @@ def run_study(
     def run(jobs: list[Job]) -> None:
         missing = [job for job in jobs if not has_ended(job) and job.directory not in tried]
         tried.update(job.directory for job in missing)
-        for job, failure in run_jobs(missing, workers):
+        for job, failure in run_jobs(missing, workers, ray):
             report(job, failure)
 
     before = collect(study, folder)
     begin(*_count(before))
+    if workers > 1 or ray is not None:
+        _unpack(study)
     run(_tuning_jobs(study, folder))
     run(collect(study, folder).jobs)
     return collect(study, folder)
+
+
+def _unpack(study: Study) -> None:
+    """Open every data set once, here: what is unpacked or written out then is not so by several processes at a time."""
+    for config in {cell.data: cell.config for cell in study.cells}.values():
+        with suppress(ValueError, RuntimeError, OSError):  # the runs will tell
+            open_data(config.data, config.data_root, seed=config.seed)
 
 
 def _count(comparison: Comparison) -> tuple[int, int]:

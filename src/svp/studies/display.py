@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from svp.paths import write_atomically
 from svp.studies.comparison import Comparison, has_diverged, run_study
+from svp.studies.figures import write_figures, write_search_figure
+from svp.studies.search import Search, run_search
 from svp.studies.study import Job, Study
-from svp.studies.tables import Table, make_tables, to_csv, to_latex, to_markdown, to_runs_csv
+from svp.studies.tables import Table, make_tables, search_table, to_csv, to_latex, to_markdown, to_runs_csv
 from svp.terminal import make_console, make_table
 from svp.training import RunDirectory
 from svp.training.display import duration
 
 
-def run_and_show(study: Study, folder: Path, workers: int = 1) -> bool:
+def run_and_show(study: Study, folder: Path, workers: int = 1, ray: str | None = None) -> bool:
     """Run a study, print its progress and tables, write the tables; returns whether every run has a result."""
     console = make_console()
     cells = f"{len(study.methods)} methods x {len(study.data)} data sets x {len(study.seeds)} seeds"
@@ -30,24 +33,42 @@ def run_and_show(study: Study, folder: Path, workers: int = 1) -> bool:
     def report(job: Job, failure: str | None) -> None:
         console.print(progress.line(job, failure))
 
-    comparison = run_study(study, folder, workers=workers, begin=begin, report=report)
+    comparison = run_study(study, folder, workers=workers, ray=ray, begin=begin, report=report)
     tables = make_tables(comparison)
     console.print()
     for table in tables:
         console.print(_as_rich(table))
     files = write_files(comparison, tables)
-    console.print("\n".join(f"{name:9s} {path}" for name, path in files.items()))
+    console.print("\n".join(f"{name:10s} {path}" for name, path in files.items()))
     if comparison.failed:
-        console.print(
-            f"\n{len(comparison.failed)} runs failed and are missing from the tables; the same command tries them again:"
-        )
-    for job in comparison.failed:
-        console.print(f"  {job}: {job.failure}\n    log: {job.log}")
+        console.print(f"\n{len(comparison.failed)} runs failed and are missing from the tables:")
+        for job in comparison.failed:
+            console.print(f"  {job}: {job.failure}\n    log: {job.log}")
+        console.print("the same command tries them again, but for those whose loss diverged, as it would once more")
     return comparison.is_complete and not comparison.failed
 
 
+def search_and_show(search: Search, folder: Path, workers: int = 1) -> bool:
+    """Run a search, print its trials and the best of them, write them; returns whether one reached the end."""
+    console = make_console()
+    console.print(f"{search.name}: {search.trials} trials of {', '.join(search.space)} on {search.data}, in {folder}\n")
+    trials = run_search(search, folder, workers)
+    table = search_table(search, trials)
+    console.print()
+    console.print(_as_rich(replace(table, rows=table.rows[:10])))
+    text = table.to_markdown()
+    write_atomically(folder / "search.md", lambda path: path.write_text(text, encoding="utf-8"))
+    console.print(f"all trials {folder / 'search.md'}\nfigure     {write_search_figure(search, trials, folder)[0]}")
+    if not trials or trials[0].state != "complete":
+        console.print(f"no trial reached the end: see {folder / 'logs'}")
+        return False
+    console.print(f"best       {trials[0].directory / 'config.yaml'}")
+    return True
+
+
 def write_files(comparison: Comparison, tables: list[Table]) -> Mapping[str, Path]:
-    """Write all tables into the study's folder; returns what is where."""
+    """Write tables and figures into the study's folder; returns what is where."""
+    figures = write_figures(comparison)
     texts = {
         "Markdown": ("tables.md", to_markdown(comparison, tables)),
         "LaTeX": ("tables.tex", to_latex(tables)),
@@ -58,6 +79,8 @@ def write_files(comparison: Comparison, tables: list[Table]) -> Mapping[str, Pat
     for what, (name, text) in texts.items():
         files[what] = comparison.folder / name
         write_atomically(files[what], lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+    for name, paths in figures.items():
+        files[name] = paths[0]
     return files
 
 

@@ -13,7 +13,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,31 +27,48 @@ Outcome = tuple[Job, str | None]
 """A job that ended, and why it failed if it did."""
 
 
-def run_jobs(jobs: Sequence[Job], workers: int = 1) -> Iterator[Outcome]:
+def run_jobs(jobs: Sequence[Job], workers: int = 1, ray: str | None = None) -> Iterator[Outcome]:
     """Run jobs and yield each as it ends.
 
     Args:
         jobs: With different directories.
         workers: Processes. A single one is this process; several share its threads and the GPUs evenly, and each runs many
             jobs, as a process that starts takes seconds to load what it needs.
+        ray: Address of a Ray cluster to run on instead ("auto": the one on this machine; "local": one of this call's own).
+            Every run takes one CPU, and one GPU where the cluster has any. All machines must see the jobs' directories and
+            the data under the same paths.
+
+    Raises:
+        RuntimeError: Ray is not installed.
+        ConnectionError: There is no cluster at the address.
     """
+    if not jobs:
+        return iter(())
+    if ray is not None:
+        return _on_ray(jobs, ray)
     if workers == 1:
         return ((job, execute(job)) for job in jobs)
-    return _in_processes(jobs, min(workers, len(jobs)))
+    return _in_processes(jobs, workers)
 
 
 def execute(job: Job) -> str | None:
     """Train in this process, with everything printed going to the job's log; returns why it failed, None if it did not."""
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("a", encoding="utf-8", errors="backslashreplace") as log, redirect_stdout(log), redirect_stderr(log):
+    with logged(job):
         try:
             train(config=job.config)
         except Exception as error:  # whatever it is, the other runs go on
             traceback.print_exc()
-            log.flush()
             return _failed(job, f"{type(error).__name__}: {' '.join(str(error).split())}")
     job.failure_file.unlink(missing_ok=True)
     return None
+
+
+@contextmanager
+def logged(job: Job) -> Iterator[None]:
+    """Everything that is printed goes to the job's log."""
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("a", encoding="utf-8", errors="backslashreplace") as log, redirect_stdout(log), redirect_stderr(log):
+        yield
 
 
 def _failed(job: Job, reason: str) -> str:
@@ -67,7 +85,7 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
     waiting = list(reversed(jobs))
     died: set[Path] = set()
     running: dict[Future[str | None], tuple[int, Job]] = {}
-    pools = [_start_worker(number, workers) for number in range(workers)]
+    pools = [start_worker(number, workers) for number in range(min(workers, len(jobs)))]
 
     def give(number: int) -> None:
         if waiting:
@@ -75,7 +93,7 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
             running[pools[number].submit(execute, job)] = (number, job)
 
     try:
-        for number in range(workers):
+        for number in range(len(pools)):
             give(number)
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -84,7 +102,7 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
                     outcome = future.result()
                 except BrokenProcessPool:
                     pools[number].shutdown()
-                    pools[number] = _start_worker(number, workers)
+                    pools[number] = start_worker(number, workers)
                     if job.directory not in died:  # once more: it may have been killed from outside, and goes on where it was
                         died.add(job.directory)
                         waiting.append(job)
@@ -94,16 +112,22 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
                 give(number)
                 yield job, outcome
     except BaseException:
-        for pool in pools:  # interrupted: nothing is lost but the epochs that were begun
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
+        terminate(pools)
         raise
     finally:
         for pool in pools:
             pool.shutdown()
 
 
-def _start_worker(number: int, workers: int) -> ProcessPoolExecutor:
+def terminate(pools: Sequence[ProcessPoolExecutor]) -> None:
+    """End the processes in the middle of what they do; of runs nothing is lost but the epochs that were begun."""
+    for pool in pools:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+
+
+def start_worker(number: int, workers: int) -> ProcessPoolExecutor:
+    """A pool of one process, the `number`-th of `workers`, with its share of threads and GPUs; it ends when this one does."""
     threads = max(1, torch.get_num_threads() // workers)
     return ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), initializer=_prepare_worker, initargs=(threads, _gpu(number))
@@ -129,3 +153,39 @@ def _prepare_worker(threads: int, gpu: str | None) -> None:
         os._exit(1)  # or a killed study would leave runs that write beside those of its successor
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+# Ray ----------------------------------------------------------------------------------------------------------------------
+
+
+def _on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
+    try:
+        import ray
+    except ImportError as error:
+        raise RuntimeError("Ray is not installed: pip install 'svp[study]'") from error
+
+    if not ray.is_initialized():  # else by an earlier call; the connection lasts as long as this process
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(address=address, log_to_driver=False)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus = 1 if resources.get("GPU") else 0
+    # Ray starts a run whose process or machine died once more, where it goes on from its last epoch
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_execute_on_ray)
+    running = {remote.remote(job): job for job in map(_with_absolute_path, jobs)}
+    while running:
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        job = running.pop(done)
+        try:
+            outcome = ray.get(done)
+        except ray.exceptions.RayError as error:
+            outcome = _failed(job, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        yield job, outcome
+
+
+def _execute_on_ray(job: Job) -> str | None:
+    torch.set_num_threads(1)
+    return execute(job)
+
+
+def _with_absolute_path(job: Job) -> Job:
+    return replace(job, config=replace(job.config, out=str(job.directory.resolve())))

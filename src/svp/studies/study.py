@@ -6,15 +6,22 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from svp.training.config import WITHOUT_EFFECT, TrainConfig, make_config
 from svp.training.recipes import ConfigError, merge, normalised, read_yaml
 from svp.tuners import get_methods
+
+PUBLISHED = Path(__file__).resolve().parent.parent / "assets" / "published.json"
+"""Tables of published accuracies that a study may name."""
+
+STUDIES = PUBLISHED.parent / "studies"
+"""Folder of the studies that ship with the package."""
 
 _LONGEST = 200  # characters of a failure; the log has all of it
 
@@ -102,6 +109,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Published:
+    """Accuracies of others.
+
+    Args:
+        source: Where they stand.
+        rows: Method -> column of the study -> top-1 in %, and "trained": number of trained parameters, with head.
+        over: Column -> number of data sets it is the mean over. A mean over another number is another one and not shown.
+        note: What a reader must know.
+    """
+
+    source: str
+    rows: Mapping[str, Mapping[str, float]]
+    over: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Study:
     """Methods x data sets x seeds.
 
@@ -113,6 +137,8 @@ class Study:
         seeds: Of the runs that count.
         tune: How learning rates are chosen; None if every method has its own.
         reference: Label of the method that all others are compared with, seed by seed; None for no such comparison.
+        groups: Name -> labels of data sets whose mean gets a column of its own.
+        published: Numbers of others to show as extra rows.
         grid: Options of the method that were varied, of a sensitivity study.
     """
 
@@ -123,7 +149,24 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     tune: Tuning | None = None
     reference: str | None = None
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    published: tuple[Published, ...] = ()
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """What accuracies are shown of -> the data sets they are the mean over: each alone, the groups, all."""
+        every = {"mean": tuple(self.data)} if len(self.data) > 1 else {}
+        return {**{data: (data,) for data in self.data}, **self.groups, **every}
+
+    def published_rows(self, table: Published) -> dict[str, list[float | None]]:
+        """Method -> top-1 in % per column of the study, as far as it is published of as many data sets."""
+        comparable = [name for name, members in self.columns.items() if table.over.get(name, len(members)) == len(members)]
+        rows = {
+            method: [row.get(column) if column in comparable else None for column in self.columns]
+            for method, row in table.rows.items()
+        }
+        return {method: row for method, row in rows.items() if any(value is not None for value in row)}
 
     @property
     def tuning_seed(self) -> int:
@@ -199,15 +242,25 @@ def _file_name(text: str) -> str:
 
 
 def read_study(path: str | Path) -> Study:
-    """Read a study from a YAML file (see ``docs/studies.md``).
+    """Read a study from a YAML file (see ``docs/studies.md``), or the shipped one of this name.
 
     Raises:
         ConfigError: The file cannot be read, a section is missing or unknown, or a setting is wrong; names the section.
     """
-    path = Path(path)
-    values = read_yaml(path)
-    values.setdefault("name", path.stem)
-    return make_study(values)
+    return make_study(read_values(path))
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """What a YAML file, or the shipped study of this name, holds; named after the file if it brings no name.
+
+    Raises:
+        ConfigError: There is no such file; lists the shipped studies.
+    """
+    shipped = {file.stem: file for file in sorted(STUDIES.glob("*.yaml"))}
+    if not Path(path).exists() and str(path) not in shipped:
+        raise ConfigError(f"{path} does not exist; expected a YAML file, or a study that ships with svp: {', '.join(shipped)}")
+    file = Path(path) if Path(path).is_file() else shipped.get(str(path), Path(path))
+    return {"name": file.stem, **read_yaml(file)}
 
 
 def make_study(values: Mapping[str, Any]) -> Study:
@@ -222,34 +275,51 @@ def make_study(values: Mapping[str, Any]) -> Study:
         if name not in known:
             hint = ": it belongs under 'settings'" if name in {f.name for f in fields(TrainConfig)} else ""
             raise ConfigError(f"a study has no section {name!r}{hint}; known: {', '.join(known)}")
-    for name in ("data", "methods"):
-        if not values.get(name):
-            raise ConfigError(f"the study has no {name}: expected a list of names, or labels with settings")
+    for section in ("data", "methods"):
+        if not values.get(section):
+            raise ConfigError(f"the study has no {section}: expected a list of names, or labels with settings")
     name = values.get("name", "study")
     if not isinstance(name, str) or not name:
         raise ConfigError(f"name is {name!r}, expected a text")
+    data = _labelled(values["data"], "data")
     study = Study(
         name=name,
         settings=_settings(values.get("settings") or {}, "settings"),
-        data=_labelled(values["data"], "data"),
+        data=data,
         methods=_labelled(values["methods"], "method"),
         seeds=_seeds(values.get("seeds", [0])),
         tune=_tuning(values.get("tune")),
         reference=values.get("reference"),
-        grid={option: tuple(points) for option, points in (values.get("grid") or {}).items()},
+        groups=_groups(values.get("groups") or {}, data),
+        published=_published(values.get("published") or []),
+        grid={option: tuple(points) for option, points in values.get("grid", {}).items()},
     )
     if study.reference is not None and study.reference not in study.methods:
         raise ConfigError(f"reference is {study.reference!r}, expected one of the methods: {', '.join(study.methods)}")
+    if study.grid and not set(study.methods) <= set(grid_points(study.grid)):
+        raise ConfigError("a grid beside methods: `svp study sensitivity` makes the methods from the grid, leave them out")
+    for table in study.published:
+        if not study.published_rows(table):
+            columns = ", ".join(f"{column} ({len(members)} data sets)" for column, members in study.columns.items())
+            raise ConfigError(f"published: {table.source!r} has no number for one of the columns {columns}; see groups")
     cells = study.cells  # checks the settings of every run
     if study.tune and not any(len(cell.candidates) > 1 for cell in cells):
         raise ConfigError("tune is given, but no method has learning rates to choose from: list them as tune: {lr: [...]}")
     return study
 
 
+def grid_points(grid: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Label -> the values of a point of the grid."""
+    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    return {", ".join(f"{name} {value}" for name, value in point.items()): point for point in points}
+
+
 def to_yaml_values(study: Study) -> dict[str, Any]:
     """What ``make_study`` gives the same study from, as plain values."""
     values = asdict(study)
     values["seeds"] = list(study.seeds)
+    values["groups"] = {name: list(members) for name, members in study.groups.items()}
+    values["published"] = list(values["published"])
     values["tune"] = {"lr": list(study.tune.lr), "seed": study.tune.seed} if study.tune else None
     values["grid"] = {option: list(points) for option, points in study.grid.items()}
     return {name: value for name, value in values.items() if value not in (None, {}, [])}
@@ -258,11 +328,9 @@ def to_yaml_values(study: Study) -> dict[str, Any]:
 def _labelled(entries: Any, key: str) -> dict[str, dict[str, Any]]:
     """Label -> settings, from a list of names (or settings with their `key`) or from labels with settings."""
     section = "methods" if key == "method" else key
-    if isinstance(entries, str):
-        entries = [entries]
     if isinstance(entries, Mapping):
         pairs = [(label, _settings(value or {}, f"{section}.{label}")) for label, value in entries.items()]
-    elif isinstance(entries, Sequence):
+    elif isinstance(entries, list):
         pairs = [_unlabelled(entry, key, section) for entry in entries]
     else:
         raise ConfigError(f"{section} is {entries!r}, expected a list of names, or labels with settings")
@@ -281,12 +349,12 @@ def _labelled(entries: Any, key: str) -> dict[str, dict[str, Any]]:
 
 
 def _unlabelled(entry: Any, key: str, section: str) -> tuple[str, dict[str, Any]]:
-    """ "digits", or {data: cifar10.zip, shots: 100}, which is labelled "cifar10.zip, shots 100"."""
+    """A name ("digits"), or {data: cifar10.zip, shots: 100}, which is labelled "cifar10, shots 100"."""
     if isinstance(entry, str):
         return (_data_name(entry), {"data": entry}) if key == "data" else (entry, {})
     settings = _settings(entry, section)
-    name = settings.get(key)
-    name = name.get("name") if isinstance(name, Mapping) else name
+    value = settings.get(key)
+    name = value.get("name") if isinstance(value, Mapping) else value
     if not isinstance(name, str):
         raise ConfigError(f"{section}: {entry!r} has no {key!r}; expected a name, or settings with '{key}: NAME'")
     label = _data_name(name) if key == "data" else name
@@ -337,6 +405,35 @@ def _seeds(values: Any) -> tuple[int, ...]:
     if not isinstance(values, list) or not values or not all(type(v) is int and v >= 0 for v in values):
         raise ConfigError(f"seeds is {values!r}, expected a list of whole numbers such as [0, 1, 2]")
     return tuple(dict.fromkeys(values))
+
+
+def _groups(values: Any, data: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"groups is {values!r}, expected {{name: [data sets]}}")
+    for name, members in values.items():
+        if not isinstance(members, list | tuple) or not members or not set(members) <= set(data):
+            raise ConfigError(f"groups.{name} is {members!r}, expected a list of data sets: {', '.join(data)}")
+        if name in data or name == "mean":
+            raise ConfigError(f"groups: {name!r} is a column already; give the group another name")
+    return {name: tuple(members) for name, members in values.items()}
+
+
+def _published(values: Any) -> tuple[Published, ...]:
+    """Names of shipped tables, or tables: {source: ..., rows: {method: {column: top-1 in %}}}."""
+    shipped = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    tables = []
+    for value in [values] if isinstance(values, str | Mapping) else values:
+        if isinstance(value, str) and value not in shipped:
+            raise ConfigError(f"published: no table is named {value!r}; known: {', '.join(shipped)}")
+        table = shipped[value] if isinstance(value, str) else value
+        try:
+            rows = {str(name): {str(k): float(v) for k, v in row.items()} for name, row in table["rows"].items()}
+            over = {str(column): int(number) for column, number in table.get("over", {}).items()}
+            tables.append(Published(str(table["source"]), rows, over, str(table.get("note", ""))))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            form = "{source: TEXT, rows: {METHOD: {COLUMN: PERCENT}}}"
+            raise ConfigError(f"published is {table!r}, expected the name of a shipped table or {form}") from error
+    return tuple(tables)
 
 
 def _tuning(values: Any) -> Tuning | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svp.studies.comparison import Comparison, Finding
+from svp.studies.search import Search, Trial
 from svp.studies.statistics import Difference, Spread
 
 MISSING = "-"
@@ -61,22 +62,27 @@ def make_tables(comparison: Comparison) -> list[Table]:
 def accuracy_table(comparison: Comparison) -> Table:
     """Test top-1 per method and data set, and its mean over the data sets."""
     study = comparison.study
-    columns = _data_columns(comparison)
     rows = [
-        (method, *(_spread(comparison.top1(method, data), len(study.seeds)) for data in columns.values()))
+        (method, *(_spread(comparison.top1(method, column), len(study.seeds)) for column in study.columns))
         for method in study.methods
     ]
+    notes = list(_protocols(comparison))
+    for number, table in enumerate(study.published, start=1):
+        rows += [
+            (f"{name} [{number}]", *(_number(value, "{:.2f}") for value in row))
+            for name, row in study.published_rows(table).items()
+        ]
+        notes.append(f"[{number}] published, not run here: {table.source}. {table.note}".strip())
     seeds = f"{len(study.seeds)} seeds" if len(study.seeds) > 1 else "one seed"
     title = f"Test top-1 in %, {'mean ± standard deviation over ' if len(study.seeds) > 1 else ''}{seeds}"
-    return Table(title, ("method", *columns), tuple(rows), tuple(_protocols(comparison)))
+    return Table(title, ("method", *study.columns), tuple(rows), tuple(notes))
 
 
 def difference_table(comparison: Comparison) -> Table:
     """Paired differences to the reference."""
     study = comparison.study
-    columns = _data_columns(comparison)
     rows = [
-        (method, *(_difference(comparison.difference(method, data)) for data in columns.values()))
+        (method, *(_difference(comparison.difference(method, column)) for column in study.columns))
         for method in study.methods
         if method != study.reference
     ]
@@ -84,7 +90,7 @@ def difference_table(comparison: Comparison) -> Table:
         "Same seed, same images, same split: differences seed by seed; in brackets the 95 % bootstrap interval of their mean "
         "over seeds, the data sets as they are. Of few seeds it is too narrow."
     )
-    return Table(f"Difference to {study.reference} in points of top-1", ("method", *columns), tuple(rows), (note,))
+    return Table(f"Difference to {study.reference} in points of top-1", ("method", *study.columns), tuple(rows), (note,))
 
 
 def cost_table(comparison: Comparison) -> Table:
@@ -105,6 +111,13 @@ def cost_table(comparison: Comparison) -> Table:
                 _number(max((peak for f in found if (peak := f.mean("peak_memory_mb")) is not None), default=None), "{:,.0f}"),
             )
         )
+    for number, table in enumerate(study.published, start=1):
+        empty = [MISSING] * (len(columns) - 3)
+        rows += [
+            (f"{name} [{number}]", MISSING, f"{table.rows[name]['trained']:,.0f}", *empty)
+            for name in study.published_rows(table)
+            if "trained" in table.rows[name]
+        ]
     return Table("Cost", tuple(columns), tuple(rows), (_machine(comparison),))
 
 
@@ -122,6 +135,17 @@ def learning_rate_table(comparison: Comparison) -> Table:
     if any(finding.at_edge for finding in comparison.findings.values()):
         notes.append("* lowest or highest of its candidates: a better one may lie beyond.")
     return Table("Learning rates", ("method", *study.data), tuple(rows), tuple(notes))
+
+
+def search_table(search: Search, trials: Sequence[Trial]) -> Table:
+    """The trials of a search, the best first."""
+    rows = []
+    for trial in trials:
+        values = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in trial.point.values()]
+        top1 = MISSING if trial.top1 is None else f"{100 * trial.top1:.2f}"
+        rows.append((trial.directory.name.split("-")[0], *values, top1, trial.state))
+    note = f"Seed {search.seed} alone; run the best with other seeds before you rely on it. Test images took no part."
+    return Table(f"{search.name}: trials", ("trial", *search.space, "validation top-1, %", "state"), tuple(rows), (note,))
 
 
 # files --------------------------------------------------------------------------------------------------------------------
@@ -142,14 +166,14 @@ def to_latex(tables: Sequence[Table]) -> str:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """A row per method and data set, and one per method for the mean over data sets; accuracies 0..1."""
+    """A row per method and column (data set, group, mean over all); accuracies 0..1."""
     rows = []
     for method in comparison.study.methods:
-        for data in (*comparison.study.data, None):
-            scores, difference = comparison.top1(method, data), comparison.difference(method, data)
+        for column, members in comparison.study.columns.items():
+            scores, difference = comparison.top1(method, column), comparison.difference(method, column)
             row: dict[str, Any] = {
                 "method": method,
-                "data": "mean over data sets" if data is None else data,
+                "data": column,
                 "n_seeds": scores.n if scores else 0,
                 "top1_mean": scores and scores.mean,
                 "top1_std": scores and scores.std,
@@ -157,7 +181,7 @@ def to_csv(comparison: Comparison) -> str:
                 "difference_low": difference and difference.low,
                 "difference_high": difference and difference.high,
             }
-            row |= _facts(comparison.findings[data, method]) if data is not None else {}
+            row |= _facts(comparison.findings[column, method]) if members == (column,) else {}
             rows.append(row)
     return _csv(rows)
 
@@ -195,12 +219,6 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 # cells --------------------------------------------------------------------------------------------------------------------
-
-
-def _data_columns(comparison: Comparison) -> dict[str, str | None]:
-    """Column -> data set, None for the mean of several."""
-    names: dict[str, str | None] = {name: name for name in comparison.study.data}
-    return {**names, "mean": None} if len(names) > 1 else names
 
 
 def _spread(value: Spread | None, seeds: int) -> str:

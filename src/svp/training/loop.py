@@ -7,7 +7,7 @@ import random
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,14 @@ class Run:
     result: dict[str, Any]
 
 
-def train(data: str | Path | None = None, *, config: TrainConfig | None = None, progress: bool = True, **settings: Any) -> Run:
+def train(
+    data: str | Path | None = None,
+    *,
+    config: TrainConfig | None = None,
+    progress: bool = True,
+    after_epoch: Callable[[dict[str, Any]], None] | None = None,
+    **settings: Any,
+) -> Run:
     """Train an adapter on a folder of images: what ``svp train`` does.
 
     The epoch is chosen on validation images and the test images are read once, at the end; another protocol is labelled
@@ -79,6 +86,7 @@ def train(data: str | Path | None = None, *, config: TrainConfig | None = None, 
         data: Folder of images, or a data set's name.
         config: All settings at once, instead of `data` and `settings`.
         progress: Show progress.
+        after_epoch: Called after every epoch, once it is saved, with its line of metrics.jsonl; may raise to end the run.
         **settings: Fields of ``TrainConfig``; options of the method under ``options``.
 
     Returns:
@@ -92,7 +100,7 @@ def train(data: str | Path | None = None, *, config: TrainConfig | None = None, 
     if config is None:
         explicit = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         config = make_config(explicit if data is None else {"data": str(data), **explicit})
-    return _Trainer(config, progress).run()
+    return _Trainer(config, progress, after_epoch).run()
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:
@@ -118,8 +126,11 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
 class _Trainer:
     """One run from a checked configuration to its result."""
 
-    def __init__(self, config: TrainConfig, progress: bool) -> None:
+    def __init__(
+        self, config: TrainConfig, progress: bool, after_epoch: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
         self.started = time.time()
+        self.after_epoch = after_epoch
         self.accelerator = make_accelerator(config.device, config.precision)
         reset_peak_memory(self.accelerator.device)
         self.display = Display(progress and self.accelerator.is_main_process)
@@ -139,6 +150,8 @@ class _Trainer:
         self.seconds_before = sum(row["seconds"] for row in rows)
         for epoch in range(len(rows), self.config.epochs):
             best = self._epoch(epoch, rows, best)
+            if self.after_epoch is not None:
+                self.after_epoch(rows[-1])
         return self._finish(rows, best)
 
     # before training ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,242 @@
+"""Search settings on validation images with Optuna: TPE proposes, hopeless runs are stopped early, machines share one journal.
+
+The journal is a file in the search's folder. Whoever starts the same search on the same folder takes part: several processes
+here, other machines that see the folder. Trials are ordinary runs of `svp train`. Those that reach the end read the test
+images as every run does, but what they score there takes no part in the search and is not shown.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import FIRST_EXCEPTION, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svp.studies.engine import logged, start_worker, terminate
+from svp.studies.study import Cell, Job, make_study
+from svp.studies.variants import point_settings
+from svp.training import ConfigError, make_config, train
+from svp.training.recipes import merge, normalised
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, whole ones if both are; drawn evenly in the logarithm if `log`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to search.
+
+    Args:
+        name: Title, and the folder's name below runs/.
+        data: Label of the data set.
+        base: All settings that stay, in the form of a run's config.yaml.
+        space: Option of the method, or setting -> its range or its values.
+        trials: Runs, those stopped early among them; processes that work together may end up to one each above it.
+        seed: Of every run, and of what is proposed first.
+    """
+
+    name: str
+    data: str
+    base: Mapping[str, Any]
+    space: Mapping[str, Range | tuple[Any, ...]]
+    trials: int
+    seed: int = 0
+
+    def job(self, folder: Path, number: int, point: Mapping[str, Any]) -> Job:
+        """The run of the trial with this number, at a point of the space; no two trials share a directory.
+
+        Raises:
+            ConfigError: The point is no valid setting.
+        """
+        config = make_config(merge(self.base, normalised(point_settings(point, self.base["method"]["name"]))))
+        cell = Cell(self.data, describe(point), config, (float(config.lr or 0.0),))
+        job = cell.job(folder, cell.candidates[0], self.seed, tuning=True)
+        directory = job.directory.with_name(f"trial{number:04d}-{job.directory.name}")
+        return replace(job, config=replace(job.config, out=str(directory)))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run of a search.
+
+    Args:
+        point: What was proposed.
+        state: "complete", "pruned" (stopped early), "fail" (diverged, or an error: see the log) or "running".
+        top1: Best top-1 on validation images so far, 0..1; None if no epoch was finished.
+        epochs: Finished epochs.
+        directory: The run's.
+    """
+
+    point: Mapping[str, Any]
+    state: str
+    top1: float | None
+    epochs: int
+    directory: Path
+
+
+def describe(point: Mapping[str, Any]) -> str:
+    """A point in words: "lr 0.00312, hidden_dim 16"."""
+    return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in point.items())
+
+
+def make_search(values: Mapping[str, Any]) -> Search:
+    """A checked search from what a YAML file holds: name, settings, data (one), space, trials, seed.
+
+    Raises:
+        ConfigError: A section is missing or unknown, or a setting is wrong; names the section.
+    """
+    known = ("name", "settings", "data", "space", "trials", "seed")
+    for section in values:
+        if section not in known:
+            raise ConfigError(f"a search has no section {section!r}; known: {', '.join(known)}")
+    trials, seed = values.get("trials"), values.get("seed", 0)
+    if type(trials) is not int or trials < 1:
+        raise ConfigError(f"trials is {trials!r}, expected a number of runs such as 30")
+    method = normalised(values.get("settings") or {}).get("method", {}).get("name", "svp")
+    part = {name: values[name] for name in ("name", "settings", "data") if name in values}
+    study = make_study({**part, "methods": [method], "seeds": [seed]})
+    if len(study.data) != 1:
+        raise ConfigError(f"data has {len(study.data)} data sets, a search expects one")
+    ((label, data),) = study.data.items()
+    base: dict[str, Any] = {}
+    for layer in (study.settings, data, study.methods[method]):
+        base = merge(base, normalised(layer))
+    search = Search(study.name, label, base, _space(values.get("space")), trials, seed)
+    search.job(Path(), 0, {name: part.low if isinstance(part, Range) else part[0] for name, part in search.space.items()})
+    return search
+
+
+def _space(values: Any) -> dict[str, Range | tuple[Any, ...]]:
+    form = "{lr: {low: 0.001, high: 0.1, log: true}, hidden_dim: [16, 32, 64]}"
+    if not isinstance(values, Mapping) or not values:
+        raise ConfigError(f"space is {values!r}, expected options with ranges or values: {form}")
+    space: dict[str, Range | tuple[Any, ...]] = {}
+    for name, part in values.items():
+        if isinstance(part, list) and part:
+            space[name] = tuple(part)
+        elif isinstance(part, Mapping) and {"low", "high"} <= set(part) <= {"low", "high", "log"}:
+            whole = all(type(part[end]) is int for end in ("low", "high"))
+            try:
+                low, high = (part[end] if whole else float(part[end]) for end in ("low", "high"))
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"space.{name} is {part!r}, expected numbers: {form}") from error
+            if not low < high or (part.get("log") and low <= 0):
+                raise ConfigError(f"space.{name} is {part!r}, expected low < high, and above 0 with log")
+            space[name] = Range(low, high, bool(part.get("log", False)))
+        else:
+            raise ConfigError(f"space.{name} is {part!r}, expected a range or a list of values: {form}")
+    return space
+
+
+def run_search(search: Search, folder: str | Path, workers: int = 1) -> list[Trial]:
+    """Run trials until the folder's journal holds as many as asked for; returns all of it, the best first.
+
+    A line is printed per trial. A search that was killed goes on, but for the trials that were running.
+
+    Raises:
+        RuntimeError: Optuna is not installed.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = _open_journal(search, folder, seed=search.seed)
+    if _ended(study) < search.trials:
+        if workers == 1:
+            _take_part(search, folder, 0)
+        else:
+            pools = [start_worker(number, workers) for number in range(workers)]
+            try:
+                parts = [pool.submit(_take_part, search, folder, number) for number, pool in enumerate(pools)]
+                for part in wait(parts, return_when=FIRST_EXCEPTION).done:
+                    part.result()
+            except BaseException:
+                terminate(pools)
+                raise
+            finally:
+                for pool in pools:
+                    pool.shutdown()
+    trials = [_as_trial(search, folder, trial) for trial in study.get_trials(deepcopy=False) if trial.params]
+    return sorted(trials, key=lambda trial: (trial.state == "complete", trial.top1 or 0.0), reverse=True)
+
+
+def _open_journal(search: Search, folder: Path, seed: int | None) -> optuna.Study:
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise RuntimeError("Optuna is not installed: pip install 'svp[study]'") from error
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        study_name=search.name,
+        storage=JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
+        sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
+        direction="maximize",
+        load_if_exists=True,
+    )
+
+
+def _take_part(search: Search, folder: Path, number: int) -> None:
+    """Run trials in this process until there are enough in all."""
+    study = _open_journal(search, folder, seed=None)
+    if number == 0 and not study.get_trials(deepcopy=False):
+        study = _open_journal(search, folder, seed=search.seed)  # the others must not propose the same
+
+    def report(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        done = _as_trial(search, folder, trial)
+        score = "" if done.top1 is None else f" validation top-1 {done.top1:.2%},"
+        print(f"[{_ended(study)}/{search.trials}] {describe(done.point)}:{score} {done.state}", flush=True)
+        if _ended(study) >= search.trials:
+            study.stop()
+
+    study.optimize(lambda trial: _objective(trial, search, folder), callbacks=[report], catch=(Exception,))
+
+
+def _objective(trial: optuna.Trial, search: Search, folder: Path) -> float:
+    import optuna
+
+    point = {name: _suggest(trial, name, part) for name, part in search.space.items()}
+    job = search.job(folder, trial.number, point)
+
+    def after_epoch(row: dict[str, Any]) -> None:
+        trial.report(row["selection_top1"], row["epoch"])
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    with logged(job):
+        try:
+            return float(train(config=job.config, after_epoch=after_epoch).result["selection_top1"])
+        except Exception:
+            traceback.print_exc()
+            raise
+
+
+def _suggest(trial: optuna.Trial, name: str, part: Range | tuple[Any, ...]) -> Any:
+    if isinstance(part, tuple):
+        return trial.suggest_categorical(name, part)
+    if isinstance(part.low, int) and isinstance(part.high, int):
+        return trial.suggest_int(name, part.low, part.high, log=part.log)
+    return trial.suggest_float(name, part.low, part.high, log=part.log)
+
+
+def _ended(study: optuna.Study) -> int:
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+
+
+def _as_trial(search: Search, folder: Path, trial: optuna.trial.FrozenTrial) -> Trial:
+    seen = trial.intermediate_values
+    point = {name: trial.params[name] for name in search.space if name in trial.params}
+    best = trial.value if trial.state.name == "COMPLETE" else max(seen.values(), default=None)
+    return Trial(point, trial.state.name.lower(), best, len(seen), search.job(folder, trial.number, point).directory)

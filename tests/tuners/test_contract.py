@@ -65,12 +65,14 @@ class Row:
 
 def svp_row(trains: int, **changes: Any) -> Row:
     options = dict(shared_layers=SHARED, hidden_dim=R) | changes
+    at_base = changes.get("scaling", True)
     return Row(
         lambda _: trains,
         r"svp\.|head\.",
         options,
-        keeps_logits="head" not in changes and "simam" not in changes,
+        keeps_logits=at_base and "head" not in changes and "simam" not in changes,
         odd_patches=changes.get("cross_prompt") != "official",
+        starts_at_base=at_base,
     )
 
 
@@ -164,6 +166,7 @@ VIM: dict[str, list[Row]] = {
         svp_row(INNER + CROSS + HEAD, cross_prompt="official"),
         svp_row(CROSS + HEAD, cross_prompt="official", inner=False),
         svp_row(INNER + CROSS + HEAD, prompt_cls_token=True),
+        svp_row(INNER + CROSS - (DEPTH + GROUPS) * D + HEAD, scaling=False),
         svp_row(INNER + CROSS + HEAD, simam=True),
         svp_row(INNER + CROSS + HEAD, dropout=0.3),
         svp_row(INNER + CROSS + TWO_LINEAR, head="two_linear"),

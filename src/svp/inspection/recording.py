@@ -277,8 +277,9 @@ def _prompts(prompters: Prompters, layers: list[dict[str, Tensor]], places: _Pla
     stacked = {name: places.in_sequence(torch.stack([layer[name] for layer in layers])) for name in layers[0]}
     groups = [layer // config.shared_layers for layer in range(depth)]
     nothing = places.model.pos_embed.new_zeros(depth, places.model.embed_dim)
-    alpha = prompters.inner_scale[:depth].clone() if config.inner else nothing
-    beta = prompters.cross_scale[groups] if config.cross else nothing
+    as_it_is = torch.ones_like(nothing)
+    alpha = (prompters.inner_scale[:depth].clone() if config.scaling else as_it_is) if config.inner else nothing
+    beta = (prompters.cross_scale[groups] if config.scaling else as_it_is) if config.cross else nothing
     return SVPPrompts(**stacked, alpha=alpha, beta=beta)
 
 

@@ -47,6 +47,8 @@ class SVPConfig(MethodConfig):
         cross_prompt: "paper", every token's cross prompt is made from the token itself; "official", tokens behind the class
             token get theirs from the already prompted tokens in front of it, as the released code does (for weights trained
             with it; needs an even number of patches).
+        scaling: Weigh the prompts by alpha and beta; without, they are added as they are (an ablation: training does not start
+            at the plain backbone then).
         prompt_cls_token: Prompt the class token too (an ablation; with `cross_prompt` "paper" only).
         dropout: Dropout on the prompts, 0 <= dropout < 1.
         simam: Weigh the input image by parameter-free attention (SimAM, lambda 1e-3), as the release does for some data sets.
@@ -58,6 +60,7 @@ class SVPConfig(MethodConfig):
     cross: bool = True
     inner: bool = True
     cross_prompt: Literal["paper", "official"] = "paper"
+    scaling: bool = True
     prompt_cls_token: bool = False
     dropout: float = 0.0
     simam: bool = False
@@ -101,20 +104,24 @@ class Prompters(nn.Module):
                 )
                 for _ in range(depth)
             )
-            self.inner_scale = nn.Parameter(torch.zeros(depth, embed_dim, **factory))
+            if config.scaling:
+                self.inner_scale = nn.Parameter(torch.zeros(depth, embed_dim, **factory))
         if config.cross:
             groups = math.ceil(depth / config.shared_layers)
             self.cross_prompters = nn.ModuleList(nn.Linear(embed_dim, embed_dim, **factory) for _ in range(groups))
-            self.cross_scale = nn.Parameter(torch.zeros(groups, embed_dim, **factory))
+            if config.scaling:
+                self.cross_scale = nn.Parameter(torch.zeros(groups, embed_dim, **factory))
 
     def inner_prompt(self, layer: int, tokens: Tensor) -> Tensor:
         """alpha_l * drop(inner_l(tokens)), (batch, length, embed_dim)."""
-        return self.inner_scale[layer] * self.dropout(F.silu(self.inner_prompters[layer](tokens)))
+        prompt = self.dropout(F.silu(self.inner_prompters[layer](tokens)))
+        return self.inner_scale[layer] * prompt if self.config.scaling else prompt
 
     def cross_prompt(self, layer: int, tokens: Tensor) -> Tensor:
         """beta_g * drop(cross_g(tokens)), (batch, length, embed_dim)."""
         group = layer // self.config.shared_layers
-        return self.cross_scale[group] * self.dropout(F.silu(self.cross_prompters[group](tokens)))
+        prompt = self.dropout(F.silu(self.cross_prompters[group](tokens)))
+        return self.cross_scale[group] * prompt if self.config.scaling else prompt
 
     def forward(self, layer: int, tokens: Tensor, layout: Layout | None = None) -> Tensor:
         """Prompt the tokens that enter block `layer`.

@@ -132,7 +132,7 @@ def test_empty_batch() -> None:
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
 def test_opcheck(bias: bool) -> None:
     tensors: list[Any] = [None if t is None else t.requires_grad_() for t in arguments(1, 4, 3, bias=bias).values()]
-    torch.library.opcheck(library.causal_conv1d_op, (*tensors, "silu", True))
+    torch.library.opcheck(library.causal_conv1d_op, (*tensors, "silu", True, "numba"))
 
 
 def test_compiles_without_a_break() -> None:

@@ -45,7 +45,7 @@ def run(backend: str, xz: Tensor, forward: Direction, backward: Direction, train
         for side, weights in (("forward", forward), ("backward", backward))
     }
     out = bidirectional_scan(xz, **sides, backend=backend)
-    grad_out = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view(out.shape).to(out.dtype)
+    grad_out = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view(out.shape).to(out)
     wanted = {"xz": xz}
     if train:
         wanted |= {f"{side}.{n}": w for side, weights in sides.items() for n, w in weights._asdict().items()}

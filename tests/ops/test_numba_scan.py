@@ -75,7 +75,7 @@ def run(
     y, state = selective_scan(**tensors, reverse=reverse, return_last_state=True, backend=backend)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(99)
     dtype = given_arguments["x"].dtype  # type: ignore[union-attr]
-    weighted = [(t, torch.randn(t.shape, generator=generator).to(dtype).to(t.dtype)) for t in (y, state)]
+    weighted = [(t, torch.randn(t.shape, generator=generator).to(dtype).to(t)) for t in (y, state)]
     weighted = [(t, weight) for t, weight in weighted if t.requires_grad]  # the state does not depend on C, D and z
     grads = torch.autograd.grad([t for t, _ in weighted], list(leaves.values()), [weight for _, weight in weighted])
     return {

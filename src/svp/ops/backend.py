@@ -23,6 +23,21 @@ BACKENDS = ("auto", "reference", "any_device", "numba", "triton")
 _OPS = ("causal_conv1d", "selective_scan", "bidirectional_scan")
 _COMPILED = {"numba": "cpu_numba", "triton": "gpu_triton"}  # the file in the folder of every op
 _FASTEST = {"cpu": "numba", "cuda": "triton"}
+_KIND = {
+    "reference": "the definition, never taken by auto",
+    "any_device": "plain PyTorch, where nothing faster runs",
+    "numba": "compiled for the CPU",
+    "triton": "compiled for the GPU",
+}
+_HOW = {  # what an op is on a backend, in the order of _OPS
+    name: dict(zip(_OPS, how, strict=True))
+    for name, how in {
+        "reference": ("a sum of shifted products", "a loop over the tokens", "the other two, one after the other"),
+        "any_device": ("the reference", "the reference, with a backward by hand", "the other two, one after the other"),
+        "numba": ("one kernel", "one kernel", "fused if d_inner is a multiple of 16, else the other two"),
+        "triton": ("one kernel", "one kernel, two backward", "a kernel for both convolutions, a kernel for every scan"),
+    }.items()
+}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _chosen: ContextVar[str] = ContextVar("svp_ops_backend", default="auto")
@@ -54,10 +69,10 @@ def resolve(requested: str, *arguments: Tensor | None) -> str:
     name = _known(requested)
     if name == "auto":
         name = _chosen.get()
+    kinds = [(t.device, t.dtype) for t in arguments if t is not None]
     if name == "auto":
-        fastest = _FASTEST.get(_device(arguments).type, "any_device")
-        return "any_device" if _why_not(fastest, arguments) else fastest
-    if reason := _refusal(name, arguments):
+        return _auto(kinds)
+    if reason := _refusal(name, kinds):
         raise ValueError(f"backend {name!r} {reason}; use backend 'any_device'")
     if reason := _failure(name):
         raise RuntimeError(f"backend {name!r} does not work here: {reason}")
@@ -73,28 +88,53 @@ def compiled(op: str, function: str) -> dict[str, Callable[..., Any]]:
     return {name: lazy(file) for name, file in _COMPILED.items()}
 
 
-def _device(arguments: tuple[Tensor | None, ...]) -> torch.device:
-    return next(t.device for t in arguments if t is not None)
+def explain(tensor: Tensor | None = None, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+    """What "auto" takes for tensors on this device and in this dtype, and why: a line per backend and a line per op.
+
+    Args:
+        tensor: Gives device and dtype, if not None.
+        device: Need not be present here.
+        dtype: That of every argument of an op; one that is wider than the others decides.
+
+    Returns:
+        Some lines of text, to be printed.
+    """
+    kind = (tensor.device, tensor.dtype) if tensor is not None else (torch.device(device), dtype)
+    surrounding = _chosen.get()
+    chosen = _auto([kind]) if surrounding == "auto" else surrounding
+    title = f'"auto" for {str(kind[1]).removeprefix("torch.")} on {kind[0]}: {chosen}'
+    if surrounding != "auto":
+        title += f", because of the surrounding use_backend({surrounding!r})"
+    if kind[0].type == "cuda" and not torch.cuda.is_available():
+        title += " (PyTorch finds no CUDA device here)"
+    lines = [title]
+    for name in BACKENDS[1:]:
+        refusal, failure = _refusal(name, [kind]), _failure(name)
+        runs = f"no, it {refusal}" if refusal else f"no, {failure}" if failure else "yes"
+        lines.append(f"  {name:<10}  {_KIND[name]}: {runs}")
+    lines.append(f"ops on {chosen}")
+    lines += [f"  {op:<18}  {_HOW[chosen][op]}" for op in _OPS]
+    return "\n".join(lines)
 
 
-def _why_not(name: str, arguments: tuple[Tensor | None, ...]) -> str:
-    return _refusal(name, arguments) or _failure(name)
+def _auto(kinds: list[tuple[torch.device, torch.dtype]]) -> str:
+    fastest = _FASTEST.get(kinds[0][0].type, "any_device")
+    return "any_device" if _refusal(fastest, kinds) or _failure(fastest) else fastest
 
 
-def _refusal(name: str, arguments: tuple[Tensor | None, ...]) -> str:
-    """Why the kernels of a backend do not take these tensors; empty if they do, and where it has none."""
+def _refusal(name: str, kinds: list[tuple[torch.device, torch.dtype]]) -> str:
+    """Why the kernels of a backend do not take tensors on these devices, in these dtypes; empty if they do, or it has none."""
     if name not in _COMPILED:
         return ""
-    tensors = [t for t in arguments if t is not None]
-    for t in tensors:
-        if name == "numba" and t.device.type != "cpu":
-            return f"runs on the CPU, got a tensor on {t.device}"
-        if name == "triton" and t.device.type != "cuda" and not _is_interpreted():
-            return f"runs on CUDA devices, or anywhere under TRITON_INTERPRET=1, got a tensor on {t.device}"
-        if t.device != tensors[0].device:
-            return f"takes tensors on one device, got {tensors[0].device} and {t.device}"
-        if t.dtype not in _DTYPES:
-            return f"takes float32, bfloat16 and float16, got {t.dtype}"
+    for device, dtype in kinds:
+        if name == "numba" and device.type != "cpu":
+            return f"runs on the CPU, got a tensor on {device}"
+        if name == "triton" and device.type != "cuda" and not _is_interpreted():
+            return f"runs on CUDA devices, or anywhere under TRITON_INTERPRET=1, got a tensor on {device}"
+        if device != kinds[0][0]:
+            return f"takes tensors on one device, got {kinds[0][0]} and {device}"
+        if dtype not in _DTYPES:
+            return f"takes float32, bfloat16 and float16, got {dtype}"
     return ""
 
 

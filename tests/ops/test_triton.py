@@ -117,6 +117,15 @@ def test_scan_in_half_precision(dtype: torch.dtype) -> None:
     check_scan(scan.arguments(1, 6, 20, 5, dtype=dtype, contiguous=False), reverse=True)
 
 
+def test_scan_with_mixed_dtypes_as_under_autocast() -> None:
+    given_arguments = scan.arguments(1, 6, 20, 5)
+    for name in ("x", "B", "C", "z"):
+        tensor = given_arguments[name]
+        assert tensor is not None
+        given_arguments[name] = tensor.bfloat16()
+    check_scan(given_arguments, reverse=False)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
 @pytest.mark.parametrize("name", scan.NAMES)
 def test_scan_keeps_nan_and_inf(name: str, value: float) -> None:
@@ -338,15 +347,20 @@ def test_named_backend_runs_or_raises(monkeypatch: pytest.MonkeyPatch) -> None:
         selective_scan(**given_arguments, backend="triton")  # type: ignore[arg-type]
 
 
-def test_a_process_without_a_gpu_does_not_load_the_kernels() -> None:
+def test_a_process_without_a_gpu_does_not_load_the_kernels_and_an_old_triton_is_named() -> None:
     code = (
         "import sys, torch\n"
-        "from svp.ops import causal_conv1d\n"
+        "from svp.ops import causal_conv1d, explain\n"
         "causal_conv1d(torch.zeros(1, 2, 3), torch.zeros(3, 2))\n"
         "causal_conv1d(torch.zeros(1, 2, 3, dtype=torch.float64), torch.zeros(3, 2))\n"
-        "print('svp.ops.triton_math' in sys.modules)"
+        "assert 'svp.ops.triton_math' not in sys.modules\n"
+        "import triton\n"
+        "triton.__version__ = '3.2.0'\n"
+        "print(explain(device='cuda'))"
     )
-    assert in_new_process(code).split() == ["False"]
+    printed = in_new_process(code)
+    assert printed.startswith('"auto" for float32 on cuda: any_device')
+    assert "no, ImportError: needs Triton 3.3 or newer, as PyTorch 2.7 brings it, found 3.2.0" in printed
 
 
 # what the interpreter does not see --------------------------------------------------------------------------------------

@@ -9,13 +9,12 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton import knobs
+
+if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 3):
+    raise ImportError(f"needs Triton 3.3 or newer, as PyTorch 2.7 brings it, found {triton.__version__}")
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-
-INTERPRETED = knobs.runtime.interpret
-"""Whether the kernels are run by Triton's interpreter: TRITON_INTERPRET=1 was set when they were imported."""
 
 
 class Rows(NamedTuple):
@@ -101,3 +100,7 @@ def store_tile(rows, image, tokens, channels, length, d_inner, value):
     mask = (tokens < length)[:, None] & (channels < d_inner)[None, :]
     at = tokens.to(tl.int64)[:, None] * rows.token + channels[None, :]
     tl.store(rows.data + image * rows.image + at, value, mask=mask)
+
+
+INTERPRETED = not isinstance(load_row, triton.JITFunction)
+"""Whether the kernels are run by Triton's interpreter: TRITON_INTERPRET=1 was set when they were imported."""

@@ -133,6 +133,8 @@ def test_scan_keeps_nan_and_inf(name: str, value: float) -> None:
     poisoned = given_arguments[name]
     assert poisoned is not None
     poisoned[(1,) * poisoned.ndim] = value
+    for positive in ("B", "C", "D", "z"):  # or inf - inf would hide where an inf has become NaN
+        given_arguments[positive] = given_arguments[positive].abs()  # type: ignore[union-attr]
     truth = selective_scan(**given_arguments, return_last_state=True, backend="reference")  # type: ignore[arg-type]
     actual = selective_scan(**given_arguments, return_last_state=True, backend="triton")  # type: ignore[arg-type]
     for a, b in zip(actual, truth, strict=True):
@@ -152,11 +154,11 @@ def test_scan_with_extreme_steps_and_gates(dt: float) -> None:
 def test_small_steps_are_exact_to_their_own_size() -> None:
     """log(1 + u) of a small u: steps of 1e-5 must not be rounded as if they were one."""
     x = torch.ones(1, 1, 8, device=DEVICE)
-    dt = torch.linspace(-12, -4, 8, device=DEVICE).view(1, 1, 8)
+    dt = torch.linspace(-12, 2, 8, device=DEVICE).view(1, 1, 8)
     B = torch.ones(1, 1, 1, device=DEVICE)
     A = torch.zeros(8, 1, device=DEVICE)
     torch.testing.assert_close(
-        selective_scan(x, dt, A, B, B, backend="triton"), torch.nn.functional.softplus(dt), rtol=1e-6, atol=0
+        selective_scan(x, dt, A, B, B, backend="triton"), torch.nn.functional.softplus(dt), rtol=5e-7, atol=0
     )
 
 
@@ -439,6 +441,7 @@ def test_in_a_cuda_graph() -> None:
 
     expected = step()
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         step()
     torch.cuda.current_stream().wait_stream(stream)

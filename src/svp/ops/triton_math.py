@@ -78,8 +78,7 @@ def softplus(x):
     u = tl.exp2(-tl.abs(x) * LOG2_E)
     v = u / (2 + u)
     w = v * v
-    p = 1 / 13 + w * (1 / 15)
-    p = 1 / 11 + w * p
+    p = 1 / 11 + w * (1 / 13)
     p = 1 / 9 + w * p
     p = 1 / 7 + w * p
     p = 1 / 5 + w * p

@@ -53,8 +53,7 @@ def grad_filtered(
     """Gradient of ``filtered`` from that of the output; zero outside the sequence."""
     grad = load_tile(grad_y, image, tokens, channels, length, d_inner)
     if SILU:
-        slope = silu_slope(filtered(x, weight, bias, image, tokens, channels, length, d_inner, STEP, D_CONV))
-        grad = tl.where(((tokens >= 0) & (tokens < length))[:, None], grad * slope, 0.0)
+        grad *= silu_slope(filtered(x, weight, bias, image, tokens, channels, length, d_inner, STEP, D_CONV))
     return grad
 
 

@@ -18,11 +18,15 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 
 class Rows(NamedTuple):
-    """A tensor (batch, length, channels) whose channels are adjacent, the strides of images and of tokens."""
+    """A tensor (batch, length, channels) whose channels are adjacent, the strides of images and of tokens.
+
+    The latter is a constant of the kernel, by which neighbouring rows are addressed without arithmetic: it is a width of the
+    model and takes few values.
+    """
 
     data: Tensor
     image: int
-    token: int
+    token: Any
 
 
 @overload
@@ -35,7 +39,7 @@ def rows(t: Tensor | None) -> Rows | None:
         return None
     t = t.detach()
     t = t if t.stride(2) == 1 else t.contiguous()
-    return Rows(t, t.stride(0), t.stride(1))
+    return Rows(t, t.stride(0), tl.constexpr(t.stride(1)))
 
 
 def launch(kernel: Any, programs: int, like: Tensor, *arguments: Any, **constants: Any) -> None:

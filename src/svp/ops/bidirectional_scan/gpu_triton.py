@@ -37,9 +37,9 @@ def _conv_kernel(
 ):  # fmt: skip
     """SiLU of the filters that look back and ahead."""
     _, image, tokens, channels = tile(length, d_inner, TOKENS, CHANNELS)
-    value = filtered(x, weight, bias, image, tokens, channels, length, d_inner, 1, D_CONV)
+    value = filtered(x, weight, bias, image, tokens, channels, length, d_inner, 0, 1, D_CONV)
     store_tile(y, image, tokens, channels, length, d_inner, value * sigmoid(value))
-    value = filtered(x, weight_b, bias_b, image, tokens, channels, length, d_inner, -1, D_CONV_B)
+    value = filtered(x, weight_b, bias_b, image, tokens, channels, length, d_inner, 0, -1, D_CONV_B)
     store_tile(y_b, image, tokens, channels, length, d_inner, value * sigmoid(value))
 
 

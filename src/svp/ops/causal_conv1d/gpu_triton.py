@@ -33,14 +33,16 @@ def _tap(weight, k, channels, d_inner, D_CONV: tl.constexpr):
 
 
 @triton.jit
-def filtered(x, weight, bias, image, tokens, channels, length, d_inner, STEP: tl.constexpr, D_CONV: tl.constexpr):
-    """The filter at `tokens`, before the activation."""
+def filtered(
+    x, weight, bias, image, tokens, channels, length, d_inner, OFFSET: tl.constexpr, STEP: tl.constexpr, D_CONV: tl.constexpr
+):
+    """The filter `OFFSET` behind `tokens`, before the activation; equal offsets let the compiler load a tile once."""
     total = tl.zeros([tokens.shape[0], channels.shape[0]], tl.float32)
     if bias is not None:
         total += tl.load(bias + channels, mask=channels < d_inner, other=0.0).to(tl.float32)[None, :]
     for k in tl.static_range(D_CONV):
         # the zeros outside take part: a weight of inf times zero is NaN, as in the reference
-        value = load_tile(x, image, tokens - STEP * (D_CONV - 1 - k), channels, length, d_inner)
+        value = load_tile(x, image, tokens + (OFFSET - STEP * (D_CONV - 1 - k)), channels, length, d_inner)
         total += _tap(weight, k, channels, d_inner, D_CONV) * value
     return total
 
@@ -48,12 +50,12 @@ def filtered(x, weight, bias, image, tokens, channels, length, d_inner, STEP: tl
 @triton.jit
 def grad_filtered(
     grad_y, x, weight, bias, image, tokens, channels, length, d_inner,
-    STEP: tl.constexpr, D_CONV: tl.constexpr, SILU: tl.constexpr,
+    OFFSET: tl.constexpr, STEP: tl.constexpr, D_CONV: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     """Gradient of ``filtered`` from that of the output; zero outside the sequence."""
-    grad = load_tile(grad_y, image, tokens, channels, length, d_inner)
+    grad = load_tile(grad_y, image, tokens + OFFSET, channels, length, d_inner)
     if SILU:
-        grad *= silu_slope(filtered(x, weight, bias, image, tokens, channels, length, d_inner, STEP, D_CONV))
+        grad *= silu_slope(filtered(x, weight, bias, image, tokens, channels, length, d_inner, OFFSET, STEP, D_CONV))
     return grad
 
 
@@ -65,8 +67,10 @@ def grad_input(
     """Gradient of x at `tokens`, which tap k has met STEP * (D_CONV - 1 - k) tokens later."""
     total = tl.zeros([tokens.shape[0], channels.shape[0]], tl.float32)
     for k in tl.static_range(D_CONV):
-        at = tokens + STEP * (D_CONV - 1 - k)
-        of_sum = grad_filtered(grad_y, x, weight, bias, image, at, channels, length, d_inner, STEP, D_CONV, SILU)
+        of_sum = grad_filtered(
+            grad_y, x, weight, bias, image, tokens, channels, length, d_inner,
+            STEP * (D_CONV - 1 - k), STEP, D_CONV, SILU,
+        )  # fmt: skip
         total += _tap(weight, k, channels, d_inner, D_CONV) * of_sum
     return total
 
@@ -77,7 +81,7 @@ def store_grad_taps(
     STEP: tl.constexpr, D_CONV: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     """Sums over the tile, one row per tap and one for the bias: (tiles, d_conv + 1, d_inner)."""
-    of_sum = grad_filtered(grad_y, x, weight, bias, image, tokens, channels, length, d_inner, STEP, D_CONV, SILU)
+    of_sum = grad_filtered(grad_y, x, weight, bias, image, tokens, channels, length, d_inner, 0, STEP, D_CONV, SILU)
     at = item // tl.cdiv(d_inner, channels.shape[0]) * (D_CONV + 1)
     for k in tl.static_range(D_CONV):
         value = load_tile(x, image, tokens - STEP * (D_CONV - 1 - k), channels, length, d_inner)
@@ -91,7 +95,7 @@ def _forward_kernel(
     STEP: tl.constexpr, D_CONV: tl.constexpr, SILU: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     _, image, tokens, channels = tile(length, d_inner, TOKENS, CHANNELS)
-    value = filtered(x, weight, bias, image, tokens, channels, length, d_inner, STEP, D_CONV)
+    value = filtered(x, weight, bias, image, tokens, channels, length, d_inner, 0, STEP, D_CONV)
     if SILU:
         value *= sigmoid(value)
     store_tile(y, image, tokens, channels, length, d_inner, value)

@@ -46,8 +46,8 @@ def _block(d_inner, CHANNELS: tl.constexpr):
 @triton.jit
 def _token(t, length, REVERSE: tl.constexpr):
     """Where the recurrence is after `t` steps."""
-    position = length - 1 - t if REVERSE else t
-    return tl.cast(position, tl.int64)
+    t = tl.cast(t, tl.int64)
+    return length - 1 - t if REVERSE else t
 
 
 @triton.jit
@@ -162,11 +162,12 @@ def scan_backward_kernel(
     chunks = tl.cdiv(length, CHUNK)
     for c in range(chunks):
         chunk = chunks - 1 - c
+        first = _token(chunk * CHUNK, length, REVERSE)
         h = tl.load(_start(starts, item, chunk, chunks, STATES, CHANNELS))
         kept_h, kept_decay, kept_raw, kept_x, kept_B = (h,), (), (), (), ()
         for k in tl.static_range(CHUNK):
             t = chunk * CHUNK + k
-            token = _token(t, length, REVERSE)
+            token = first - k if REVERSE else first + k
             # behind the last token: a step of zero length, through which states and gradients pass unchanged
             here = channels < tl.where(t < length, d_inner, 0)
             here_state = states < tl.where(t < length, D_STATE, 0)
@@ -180,7 +181,7 @@ def scan_backward_kernel(
             kept_x, kept_B = kept_x + (x_t,), kept_B + (B_t,)  # type: ignore[assignment]
         for k in tl.static_range(CHUNK - 1, -1, -1):
             t = chunk * CHUNK + k
-            token = _token(t, length, REVERSE)
+            token = first - k if REVERSE else first + k
             here = channels < tl.where(t < length, d_inner, 0)
             here_state = states < tl.where(t < length, D_STATE, 0)
             raw, x_t, B_t = kept_raw[k], kept_x[k], kept_B[k]

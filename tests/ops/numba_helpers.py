@@ -1,4 +1,4 @@
-"""Tolerances and comparison for the Numba backend; the truth is the reference run in float64 on the same values."""
+"""Tolerances and comparison for the compiled backends; the truth is the reference run in float64 on the same values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOLERANCES = {
 }
 
 
-def assert_close(actual: Tensor, truth: Tensor, name: str, dtype: torch.dtype | None = None) -> None:
+def assert_close(actual: Tensor, truth: Tensor, name: str, tolerance: float | None = None) -> None:
     """`truth` in float64; `name` goes to the message."""
     assert actual.shape == truth.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(truth.shape)}"
     if not actual.numel():
@@ -22,5 +22,5 @@ def assert_close(actual: Tensor, truth: Tensor, name: str, dtype: torch.dtype | 
     difference = (actual.double() - truth).abs()
     error = (difference.max() / (1 + truth.abs().max())).item()
     rms = (difference.square().mean().sqrt() / (1e-30 + truth.square().mean().sqrt())).item()
-    tolerance = TOLERANCES[dtype or actual.dtype]
+    tolerance = tolerance or TOLERANCES[actual.dtype]
     assert error <= tolerance, f"{name}: largest error {error:.1e} > {tolerance:.1e}, relative RMS {rms:.1e}"

@@ -75,7 +75,7 @@ def run(
     y, state = selective_scan(**tensors, reverse=reverse, return_last_state=True, backend=backend)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(99)
     dtype = given_arguments["x"].dtype  # type: ignore[union-attr]
-    weighted = [(t, torch.randn(t.shape, generator=generator).to(dtype).to(t.dtype)) for t in (y, state)]
+    weighted = [(t, torch.randn(t.shape, generator=generator).to(dtype).to(t)) for t in (y, state)]
     weighted = [(t, weight) for t, weight in weighted if t.requires_grad]  # the state does not depend on C, D and z
     grads = torch.autograd.grad([t for t, _ in weighted], list(leaves.values()), [weight for _, weight in weighted])
     return {
@@ -319,7 +319,7 @@ def test_named_backend_runs_or_raises(monkeypatch: pytest.MonkeyPatch) -> None:
         selective_scan(**arguments() | {"A": -torch.ones(40, 5, dtype=torch.float64)}, backend="numba")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'numba' runs on the CPU, got a tensor on meta"):
         selective_scan(**{k: None if t is None else t.to("meta") for k, t in arguments().items()}, backend="numba")  # type: ignore[arg-type]
-    monkeypatch.setattr("svp.ops.backend._numba_failure", lambda: "ImportError: no module named numba")
+    monkeypatch.setattr("svp.ops.backend._failure", lambda name: "ImportError: no module named numba")
     with pytest.raises(RuntimeError, match="'numba' does not work here: ImportError: no module"):
         selective_scan(**arguments(), backend="numba")  # type: ignore[arg-type]
     selective_scan(**arguments())  # type: ignore[arg-type]

@@ -3,9 +3,9 @@
 Each op is a folder with one implementation per backend behind one public function; ``reference`` is the definition.
 """
 
-from svp.ops.backend import BACKENDS, use_backend
+from svp.ops.backend import BACKENDS, explain, use_backend
 from svp.ops.bidirectional_scan import Direction, bidirectional_scan
 from svp.ops.causal_conv1d import causal_conv1d
 from svp.ops.selective_scan import selective_scan
 
-__all__ = ["BACKENDS", "Direction", "bidirectional_scan", "causal_conv1d", "selective_scan", "use_backend"]
+__all__ = ["BACKENDS", "Direction", "bidirectional_scan", "causal_conv1d", "explain", "selective_scan", "use_backend"]

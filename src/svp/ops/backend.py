@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-BACKENDS = ("auto", "reference", "any_device", "numba")
+BACKENDS = ("auto", "reference", "any_device", "numba", "triton")
 """Names accepted by ``backend=``.
 
 "reference" is the definition, differentiated by autograd; "any_device" is plain PyTorch too, with less memory in training;
-"numba" is compiled for the CPU, computes in float32 and takes float32, bfloat16 and float16; "auto" takes the fastest
-implementation that can run the call.
+"numba" is compiled for the CPU and "triton" for the GPU, both compute in float32 and take float32, bfloat16 and float16;
+"auto" takes the fastest implementation that can run the call. ``svp.ops.explain`` says which, and why.
 """
 
-_NUMBA_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_OPS = ("causal_conv1d", "selective_scan", "bidirectional_scan")
+_COMPILED = {"numba": "cpu_numba", "triton": "gpu_triton"}  # the file in the folder of every op
+_FASTEST = {"cpu": "numba", "cuda": "triton"}
+_KIND = {
+    "reference": "the definition, never taken by auto",
+    "any_device": "plain PyTorch, where nothing faster runs",
+    "numba": "compiled for the CPU",
+    "triton": "compiled for the GPU",
+}
+_HOW = {  # what an op is on a backend, in the order of _OPS
+    name: dict(zip(_OPS, how, strict=True))
+    for name, how in {
+        "reference": ("a sum of shifted products", "a loop over the tokens", "the other two, one after the other"),
+        "any_device": ("the reference", "the reference, with a backward by hand", "the other two, one after the other"),
+        "numba": ("one kernel", "one kernel", "fused if d_inner is a multiple of 16, else the other two"),
+        "triton": ("one kernel", "one kernel, two backward", "a kernel for both convolutions, a kernel for every scan"),
+    }.items()
+}
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _chosen: ContextVar[str] = ContextVar("svp_ops_backend", default="auto")
 
@@ -50,42 +69,95 @@ def resolve(requested: str, *arguments: Tensor | None) -> str:
     name = _known(requested)
     if name == "auto":
         name = _chosen.get()
+    kinds = [(t.device, t.dtype) for t in arguments if t is not None]
     if name == "auto":
-        return "any_device" if _not_for_numba(arguments) or _numba_failure() else "numba"
-    if name == "numba":
-        if reason := _not_for_numba(arguments):
-            raise ValueError(f"backend 'numba' {reason}")
-        if reason := _numba_failure():
-            raise RuntimeError(f"backend 'numba' does not work here: {reason}")
+        return _auto(kinds)
+    if reason := _refusal(name, kinds):
+        raise ValueError(f"backend {name!r} {reason}; use backend 'any_device'")
+    if reason := _failure(name):
+        raise RuntimeError(f"backend {name!r} does not work here: {reason}")
     return name
 
 
-def _not_for_numba(arguments: tuple[Tensor | None, ...]) -> str:
-    """Why the kernels do not take these tensors; empty if they do."""
-    for t in arguments:
-        if t is None:
-            continue
-        if t.device.type != "cpu":
-            return f"runs on the CPU, got a tensor on {t.device}; move it or use backend 'any_device'"
-        if t.dtype not in _NUMBA_DTYPES:
-            return f"takes float32, bfloat16 and float16, got {t.dtype}; use backend 'any_device'"
+def compiled(op: str, function: str) -> dict[str, Callable[..., Any]]:
+    """By backend, a function of the kernels of `op`, whose modules are imported at the first call."""
+
+    def lazy(file: str) -> Callable[..., Any]:
+        return lambda *arguments: getattr(importlib.import_module(f"svp.ops.{op}.{file}"), function)(*arguments)
+
+    return {name: lazy(file) for name, file in _COMPILED.items()}
+
+
+def explain(tensor: Tensor | None = None, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+    """What "auto" takes for tensors on this device and in this dtype, and why: a line per backend and a line per op.
+
+    Args:
+        tensor: Gives device and dtype, if not None.
+        device: Need not be present here.
+        dtype: That of every argument of an op; one that is wider than the others decides.
+
+    Returns:
+        Some lines of text, to be printed.
+    """
+    kind = (tensor.device, tensor.dtype) if tensor is not None else (torch.device(device), dtype)
+    surrounding = _chosen.get()
+    chosen = _auto([kind]) if surrounding == "auto" else surrounding
+    title = f'"auto" for {str(kind[1]).removeprefix("torch.")} on {kind[0]}: {chosen}'
+    if surrounding != "auto":
+        title += f", because of the surrounding use_backend({surrounding!r})"
+    if kind[0].type == "cuda" and not torch.cuda.is_available():
+        title += " (PyTorch finds no CUDA device here)"
+    lines = [title]
+    for name in BACKENDS[1:]:
+        refusal, failure = _refusal(name, [kind]), _failure(name)
+        runs = f"no, it {refusal}" if refusal else f"no, {failure}" if failure else "yes"
+        lines.append(f"  {name:<10}  {_KIND[name]}: {runs}")
+    lines.append(f"ops on {chosen}")
+    lines += [f"  {op:<18}  {_HOW[chosen][op]}" for op in _OPS]
+    return "\n".join(lines)
+
+
+def _auto(kinds: list[tuple[torch.device, torch.dtype]]) -> str:
+    fastest = _FASTEST.get(kinds[0][0].type, "any_device")
+    return "any_device" if _refusal(fastest, kinds) or _failure(fastest) else fastest
+
+
+def _refusal(name: str, kinds: list[tuple[torch.device, torch.dtype]]) -> str:
+    """Why the kernels of a backend do not take tensors on these devices, in these dtypes; empty if they do, or it has none."""
+    if name not in _COMPILED:
+        return ""
+    for device, dtype in kinds:
+        if name == "numba" and device.type != "cpu":
+            return f"runs on the CPU, got a tensor on {device}"
+        if name == "triton" and device.type != "cuda" and not _is_interpreted():
+            return f"runs on CUDA devices, or anywhere under TRITON_INTERPRET=1, got a tensor on {device}"
+        if device != kinds[0][0]:
+            return f"takes tensors on one device, got {kinds[0][0]} and {device}"
+        if dtype not in _DTYPES:
+            return f"takes float32, bfloat16 and float16, got {dtype}"
     return ""
 
 
 @cache
-def _import_kernels() -> str:
-    """Why the Numba kernels cannot be loaded; empty if they can. The first call imports Numba."""
+def _import_kernels(name: str) -> str:
+    """Why the kernels of a backend cannot be loaded; empty if they can. The first call imports Numba or Triton."""
     try:
-        for op in ("causal_conv1d", "selective_scan", "bidirectional_scan"):
-            importlib.import_module(f"svp.ops.{op}.cpu_numba")
+        for op in _OPS:
+            importlib.import_module(f"svp.ops.{op}.{_COMPILED[name]}")
     except Exception as error:  # a broken or too old installation raises anything
         return f"{type(error).__name__}: {error}"
     return ""
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]  # torch.compile calls it, does not trace it
-def _numba_failure() -> str:
-    return _import_kernels()
+def _failure(name: str) -> str:
+    return _import_kernels(name) if name in _COMPILED else ""
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
+def _is_interpreted() -> bool:
+    """Whether Triton's kernels are run by its interpreter, on any device."""
+    return not _import_kernels("triton") and importlib.import_module("svp.ops.triton_math").INTERPRETED
 
 
 def _known(name: str) -> str:

@@ -45,9 +45,9 @@ def bidirectional_scan(xz: Tensor, forward: Direction, backward: Direction, back
         y           = selective_scan(x', dt_proj p_dt, A, B, C, D, z, dt_bias)
         out         = (y_forward + y_backward) / 2
 
-    On "numba", and for "auto" where it is available, fused kernels keep `xz` alone for the backward pass and leave out the
-    gradients of frozen weights, if d_inner is a multiple of 16; in every other case convolution and scan are called one after
-    the other on the same backend.
+    On "triton", and on "numba" if d_inner is a multiple of 16, fused kernels keep `xz` alone for the backward pass and leave
+    out the gradients of frozen weights; in every other case convolution and scan are called one after the other on the same
+    backend.
 
     Args:
         xz: Output of the mixer's first projection, (batch, length, 2 d_inner).
@@ -67,8 +67,8 @@ def bidirectional_scan(xz: Tensor, forward: Direction, backward: Direction, back
     """
     _check_shapes(xz, forward, backward)
     chosen = resolve(backend, xz, *forward, *backward)
-    if chosen == "numba" and xz.shape[2] % (2 * LANES) == 0:
-        return bidirectional_scan_op(xz, [*forward, *backward])
+    if chosen == "triton" or (chosen == "numba" and xz.shape[2] % (2 * LANES) == 0):
+        return bidirectional_scan_op(xz, [*forward, *backward], chosen)
     return bidirectional_scan_composed(xz, forward, backward, chosen)
 
 

@@ -409,9 +409,10 @@ def forward(xz: Tensor, weights: list[Tensor]) -> Tensor:
     return out.to(xz.dtype)
 
 
-def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], need_weights: bool) -> list[Tensor]:
-    """Gradients of `xz` and, if needed, of all weights."""
+def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[bool]) -> list[Tensor]:
+    """Gradients of those of `xz` and the weights that `needed` marks; one weight costs as much as all."""
     call = _Call(xz, weights)
+    need_weights = any(needed[1:])
     batch, length, d_inner = call.inner
     d_state = weights[5].shape[1]
     padded_states = math.ceil(d_state / LANES) * LANES
@@ -468,7 +469,7 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], need_weights: 
         )
         own = weights[7 * side : 7 * side + 7]
         grads += [grad.to(weight.dtype).contiguous() for grad, weight in zip(of_weights, own, strict=True)]
-    return grads
+    return [grad for grad, need in zip(grads, needed, strict=False) if need]
 
 
 class _Call:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svp.ops.backend import compiled
 from svp.ops.selective_scan import any_device
 from svp.ops.selective_scan.reference import state_dtype
 
@@ -50,20 +51,8 @@ def selective_scan_backward_op(
     return _BACKWARD[backend](grad_y, grad_state, (x, dt, A, B, C, D, z, dt_bias), needed, reverse)
 
 
-def _numba_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-    from svp.ops.selective_scan import cpu_numba
-
-    return cpu_numba.forward(*arguments)
-
-
-def _numba_backward(*arguments: Any) -> list[Tensor]:
-    from svp.ops.selective_scan import cpu_numba
-
-    return cpu_numba.backward(*arguments)
-
-
-_FORWARD = {"any_device": any_device.forward, "numba": _numba_forward}
-_BACKWARD = {"any_device": any_device.backward, "numba": _numba_backward}
+_FORWARD = {"any_device": any_device.forward} | compiled("selective_scan", "forward")
+_BACKWARD = {"any_device": any_device.backward} | compiled("selective_scan", "backward")
 
 
 @selective_scan_op.register_fake

@@ -103,7 +103,7 @@ def test_help_shows_options_as_they_are_typed(capsys: pytest.CaptureFixture[str]
         (
             ["train", "--data", "x", "--method", "magic"],
             2,
-            "unknown method 'magic'; known: A, adapter, affix, ",
+            "unknown method 'magic'; known: A, adapter, additional_scan, affix, ",
         ),
         (["train", "--data", "no/such/folder", *FAST], 1, "no/such/folder does not exist"),
         (["train", "--data", "nothing", *FAST], 1, "neither a folder here nor a known data set"),

@@ -23,6 +23,7 @@ DIRECTIONS = ("forward", "backward")
 def tuned(method: str, dtype: torch.dtype = torch.float64, img_size: int = 20, **options: Any) -> VisionMamba:
     """A small model whose method does something."""
     few: dict[str, Any] = {"svp": dict(shared_layers=2), "vpt_deep": dict(num_tokens=3), "affix": dict(num_tokens=3)}
+    few["svp+vpt_deep"] = dict(svp=few["svp"], vpt_deep=few["vpt_deep"])
     model = small_vim(img_size=img_size).eval()
     tuner = svp.tune(model, method, **(few.get(method, {}) | options))
     with torch.no_grad():
@@ -82,7 +83,7 @@ def by_hand(mixer: Any, xz: Tensor, direction: str, cls: int) -> dict[str, Tenso
     )
 
 
-@pytest.mark.parametrize("method", ["linear", "svp", "vpt_deep", "affix", "adapter"])
+@pytest.mark.parametrize("method", ["linear", "svp", "vpt_deep", "affix", "adapter", "svp+vpt_deep"])
 def test_equals_the_definitions(method: str) -> None:
     model = tuned(method, img_size=12)
     x = images(model)
@@ -112,9 +113,10 @@ def test_attention_times_input_is_the_output_of_the_scan(direction: str, dtype: 
     torch.testing.assert_close(found[1].y, expected, **tolerance)
 
 
+@pytest.mark.parametrize("method", ["svp", "additional_scan"])
 @pytest.mark.parametrize("backend", runnable_backends())
-def test_contributions_add_up_to_the_class_tokens_output_on_every_backend(backend: str) -> None:
-    model = tuned("svp", torch.float32, img_size=12)
+def test_contributions_add_up_to_the_class_tokens_output_on_every_backend(backend: str, method: str) -> None:
+    model = tuned(method, torch.float32, img_size=12)
     x = images(model)
     with use_backend(backend):
         (xz, expected), *_ = projections(model, x)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from svp.models import BidirectionalMamba, VisionMamba
 from svp.models.vim import add_residual
+from svp.ops import selective_scan
 from tests.golden import TOLERANCE, Case, assert_close, load_case
 from tests.models.small import device_of, runnable_backends
 
@@ -90,14 +93,13 @@ def test_mixer(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     mixer.load_state_dict(case.weight)
     mixer.to(dtype)
     branches: dict[str, Tensor] = {}
-    scan = mixer._scan
 
-    def record(*args: object, reverse: bool) -> Tensor:
-        y = scan(*args, reverse=reverse)  # type: ignore[arg-type]
+    def record(*args: Any, reverse: bool = False) -> Tensor:
+        y = selective_scan(*args, reverse=reverse)
         branches["backward_branch" if reverse else "forward_branch"] = y
         return y
 
-    monkeypatch.setattr(mixer, "_scan", record)
+    monkeypatch.setattr("svp.models.mixer.selective_scan", record)
     monkeypatch.setattr(mixer, "_is_plain", lambda: False)  # else both directions run in one op
     hidden = case.input["hidden_states"].to(dtype).requires_grad_()
     output = mixer(hidden)

@@ -227,6 +227,7 @@ def test_ablation_changes_one_thing_at_a_time(values: dict[str, Any], tmp_path: 
     assert changed == {
         "inner only": ["cross"],
         "cross only": ["inner"],
+        "without scaling": ["scaling"],
         "class token prompted too": ["prompt_cls_token"],
         "official slip": ["cross_prompt"],
     }

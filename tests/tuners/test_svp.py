@@ -95,7 +95,7 @@ def test_counts_of_every_data_set(dataset: str) -> None:
 
 
 def test_defaults_are_the_papers() -> None:
-    assert SVPConfig() == SVPConfig(8, 64, True, True, "paper", False, 0.0, False, "linear")
+    assert SVPConfig() == SVPConfig(8, 64, True, True, "paper", True, False, 0.0, False, "linear")
     model = svp.create_model("vim_small", num_classes=100, device="meta")
     assert svp.tune(model).num_trainable_without_head == 1_644_288
     assert model.tuner.name == "svp"

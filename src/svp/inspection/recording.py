@@ -178,7 +178,9 @@ class _Recorder:
                 attention[layer] = HiddenAttention(scan.attention(range(scan.x.shape[1])), scan.x, scan.output())
 
     def see_prompts(self, prompters: Prompters, args: tuple[Any, ...], prompted: Tensor) -> None:
-        layer, tokens = args
+        layer, tokens, layout = args
+        if layout is not None:  # those that another method added are not prompted
+            tokens, prompted = layout.own(tokens), layout.own(prompted)
         prompt = prompted - tokens
         config, nothing = prompters.config, torch.zeros_like(prompt)
         inner = prompters.inner_prompt(layer, tokens) if config.inner else nothing

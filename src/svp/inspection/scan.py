@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from svp.models import BidirectionalMamba
+from svp.models.mixer import Side
 
 
 @dataclass(frozen=True)
@@ -101,27 +102,15 @@ def open_mixer(mixer: BidirectionalMamba, xz: Tensor) -> tuple[Scan, Scan, Tenso
     plain = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
     with plain:
         x, z = xz.to(mixer.A_log.dtype).chunk(2, dim=-1)
-        sides = (
-            (mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.A_log, mixer.D, False),
-            (mixer.conv1d_b, mixer.x_proj_b, mixer.dt_proj_b, mixer.A_b_log, mixer.D_b, True),
+        forward, backward = (
+            _open_scan(mixer, x, side, reverse) for side, reverse in zip(mixer.sides(), (False, True), strict=True)
         )
-        forward, backward = (_open_scan(mixer, x, *side) for side in sides)
         return forward, backward, F.silu(_wide(z)) / 2
 
 
-def _open_scan(
-    mixer: BidirectionalMamba,
-    x: Tensor,
-    conv1d: torch.nn.Module,
-    x_proj: torch.nn.Module,
-    dt_proj: torch.nn.Module,
-    A_log: Tensor,
-    D: Tensor,
-    reverse: bool,
-) -> Scan:
-    x = conv1d(x)
-    dt, B, C = x_proj(x).split([mixer.dt_rank, mixer.d_state, mixer.d_state], dim=-1)
-    return Scan(_wide(x), F.softplus(_wide(dt_proj(dt))), -_wide(A_log).exp(), _wide(B), _wide(C), _wide(D), reverse)
+def _open_scan(mixer: BidirectionalMamba, x: Tensor, side: Side, reverse: bool) -> Scan:
+    x, raw, A, B, C = (_wide(t) for t in mixer.scan_inputs(x, side))
+    return Scan(x, F.softplus(raw), A, B, C, _wide(side.D), reverse)
 
 
 def _wide(t: Tensor) -> Tensor:

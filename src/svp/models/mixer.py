@@ -48,6 +48,26 @@ class CausalConv1d(nn.Module):
         return causal_conv1d(x, self.weight.squeeze(1), self.bias, activation="silu", reverse=self.reverse)
 
 
+class Side(NamedTuple):
+    """What one direction of a mixer is made of.
+
+    Args:
+        conv1d: Convolution with SiLU.
+        x_proj: To the low-rank step size, B and C.
+        dt_proj: From the low-rank step size to the channels.
+        A_log: A = -exp(A_log), (d_inner, d_state).
+        D: Skip weight, (d_inner,).
+        more: None, or a tuner's additional states: their ``A_log`` and ``x_proj``.
+    """
+
+    conv1d: Any
+    x_proj: Any
+    dt_proj: Any
+    A_log: Tensor
+    D: Tensor
+    more: Any
+
+
 class BidirectionalMamba(nn.Module):
     """Mixer of a Vim block: one projection in, a scan in each direction, their mean, one projection out.
 
@@ -128,26 +148,27 @@ class BidirectionalMamba(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """(batch, length, d_model) -> (batch, length, d_model)"""
         xz = self.in_proj(u)
-        forward, backward = self._sides()
+        forward, backward = self.sides()
         if self._is_plain():
-            return self.out_proj(bidirectional_scan(xz, self._direction(*forward), self._direction(*backward)))
+            return self.out_proj(bidirectional_scan(xz, self._direction(forward), self._direction(backward)))
         x, z = xz.chunk(2, dim=-1)
-        y = self._scan(x, z, *forward, reverse=False)
-        y_b = self._scan(x, z, *backward, reverse=True)
+        y = selective_scan(*self.scan_inputs(x, forward), forward.D, z)
+        y_b = selective_scan(*self.scan_inputs(x, backward), backward.D, z, reverse=True)
         return self.out_proj((y + y_b) / 2)
 
-    def _sides(self) -> tuple[_Side, _Side]:
+    def sides(self) -> tuple[Side, Side]:
+        """What the forward and the backward direction are made of."""
         more, more_b = self.more_states
         return (
-            _Side(self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, more),
-            _Side(self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, more_b),
+            Side(self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, more),
+            Side(self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, more_b),
         )
 
     def _is_plain(self) -> bool:
         """Whether everything between the projections is as built: nothing wrapped, replaced or hooked, no autocast."""
         if _is_autocast_enabled(self.A_log.device.type):
             return False
-        sides = self._sides()
+        sides = self.sides()
         linears = [m for side in sides for m in (side.x_proj, side.dt_proj)]
         linears += [more.x_proj for more in self.more_states if more is not None]
         return (
@@ -156,29 +177,20 @@ class BidirectionalMamba(nn.Module):
             and all(side.x_proj.bias is None for side in sides)  # a Direction has no place for it
         )
 
-    def _direction(self, conv1d: Any, x_proj: Any, dt_proj: Any, A_log: Tensor, D: Tensor, more: Any) -> Direction:
+    def _direction(self, side: Side) -> Direction:
+        conv1d, x_proj, dt_proj, A_log, D, more = side
         weight = x_proj.weight
         if more is not None:
             weight = torch.cat(self._split(weight, more.x_proj.weight, dim=0))
         A = _decay(A_log, more)
         return Direction(conv1d.weight.squeeze(1), conv1d.bias, weight, dt_proj.weight, dt_proj.bias, A, D)
 
-    def _scan(
-        self,
-        x: Tensor,
-        z: Tensor,
-        conv1d: nn.Module,
-        x_proj: nn.Module,
-        dt_proj: nn.Module,
-        A_log: Tensor,
-        D: Tensor,
-        more: Any,
-        reverse: bool,
-    ) -> Tensor:
-        x = conv1d(x)
-        dt, B, C = self._split(x_proj(x), more.x_proj(x) if more is not None else None, dim=-1)
-        dt = _without_autocast(dt_proj, dt, A_log.dtype)
-        return selective_scan(x, dt, _decay(A_log, more), B, C, D, z, reverse=reverse)
+    def scan_inputs(self, x: Tensor, side: Side) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """x behind the convolution, dt in front of the softplus, A, B and C of one direction, every sub-module called."""
+        x = side.conv1d(x)
+        dt, B, C = self._split(side.x_proj(x), side.more.x_proj(x) if side.more is not None else None, dim=-1)
+        dt = _without_autocast(side.dt_proj, dt, side.A_log.dtype)
+        return x, dt, _decay(side.A_log, side.more), B, C
 
     def _split(self, projected: Tensor, more: Tensor | None, dim: int) -> tuple[Tensor, Tensor, Tensor]:
         """Step size, B and C (or the rows that make them), those of added states behind the others."""
@@ -187,17 +199,6 @@ class BidirectionalMamba(nn.Module):
             more_B, more_C = more.chunk(2, dim)
             B, C = torch.cat([B, more_B], dim), torch.cat([C, more_C], dim)
         return dt, B, C
-
-
-class _Side(NamedTuple):
-    """What one direction is made of."""
-
-    conv1d: Any
-    x_proj: Any
-    dt_proj: Any
-    A_log: Tensor
-    D: Tensor
-    more: Any
 
 
 def _decay(A_log: Tensor, more: Any) -> Tensor:

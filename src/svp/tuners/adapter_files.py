@@ -221,11 +221,11 @@ def load_adapter(directory: str | Path, backbone: Backbone | None = None) -> Bac
                 f"{info.backbone_sha256}; this backbone has hash {found}"
             )
         load_trained(backbone, directory)
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         if tuner is not None:
             tuner.detach()
         backbone.head, backbone.num_classes = head, num_classes
-        if isinstance(error, WeightsError):
+        if isinstance(error, WeightsError) or not isinstance(error, TypeError | ValueError):
             raise
         raise WeightsError(f"the adapter in {directory} does not fit this backbone: {error}") from error
     backbone.adapter = info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -243,16 +244,26 @@ def test_bfloat16_model_under_autocast() -> None:
         model(images(model)).float().sum().backward()
 
 
-def test_step_size_stays_in_full_precision_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    from svp.models import mixer
-
+@pytest.mark.parametrize(("hooked", "module"), [(True, "svp.models.mixer"), (False, "svp.ops.bidirectional_scan.reference")])
+def test_step_size_stays_in_full_precision_under_autocast(hooked: bool, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.dtype] = []
-    real = mixer.selective_scan
-    monkeypatch.setattr(mixer, "selective_scan", lambda x, dt, *a, **k: seen.append(dt.dtype) or real(x, dt, *a, **k))
+    real = svp.ops.selective_scan
+    record = lambda x, dt, *a, **k: seen.append(dt.dtype) or real(x, dt, *a, **k)  # noqa: E731
+    monkeypatch.setattr(import_module(module), "selective_scan", record)
     model = small_vim()
-    with torch.autocast("cpu", torch.bfloat16):
+    for block in model.layers:
+        if hooked:
+            block.mixer.dt_proj.register_forward_hook(lambda *_: None)
+    with torch.autocast("cpu", torch.bfloat16), svp.ops.use_backend("any_device"):
         model(images(model))
     assert seen == [torch.float32] * 6
+
+
+def test_fused_kernels_run_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("svp.ops.bidirectional_scan"), "bidirectional_scan_composed", None)
+    model = small_vim()
+    with torch.autocast("cpu", torch.bfloat16), svp.ops.use_backend("numba"):
+        model(images(model)).float().sum().backward()
 
 
 # what a tuner may wrap -----------------------------------------------------------------------------------------------------

@@ -165,9 +165,7 @@ class BidirectionalMamba(nn.Module):
         )
 
     def _is_plain(self) -> bool:
-        """Whether everything between the projections is as built: nothing wrapped, replaced or hooked, no autocast."""
-        if _is_autocast_enabled(self.A_log.device.type):
-            return False
+        """Whether everything between the projections is as built: nothing wrapped, replaced or hooked."""
         sides = self.sides()
         linears = [m for side in sides for m in (side.x_proj, side.dt_proj)]
         linears += [more.x_proj for more in self.more_states if more is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +26,11 @@ def bidirectional_scan_composed(xz: Tensor, forward: Direction, backward: Direct
 def _one_direction(x: Tensor, z: Tensor, weights: Direction, reverse: bool, backend: str) -> Tensor:
     x = causal_conv1d(x, weights.conv_weight, weights.conv_bias, "silu", reverse, backend)
     dt_rank, d_state = weights.dt_proj.shape[1], weights.A.shape[1]
-    p_dt, B, C = torch.split(F.linear(x, weights.x_proj), [dt_rank, d_state, d_state], dim=-1)
-    dt = F.linear(p_dt, weights.dt_proj)
+    p_dt, B, C = torch.split(F.linear(x.to(weights.x_proj.dtype), weights.x_proj), [dt_rank, d_state, d_state], dim=-1)
+    with _no_autocast(x.device.type):  # the step size is as small as its bias, of up to -7, makes it
+        dt = F.linear(p_dt.to(weights.dt_proj.dtype), weights.dt_proj)
     return selective_scan(x, dt, weights.A, B, C, weights.D, z, weights.dt_bias, reverse, backend=backend)
+
+
+def _no_autocast(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

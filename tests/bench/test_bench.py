@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
 from svp.bench import Case, Timing, cases, take_turns
-from svp.bench.roofline import product_runner, total_flops
+from svp.bench.roofline import Product, product_runner
 from svp.bench.suite import SECTIONS, Settings, run_suite
 from svp.cli import main
 
@@ -18,6 +19,10 @@ NANO = Case("vim_nano", img_size=32, batch_size=2)
 D, DEPTH, TOKENS, PATCHES = 128, 12, 65, 64
 E, N, DT_RANK = 2 * D, 16, 8
 MIXER = D * 2 * E + 2 * E * (DT_RANK + 2 * N) + 2 * DT_RANK * E + E * D  # multiplications per token
+
+
+def total_flops(products: Counter[Product]) -> int:
+    return sum(product.flops * count for product, count in products.items())
 
 
 def test_products_of_inference_are_those_of_the_formula() -> None:

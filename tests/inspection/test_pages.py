@@ -21,7 +21,7 @@ from svp.inspection.runs import _patch_extent, _pixels
 from svp.inspection.score_figures import plot_confusion, plot_features
 from svp.inspection.style import style
 from svp.training import RunDirectory
-from tests.models.small import perturb, small_vim
+from tests.models.small import perturb, small_vim, small_vit
 from tests.training.conftest import write_photos
 
 CLASSES = ("amber", "blue", "green")
@@ -204,3 +204,12 @@ def test_many_classes_and_names_with_dollars(tmp_path: Path) -> None:
         page.add_figure("confusion", "", "", plot_confusion(np.eye(40, dtype=np.int64), names))
         page.add_figure("few", "", "", plot_confusion(np.eye(5, dtype=np.int64), names[:5]))
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_a_run_without_scans_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = small_vit(img_size=16)
+    svp.tune(model, "vpt_deep")
+    svp.save_adapter(model, tmp_path)
+    (tmp_path / "x.png").write_bytes(b"")
+    assert main(["gates", str(tmp_path), str(tmp_path / "x.png")]) == 1
+    assert "gates are recorded in the scans of a VisionMamba, this is a VisionTransformer" in capsys.readouterr().err

@@ -47,11 +47,6 @@ class Case:
     def dtype(self) -> torch.dtype:
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
 
-    @property
-    def tokens(self) -> int:
-        """Of an image, with the class token, at patches of 16 pixels."""
-        return (self.img_size // 16) ** 2 + 1
-
 
 def build(case: Case, device: torch.device) -> Any:
     """The model of random weights, tuned if the case is training."""
@@ -136,7 +131,7 @@ def _mixer_by_parallel_scan(mixer: BidirectionalMamba, pscan: Any, u: Tensor) ->
 
 
 def products_of(case: Case) -> Counter[Product]:
-    """The matrix products of the case, in the order of nothing; found without computing anything."""
+    """The matrix products of the case and how often each occurs; found without computing anything."""
     meta = torch.device("meta")
     with use_backend("any_device"):  # a fused kernel would hide some
         return matrix_products(ours(replace(case, precision="fp32"), meta))

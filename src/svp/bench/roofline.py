@@ -104,8 +104,3 @@ def product_runner(products: Counter[Product], device: torch.device, dtype: torc
                 torch.matmul(left, right, out=out)
 
     return run
-
-
-def total_flops(products: Counter[Product]) -> int:
-    """Floating-point operations of all `products`."""
-    return sum(product.flops * count for product, count in products.items())

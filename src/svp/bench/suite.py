@@ -15,9 +15,10 @@ from svp.bench import cases
 from svp.bench.cases import Case, Step
 from svp.bench.measure import Timing, take_turns
 from svp.bench.probe import first_call_seconds, memory_per_image
+from svp.models.factory import full_name
 
 RESOLUTIONS = (224, 448, 896, 1248)
-PEERS = {"vim_small": "deit_small_patch16_224"}
+PEERS = {"vim_small_patch16_224": "deit_small_patch16_224"}
 """Vision Transformers of the same width and depth class."""
 
 
@@ -65,11 +66,16 @@ def run_suite(sections: list[str], settings: Settings) -> Iterator[Row]:
     """Measure the named sections and yield their rows as they come.
 
     Raises:
-        ValueError: No section of that name.
+        ValueError: No section of that name, or none of the models has a peer to compare over the resolution.
     """
     for section in sections:
         if section not in SECTIONS:
             raise ValueError(f"unknown section {section!r}; known: {', '.join(SECTIONS)}")
+    if "resolution" in sections and not _with_peers(settings):
+        raise ValueError(
+            f"section 'resolution' sets a Vim beside a Vision Transformer of its size: add one of {', '.join(PEERS)} to the "
+            "models, or name the other sections"
+        )
     for section in sections:
         yield from SECTIONS[section](settings)
 
@@ -94,21 +100,21 @@ def _peers(settings: Settings) -> Iterator[Row]:
 
 def _resolution(settings: Settings) -> Iterator[Row]:
     """Vim and a Vision Transformer of its size over the side of the image: inference time, memory in training."""
-    for model in (name for name in settings.models if name in PEERS):
+    for model, peer in _with_peers(settings).items():
         for img_size in RESOLUTIONS:
             batch_size = max(1, settings.batch_size * 224**2 // img_size**2)
             case = Case(model, "inference", "bf16", batch_size, img_size)
-            vit = replace(case, model=PEERS[model])
-            makers: dict[str, Any] = {"svp": cases.ours, PEERS[model]: lambda _, device, vit=vit: cases.ours(vit, device)}
+            vit = replace(case, model=peer)
+            makers: dict[str, Any] = {"svp": cases.ours, peer: lambda _, device, vit=vit: cases.ours(vit, device)}
             yield from _compare("resolution", case, makers, settings)
-            for of, name in (("svp", model), (PEERS[model], PEERS[model])):
+            for of, name in (("svp", model), (peer, peer)):
                 training = Case(name, "training", "bf16", 3, img_size)
                 yield _single("resolution", training, of, "MB per image", memory_per_image(training, settings.device))
 
 
 def _memory(settings: Settings) -> Iterator[Row]:
     """Memory of a training step per image, in batches of 32."""
-    for model in (*settings.models, *(PEERS[name] for name in settings.models if name in PEERS)):
+    for model in (*settings.models, *_with_peers(settings).values()):
         for precision in ("fp32", "bf16"):
             case = Case(model, "training", precision, 32)
             of = "svp" if model in settings.models else model
@@ -131,6 +137,11 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "memory": _memory,
     "first-call": _first_call,
 }
+
+
+def _with_peers(settings: Settings) -> dict[str, str]:
+    """Vim -> its peer, of those models that have one."""
+    return {name: PEERS[full_name(name)] for name in settings.models if full_name(name) in PEERS}
 
 
 def _standard_cases(settings: Settings) -> Iterator[Case]:

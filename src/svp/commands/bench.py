@@ -28,23 +28,17 @@ def run(argv: list[str]) -> int:
 
 
 def _bench(sections: list[str], models: list[str] | None, rounds: int, batch_size: int, device: str, out: str) -> int:
-    import torch
-
     from svp.bench.report import to_table, write_json, write_resolution_figure
     from svp.bench.suite import SECTIONS, Row, Settings, machine, run_suite
     from svp.models.factory import full_name
     from svp.terminal import make_console
+    from svp.training.loop import make_accelerator
 
     for name in models or ():
         if not full_name(name).startswith("vim_"):
             raise UsageError(f"--models takes Vim models, got {name}")
-    for section in sections:
-        if section not in SECTIONS:
-            raise UsageError(f"unknown section {section!r}; known: {', '.join(SECTIONS)}")
-    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    settings = Settings(rounds=rounds, batch_size=batch_size, device=chosen)
-    if models:
-        settings = Settings(tuple(models), rounds, batch_size, chosen)
+    chosen = make_accelerator(device, "fp32").device
+    settings = Settings(tuple(models or Settings.models), rounds, batch_size, chosen)
     console, folder = make_console(), Path(out)
     described = machine(chosen)
     console.print(", ".join(f"{name} {value}" for name, value in described.items() if value is not None))

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from svp.inspection.scan import Scan, open_mixer
 from svp.models import BidirectionalMamba, VisionMamba
 from svp.tuners import Prompters
+from svp.tuners.layout import Layout
 
 GATES = ("dt", "forget", "memory", "update", "state_norm", "contribution")
 """Names of what ``ScanGates`` holds of every token."""
@@ -131,16 +132,22 @@ def gates(model: nn.Module, images: Tensor, attention: Iterable[int] = ()) -> Ga
     Raises:
         ValueError: Another model, no such layer, or images of another size.
     """
-    if not isinstance(model, VisionMamba):
-        raise ValueError(f"gates are recorded in the scans of a VisionMamba, this is a {type(model).__name__}")
-    layers, depth = sorted(set(attention)), len(model.layers)
+    vim = with_scans(model)
+    layers, depth = sorted(set(attention)), len(vim.layers)
     for layer in layers:
         if not 0 <= layer < depth:
             raise ValueError(f"gates: attention names layer {layer}, expected 0 to {depth - 1}")
-    recorder = _Recorder(model, layers)
+    recorder = _Recorder(vim, layers)
     with _evaluating(model), recorder.attached():
         logits = model(images)
     return recorder.finish(logits)
+
+
+def with_scans(model: object) -> VisionMamba:
+    """`model`; raises ``ValueError`` if it has no scans."""
+    if not isinstance(model, VisionMamba):
+        raise ValueError(f"gates are recorded in the scans of a VisionMamba, this is a {type(model).__name__}")
+    return model
 
 
 class _Recorder:
@@ -234,12 +241,9 @@ class _Places:
         self.length = u.shape[1]
         blocks = torch.arange(self.length, device=u.device)
         if affix := getattr(self.model, "affix", None):
-            # its layout is known to its hooks alone, but what it adds comes here as it is
-            added = (u[0].unsqueeze(1) == affix.tokens[0].to(u.dtype)).all(-1).any(-1)
-            blocks = blocks[~added]
+            blocks = _own(affix.layout, blocks)
         self.blocks = blocks
-        layout = self.model.layout
-        self.own = blocks if layout is None else layout.own(blocks.view(1, -1, 1)).flatten()
+        self.own = blocks if self.model.layout is None else _own(self.model.layout, blocks)
         if len(self.own) != self.model.pos_embed.shape[1]:
             raise RuntimeError(
                 f"of {self.length} tokens {len(self.own)} seem to be the model's own, it has {self.model.pos_embed.shape[1]}"
@@ -255,6 +259,11 @@ class _Places:
         spread = values.new_zeros(*values.shape[:-1], self.length)
         spread[..., places] = values
         return spread
+
+
+def _own(layout: Layout, places: Tensor) -> Tensor:
+    """Those of (length,) `places` where the model's own tokens stand."""
+    return layout.own(places.view(1, -1, 1)).flatten()
 
 
 def _gates_of(scan: Scan, cls_position: int, gate: Tensor) -> dict[str, Tensor]:

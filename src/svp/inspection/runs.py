@@ -29,7 +29,7 @@ from svp.inspection.activation import record_activation
 from svp.inspection.gate_figures import plot_gate_maps
 from svp.inspection.page import Page
 from svp.inspection.predictions import record_predictions
-from svp.inspection.recording import Gates, gates
+from svp.inspection.recording import Gates, gates, with_scans
 from svp.inspection.sections import (
     add_activation,
     add_confusion,
@@ -93,10 +93,10 @@ def open_runs(run: str | Path, compare: Sequence[str | Path] = (), device: str =
     Raises:
         WeightsError: An adapter cannot be loaded.
         RunError: No epoch of a run was finished.
-        ValueError: Backbones or the preparation of images differ.
+        ValueError: Backbones or the preparation of images differ, or the backbone is no ``VisionMamba``.
     """
     target = make_accelerator(device, "fp32").device
-    models: dict[str, VisionMamba] = {BASE: load_adapter(run).tuner.detach()}
+    models: dict[str, VisionMamba] = {BASE: with_scans(load_adapter(run).tuner.detach())}
     directories: dict[str, Path] = {}
     infos: list[AdapterInfo] = []
     for directory in map(Path, (run, *compare)):

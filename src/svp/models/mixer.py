@@ -184,7 +184,16 @@ class BidirectionalMamba(nn.Module):
         return Direction(conv1d.weight.squeeze(1), conv1d.bias, weight, dt_proj.weight, dt_proj.bias, A, D)
 
     def scan_inputs(self, x: Tensor, side: Side) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """x behind the convolution, dt in front of the softplus, A, B and C of one direction, every sub-module called."""
+        """What one direction's scan reads, every sub-module called.
+
+        Args:
+            x: The first half of what `in_proj` gives, (batch, length, d_inner).
+            side: The direction.
+
+        Returns:
+            x behind the convolution and dt in front of the softplus, (batch, length, d_inner); A, (d_inner, d_state); B and C,
+            (batch, length, d_state). Additional states count in d_state.
+        """
         x = side.conv1d(x)
         dt, B, C = self._split(side.x_proj(x), side.more.x_proj(x) if side.more is not None else None, dim=-1)
         dt = _without_autocast(side.dt_proj, dt, side.A_log.dtype)

@@ -71,7 +71,8 @@ class _Drop:
 
 @register_method("affix", AffixConfig)
 class AffixMethod(Method[AffixConfig]):
-    """Tokens that only the mixers see; they are found at ``model.affix.tokens``, (depth, num_tokens, embed_dim)."""
+    """Tokens that only the mixers see; they are found at ``model.affix.tokens``, (depth, num_tokens, embed_dim),
+    where they stand at ``model.affix.layout``."""
 
     default_lr = 1e-2
     default_weight_decay = 1e-4
@@ -80,6 +81,7 @@ class AffixMethod(Method[AffixConfig]):
         model, config = tuner.model, self.config
         layout, like = Layout(config.num_tokens, config.position), model.pos_embed
         affix = nn.Module()
+        affix.layout = layout  # type: ignore[assignment]
         shape = (len(model.layers), config.num_tokens, model.embed_dim)
         affix.tokens = nn.Parameter(torch.empty(shape, device=like.device, dtype=like.dtype))
         trunc_normal_(affix.tokens, std=0.02)

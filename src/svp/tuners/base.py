@@ -52,7 +52,8 @@ class Method(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def attach(self, tuner: Tuner) -> Iterable[str]:
-        """Change ``tuner.model`` by ``tuner.add``, ``wrap``, ``hook`` and ``replace``, which the tuner undoes.
+        """Change ``tuner.model`` by ``tuner.add``, ``wrap``, ``hook``, ``replace`` and ``override``, all of which
+        the tuner undoes.
 
         Returns:
             The names of the parameters that train beside the head.

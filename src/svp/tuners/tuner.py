@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, cast
@@ -49,6 +49,7 @@ class Tuner:
         self._wrapped: list[tuple[str, nn.Module]] = []
         self._hooks: list[RemovableHandle] = []
         self._replaced: dict[str, Any] = {}
+        self._overridden: list[str] = []
         self._original: dict[str, Tensor] = {}
         self._head: tuple[Any, Any] = (getattr(model, "head", None), self.model.num_classes)  # a tuned model's may be reset
         try:
@@ -188,6 +189,11 @@ class Tuner:
         self._replaced.setdefault(name, attrgetter(name)(self.model))
         self._put(name, value)
 
+    def override(self, name: str, function: Callable[..., Any]) -> None:
+        """Put `function` over a method of the model; ``detach`` takes it off."""
+        self._overridden.append(name)
+        setattr(self.model, name, function)
+
     # -----------------------------------------------------------------------------------------------------------------------
 
     def _put(self, path: str, value: Any) -> None:
@@ -204,9 +210,9 @@ class Tuner:
             handle.remove()
         for path, module in reversed(self._wrapped):
             self._put(path, module)
-        for name in self._added:
+        for name in (*self._added, *self._overridden):
             delattr(self.model, name)
-        self._hooks, self._wrapped, self._added = [], [], []
+        self._hooks, self._wrapped, self._added, self._overridden = [], [], [], []
         head, self.model.num_classes = self._head
         for name, value in self._replaced.items():
             self._put(name, value)

@@ -114,6 +114,13 @@ class _LeaveOut:
         return (self.layout.own(*args),)
 
 
+def _no_intermediates(*_: Any, **__: Any) -> Any:
+    raise RuntimeError(
+        "between the blocks of a prompted Vision Transformer stand prompts, which timm would take for patches: "
+        "call forward_intermediates after model.tuner.detach(), or on a Vim"
+    )
+
+
 class VPTMethod(Method[VPTConfig]):
     """Prompt tokens in front of the first `prompted_blocks`; they are found at ``model.vpt``."""
 
@@ -135,6 +142,7 @@ class VPTMethod(Method[VPTConfig]):
             tuner.replace("layout", prompts.layout)
         else:
             tuner.hook(model.get_submodule(parts.final_norm).register_forward_pre_hook(_LeaveOut(prompts.layout)))
+            tuner.override("forward_intermediates", _no_intermediates)
         return tuner.add("vpt", prompts)
 
 

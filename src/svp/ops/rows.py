@@ -1,11 +1,12 @@
-"""How tensors reach the Numba kernels: float32, channels in blocks of sixteen."""
+"""How tensors reach the Numba kernels: float32 or bfloat16, channels in blocks of sixteen."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,20 +16,25 @@ LANES = 16
 class Rows(NamedTuple):
     """A tensor (batch, length, channels) whose channels are adjacent: a flat array, the strides of images and of tokens."""
 
-    data: npt.NDArray[np.float32]
+    data: npt.NDArray[Any]
     image: int
     token: int
 
 
-def rows(t: Tensor) -> Rows:
+def rows(t: Tensor, dtype: torch.dtype = torch.float32) -> Rows:
     """`t` (batch, length, channels) for a kernel; copied only where the dtype or distant channels ask for it."""
-    t = t.detach().float()
+    t = t.detach().to(dtype)
     if t.stride(2) != 1 or t.numel() == 0:
         t = t.contiguous()
     batch, length, channels = t.shape
     image, token, _ = t.stride()
     span = (batch - 1) * image + (length - 1) * token + channels if t.numel() else 0
-    return Rows(t.as_strided((span,), (1,)).numpy(), image, token)
+    return Rows(numpy_view(t.as_strided((span,), (1,))), image, token)
+
+
+def numpy_view(t: Tensor) -> npt.NDArray[Any]:
+    """The memory of `t`, bfloat16 as int16: NumPy has no bfloat16."""
+    return t.view(torch.int16).numpy() if t.dtype == torch.bfloat16 else t.numpy()
 
 
 def flat(t: Tensor) -> npt.NDArray[np.float32]:

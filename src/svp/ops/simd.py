@@ -46,6 +46,7 @@ _LLVM_FLOAT = ir.FloatType()
 _LLVM_INT = ir.IntType(32)
 _LLVM_VECTOR = ir.VectorType(_LLVM_FLOAT, LANES)
 _LLVM_INT_VECTOR = ir.VectorType(_LLVM_INT, LANES)
+_LLVM_SHORT_VECTOR = ir.VectorType(ir.IntType(16), LANES)
 
 
 @register_model(_VectorType)
@@ -87,23 +88,49 @@ def _load(builder: Any, pointer: Any) -> Any:
     return vector
 
 
+def _ints(value: int) -> Any:
+    return ir.Constant(_LLVM_INT_VECTOR, [value] * LANES)
+
+
+def _upper_halves(builder: Any, vector: Any) -> Any:
+    """The bfloat16 next to every lane, by integers: not every machine links LLVM's own truncation."""
+    bits = builder.bitcast(vector, _LLVM_INT_VECTOR)
+    odd = builder.and_(builder.lshr(bits, _ints(16)), _ints(1))
+    rounded = builder.add(bits, builder.add(odd, _ints(0x7FFF)))
+    quiet = builder.or_(bits, _ints(0x400000))  # rounding could turn a NaN into inf
+    bits = builder.select(builder.fcmp_unordered("uno", vector, vector), quiet, rounded)
+    return builder.trunc(builder.lshr(bits, _ints(16)), _LLVM_SHORT_VECTOR)
+
+
 @intrinsic
 def load(typing: Any, array: Any, offset: Any) -> Any:
-    """Sixteen values of a C-contiguous float32 array of any rank from the flat `offset` on; bounds are not checked."""
+    """Sixteen values of a C-contiguous array of any rank from the flat `offset` on; bounds are not checked.
+
+    The array is float32, or bfloat16 as int16, which NumPy has and bfloat16 not: the upper half of a float32.
+    """
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _load(builder, _pointer(context, builder, sig.args[0], *args))
+        pointer = _pointer(context, builder, sig.args[0], *args)
+        if array.dtype == types.float32:
+            return _load(builder, pointer)
+        halves = builder.load(builder.bitcast(pointer, _LLVM_SHORT_VECTOR.as_pointer()))
+        halves.align = 2
+        return builder.bitcast(builder.shl(builder.zext(halves, _LLVM_INT_VECTOR), _ints(16)), _LLVM_VECTOR)
 
     return _VECTOR(array, types.intp), generate
 
 
 @intrinsic
 def store(typing: Any, array: Any, offset: Any, vector: Any) -> Any:
-    """Write sixteen values, addressed as in ``load``."""
+    """Write sixteen values, addressed as in ``load``; to bfloat16 they are rounded to the nearest, ties to even."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1])
-        builder.store(args[2], builder.bitcast(pointer, _LLVM_VECTOR.as_pointer())).align = 4
+        if array.dtype == types.float32:
+            builder.store(args[2], builder.bitcast(pointer, _LLVM_VECTOR.as_pointer())).align = 4
+        else:
+            halves = _upper_halves(builder, args[2])
+            builder.store(halves, builder.bitcast(pointer, _LLVM_SHORT_VECTOR.as_pointer())).align = 2
         return context.get_dummy_value()
 
     return types.void(array, types.intp, _VECTOR), generate
@@ -166,8 +193,7 @@ def _float_from_low_bits(typing: Any, vector: Any) -> Any:
     """The float whose sign and exponent fields are the low nine bits of `vector`."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = builder.bitcast(args[0], _LLVM_INT_VECTOR)
-        return builder.bitcast(builder.shl(bits, ir.Constant(_LLVM_INT_VECTOR, [23] * LANES)), _LLVM_VECTOR)
+        return builder.bitcast(builder.shl(builder.bitcast(args[0], _LLVM_INT_VECTOR), _ints(23)), _LLVM_VECTOR)
 
     return _VECTOR(_VECTOR), generate
 
@@ -175,15 +201,19 @@ def _float_from_low_bits(typing: Any, vector: Any) -> Any:
 @intrinsic
 def lane_sums(typing: Any, array: Any, offset: Any) -> Any:
     """Sixteen vectors that lie one after the other from `offset` on -> their sixteen sums over lanes, in order."""
-    even, odd = (ir.Constant(_LLVM_INT_VECTOR, list(range(first, 2 * LANES, 2))) for first in (0, 1))
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         start = _pointer(context, builder, sig.args[0], *args)
         vectors = [_load(builder, builder.gep(start, [ir.Constant(_LLVM_INT, LANES * i)])) for i in range(LANES)]
-        while len(vectors) > 1:  # sum neighbouring lanes; the sums of two vectors fill one
+        while len(vectors) > 1:
+            # sums of lanes `half` apart: of the first vector where that bit of the lane is 0, of the second where it is 1
+            half = len(vectors) // 2
+            own = [lane + LANES * bool(lane & half) for lane in range(LANES)]
+            other = [(lane ^ half) + LANES * bool(lane & half) for lane in range(LANES)]
+            masks = [ir.Constant(_LLVM_INT_VECTOR, lanes) for lanes in (own, other)]
             vectors = [
-                builder.fadd(builder.shuffle_vector(a, b, even), builder.shuffle_vector(a, b, odd), flags=_FLAGS)
-                for a, b in zip(vectors[::2], vectors[1::2], strict=True)
+                builder.fadd(*(builder.shuffle_vector(a, b, mask) for mask in masks), flags=_FLAGS)
+                for a, b in zip(vectors[:half], vectors[half:], strict=True)
             ]
         return vectors[0]
 

@@ -1,4 +1,4 @@
-"""The inner part of a Vim mixer on a CPU in float32, by Numba: both directions in one pass over the input.
+"""The inner part of a Vim mixer on a CPU, by Numba: both directions in one pass over the input, float32 inside.
 
 Nothing but the input is kept for the backward pass, which computes the convolutions, the projections and the states again
 and, where the weights are frozen as in SVP, leaves out their gradients. With p = [p_dt, B, C] of one direction, from its
@@ -13,6 +13,10 @@ convolved input x,
 
 Matrix products over all channels (x_proj, and dt_proj in the backward pass) are PyTorch's; everything between them is done
 here, one block of sixteen channels at a time, see ``selective_scan.cpu_numba`` for the recurrence and its gradients.
+
+A block is one cache line of every token, so a walk along the tokens would wait for memory at each of them. The kernels
+therefore read and write the tensors a few neighbouring blocks at a time, token by token, and keep those blocks, a tile, in
+the L2 cache as (block, length, 16). Tensors are float32 or bfloat16, tiles are float32.
 """
 
 from __future__ import annotations
@@ -26,13 +30,14 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from svp.ops.rows import LANES, Rows, flat, rows
+from svp.ops.rows import LANES, Rows, flat, numpy_view, rows
 from svp.ops.selective_scan.cpu_numba import chunk_states, chunk_states_kept, chunk_sweep, groups_per_image, to_blocks
 from svp.ops.simd import INLINED, LOG2_E, OPTIONS, broadcast, empty, fma, load, sigmoid, softplus, splat, store
 from svp.ops.threads import run_kernel
 
 _CHUNK = 64  # tokens of the forward pass
 _KEPT_VECTORS = 4096  # states of a chunk of the backward pass
+_TILE_VECTORS = 1024  # of a tile, 64 kB: the backward pass keeps six of them in the L2 cache
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
 
@@ -41,7 +46,7 @@ class Weights(NamedTuple):
 
     conv: npt.NDArray[np.float32]  # (d_conv, d_inner)
     conv_bias: npt.NDArray[np.float32]  # (d_inner,)
-    dt_proj: npt.NDArray[np.float32]  # (dt_rank, d_inner)
+    dt_proj: npt.NDArray[np.float32]  # (blocks, dt_rank, 16)
     dt_bias: npt.NDArray[np.float32]  # (d_inner,)
     decay_rate: npt.NDArray[np.float32]  # (blocks, d_state, 16), A * log2(e)
     D: npt.NDArray[np.float32]  # (d_inner,)
@@ -50,40 +55,33 @@ class Weights(NamedTuple):
 # convolution ------------------------------------------------------------------------------------------------------------
 
 
-@njit(**OPTIONS)
-def _pad(image, length, channel, margin, x, padded):
-    """Copy one block of channels between `margin` zero tokens on either side."""
-    for i in range(length):
-        store(padded, (margin + i) * LANES, load(x.data, image * x.image + i * x.token + channel))
-
-
 @njit(**dict(OPTIONS, forceinline=True))
-def _filtered(padded, at, step, d_conv, channels, channel, weight, bias):
-    """The filter over `d_conv` tokens of `padded` from `at` on, `step` (+1 or -1) apart."""
-    total = bias
+def _filtered(image, t, length, d_conv, channel, x, forward, backward):
+    """Both filters at token `t`, in front of the SiLU."""
+    channels = forward.conv_bias.shape[0]
+    a, a_b = load(forward.conv_bias, channel), load(backward.conv_bias, channel)
     for k in range(d_conv):
-        total = fma(load(weight, k * channels + channel), load(padded, (at + step * k) * LANES), total)
-    return total
+        before, behind = t - (d_conv - 1) + k, t + (d_conv - 1) - k
+        if before >= 0:
+            at = image * x.image + before * x.token + channel
+            a = fma(load(forward.conv, k * channels + channel), load(x.data, at), a)
+        if behind < length:
+            at = image * x.image + behind * x.token + channel
+            a_b = fma(load(backward.conv, k * channels + channel), load(x.data, at), a_b)
+    return a, a_b
 
 
 @njit(**INLINED)
-def _conv_item(item, groups, d_conv, x, forward, backward, x_forward, x_backward):
-    """SiLU of both filters, of one image and one group of channel blocks."""
+def _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward):
+    """SiLU of both filters, of one chunk of tokens of an image."""
     length, channels = x_forward.shape[1], x_forward.shape[2]
-    image, group, blocks = item // groups, item % groups, channels // LANES
-    margin = d_conv - 1
-    padded = empty((length + 2 * margin) * LANES)
-    padded[:] = _ZERO
-    for block in range(group * blocks // groups, (group + 1) * blocks // groups):
-        channel = block * LANES
-        bias, bias_b = load(forward.conv_bias, channel), load(backward.conv_bias, channel)
-        _pad(image, length, channel, margin, x, padded)
-        for t in range(length):
-            out = (image * length + t) * channels + channel
-            a = _filtered(padded, t, 1, d_conv, channels, channel, forward.conv, bias)
-            store(x_forward, out, a * sigmoid(a))
-            a = _filtered(padded, t + 2 * margin, -1, d_conv, channels, channel, backward.conv, bias_b)
-            store(x_backward, out, a * sigmoid(a))
+    image, chunk = item // chunks, item % chunks
+    for t in range(chunk * length // chunks, (chunk + 1) * length // chunks):
+        for channel in range(0, channels, LANES):
+            a, a_b = _filtered(image, t, length, d_conv, channel, x, forward, backward)
+            at = (image * length + t) * channels + channel
+            store(x_forward, at, a * sigmoid(a))
+            store(x_backward, at, a_b * sigmoid(a_b))
 
 
 @njit(**dict(OPTIONS, forceinline=True))
@@ -94,83 +92,87 @@ def _through_silu(grad, a):
 
 @njit(**INLINED)
 def _conv_backward_item(
-    item, groups, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
+    item, tiles, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
 ):
-    """Gradient of x from those of both convolved inputs; written to the first half of every row of `grad_x`.
+    """Gradient of x from those of both convolved inputs, of one tile of an image; the first half of every row of `grad_x`.
 
     Those of the taps, and of the bias behind them, are kept per image: (batch, d_conv + 1, d_inner).
     """
     length, channels, width = grad_forward.shape[1], grad_forward.shape[2], grad_x.shape[2]
-    image, group, blocks = item // groups, item % groups, channels // LANES
+    image, tile = item // tiles, item % tiles
+    first, last = tile * (channels // LANES) // tiles, (tile + 1) * (channels // LANES) // tiles
     margin = d_conv - 1
-    padded, of_a, of_a_b = (
-        empty((length + 2 * margin) * LANES),
-        empty((length + 2 * margin) * LANES),
-        empty((length + 2 * margin) * LANES),
-    )
-    padded[:] = _ZERO
+    padded = length + 2 * margin  # tokens of a block, zeros on either side
+    of_a, of_a_b = empty((last - first) * padded * LANES), empty((last - first) * padded * LANES)
     of_a[:] = _ZERO
     of_a_b[:] = _ZERO
-    for block in range(group * blocks // groups, (group + 1) * blocks // groups):
-        channel = block * LANES
-        bias, bias_b = load(forward.conv_bias, channel), load(backward.conv_bias, channel)
-        _pad(image, length, channel, margin, x, padded)
-        for t in range(length):
-            at = (image * length + t) * channels + channel
-            a = _filtered(padded, t, 1, d_conv, channels, channel, forward.conv, bias)
-            store(of_a, (margin + t) * LANES, _through_silu(load(grad_forward, at), a))
-            a = _filtered(padded, t + 2 * margin, -1, d_conv, channels, channel, backward.conv, bias_b)
-            store(of_a_b, (margin + t) * LANES, _through_silu(load(grad_backward, at), a))
-        for t in range(length):
+    for t in range(length):
+        for block in range(first, last):
+            channel = block * LANES
+            a, a_b = _filtered(image, t, length, d_conv, channel, x, forward, backward)
+            at, in_tile = (image * length + t) * channels + channel, ((block - first) * padded + margin + t) * LANES
+            store(of_a, in_tile, _through_silu(load(grad_forward, at), a))
+            store(of_a_b, in_tile, _through_silu(load(grad_backward, at), a_b))
+    for t in range(length):
+        for block in range(first, last):
             # token t was seen by tap k of the forward filter at t + margin - k, of the backward one at t - margin + k
-            total = _filtered(of_a, t + 2 * margin, -1, d_conv, channels, channel, forward.conv, splat(_ZERO))
-            total = _filtered(of_a_b, t, 1, d_conv, channels, channel, backward.conv, total)
+            channel, in_tile = block * LANES, ((block - first) * padded + margin + t) * LANES
+            total = splat(_ZERO)
+            for k in range(d_conv):
+                at = k * channels + channel
+                total = fma(load(forward.conv, at), load(of_a, in_tile + (margin - k) * LANES), total)
+                total = fma(load(backward.conv, at), load(of_a_b, in_tile - (margin - k) * LANES), total)
             store(grad_x, (image * length + t) * width + channel, total)
-        if need_weights:
+    if need_weights:
+        for block in range(first, last):
+            channel, start = block * LANES, ((block - first) * padded + margin) * LANES
             for k in range(d_conv + 1):
                 total, total_b = splat(_ZERO), splat(_ZERO)
                 for t in range(length):
-                    of_t, of_t_b = load(of_a, (margin + t) * LANES), load(of_a_b, (margin + t) * LANES)
-                    if k < d_conv:
-                        total = fma(of_t, load(padded, (t + k) * LANES), total)
-                        total_b = fma(of_t_b, load(padded, (t + 2 * margin - k) * LANES), total_b)
-                    else:
+                    of_t, of_t_b = load(of_a, start + t * LANES), load(of_a_b, start + t * LANES)
+                    before, behind = t - margin + k, t + margin - k
+                    if k == d_conv:
                         total, total_b = total + of_t, total_b + of_t_b
+                    else:
+                        if before >= 0:
+                            total = fma(of_t, load(x.data, image * x.image + before * x.token + channel), total)
+                        if behind < length:
+                            total_b = fma(of_t_b, load(x.data, image * x.image + behind * x.token + channel), total_b)
                 at = (image * (d_conv + 1) + k) * channels + channel
                 store(grad_taps, at, total)
                 store(grad_taps_b, at, total_b)
 
 
 @njit(**OPTIONS)
-def _conv_serial(items, groups, d_conv, x, forward, backward, x_forward, x_backward):
+def _conv_serial(items, chunks, d_conv, x, forward, backward, x_forward, x_backward):
     for item in range(items):
-        _conv_item(item, groups, d_conv, x, forward, backward, x_forward, x_backward)
+        _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward)
 
 
 @njit(parallel=True, **OPTIONS)
-def _conv_parallel(items, groups, d_conv, x, forward, backward, x_forward, x_backward):
+def _conv_parallel(items, chunks, d_conv, x, forward, backward, x_forward, x_backward):
     for item in prange(items):
-        _conv_item(item, groups, d_conv, x, forward, backward, x_forward, x_backward)
+        _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward)
 
 
 @njit(**OPTIONS)
 def _conv_backward_serial(
-    items, groups, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
+    items, tiles, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
 ):
     for item in range(items):
         _conv_backward_item(
-            item, groups, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
+            item, tiles, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
             grad_x, grad_taps, grad_taps_b,
         )  # fmt: skip
 
 
 @njit(parallel=True, **OPTIONS)
 def _conv_backward_parallel(
-    items, groups, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
+    items, tiles, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
 ):
     for item in prange(items):
         _conv_backward_item(
-            item, groups, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
+            item, tiles, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
             grad_x, grad_taps, grad_taps_b,
         )  # fmt: skip
 
@@ -179,107 +181,135 @@ def _conv_backward_parallel(
 
 
 @njit(**OPTIONS)
-def _chunk_steps(count, image, token, direction, channel, dt_rank, x, p, weights, step, step_x):
-    """step[i] and step[i] * x[i] of `count` tokens from `token` on."""
-    channels, bias = x.shape[2], load(weights.dt_bias, channel)
-    length = x.shape[1]
-    for i in range(count):
-        t = token + direction * i
-        raw = _raw_step(p, image * p.image + t * p.token, dt_rank, weights.dt_proj, channels, channel, bias)
-        value = softplus(raw)
-        store(step, i * LANES, value)
-        store(step_x, i * LANES, value * load(x, (image * length + t) * channels + channel))
-
-
-@njit(**dict(OPTIONS, forceinline=True))
-def _raw_step(p, row, dt_rank, dt_proj, channels, channel, bias):
-    even, odd = bias, splat(_ZERO)  # two chains: one would wait for every addition
-    for r in range(0, dt_rank - 1, 2):
-        even = fma(load(dt_proj, r * channels + channel), broadcast(p.data, row + r), even)
-        odd = fma(load(dt_proj, (r + 1) * channels + channel), broadcast(p.data, row + r + 1), odd)
-    if dt_rank % 2:
-        even = fma(load(dt_proj, (dt_rank - 1) * channels + channel), broadcast(p.data, row + dt_rank - 1), even)
-    return even + odd
-
-
-@njit(**dict(OPTIONS, forceinline=True))
-def _B_and_C(p, dt_rank, d_state):
-    """Those columns of p = [p_dt, B, C]."""
-    return Rows(p.data[dt_rank:], p.image, p.token), Rows(p.data[dt_rank + d_state :], p.image, p.token)
-
-
-@njit(**INLINED)
-def _scan_item(item, groups, dt_rank, x_forward, x_backward, p, p_b, forward, backward, z, out):
-    """One image, one group of channel blocks."""
-    length, channels = out.shape[1], out.shape[2]
-    d_state, blocks = forward.decay_rate.shape[1], channels // LANES
-    image, group = item // groups, item % groups
-    B, C = _B_and_C(p, dt_rank, d_state)
-    B_b, C_b = _B_and_C(p_b, dt_rank, d_state)
-    h = empty(d_state * LANES)
-    step, step_x, sums = empty(_CHUNK * LANES), empty(_CHUNK * LANES), empty(_CHUNK * LANES)
-    y = empty(length * LANES)
-    half = splat(_HALF)
-    for block in range(group * blocks // groups, (group + 1) * blocks // groups):
-        channel = block * LANES
-        h[:] = _ZERO
-        skip = load(forward.D, channel)
-        for start in range(0, length, _CHUNK):
-            count = min(_CHUNK, length - start)
-            _chunk_steps(count, image, start, 1, channel, dt_rank, x_forward, p, forward, step, step_x)
-            chunk_states(count, image, start, 1, channel, d_state, forward.decay_rate, B, C, step, step_x, h, sums)
-            for i in range(count):
-                t = start + i
-                value = load(x_forward, (image * length + t) * channels + channel)
-                store(y, t * LANES, fma(skip, value, load(sums, i * LANES)))
-        h[:] = _ZERO
-        skip = load(backward.D, channel)
-        for start in range(0, length, _CHUNK):
-            count = min(_CHUNK, length - start)
-            last = length - 1 - start
-            _chunk_steps(count, image, last, -1, channel, dt_rank, x_backward, p_b, backward, step, step_x)
-            chunk_states(count, image, last, -1, channel, d_state, backward.decay_rate, B_b, C_b, step, step_x, h, sums)
-            for i in range(count):
-                t = last - i
-                at = (image * length + t) * channels + channel
-                value = load(y, t * LANES) + fma(skip, load(x_backward, at), load(sums, i * LANES))
-                gate = load(z.data, image * z.image + t * z.token + channel)
-                store(out, at, value * (half * gate * sigmoid(gate)))
+def _fill_tile(image, first, last, x, tile):
+    """tile (block, length, 16) of the blocks from `first` to `last` - 1 of x (batch, length, channels)"""
+    length, channels = x.shape[1], x.shape[2]
+    for t in range(length):
+        for block in range(first, last):
+            at = (image * length + t) * channels + block * LANES
+            store(tile, ((block - first) * length + t) * LANES, load(x, at))
 
 
 @njit(**OPTIONS)
-def _scan_serial(items, groups, dt_rank, x_forward, x_backward, p, p_b, forward, backward, z, out):
+def _raw_steps(count, image, token, direction, block, p, weights, raw):
+    """raw[i], the step in front of the softplus, of `count` tokens from `token` on; four at a time share a load of dt_proj."""
+    dt_rank = weights.dt_proj.shape[1]
+    bias, rates = load(weights.dt_bias, block * LANES), block * dt_rank * LANES
+    first, stride = image * p.image + token * p.token, direction * p.token
+    tiled = count - count % 4
+    for i in range(0, tiled, 4):
+        row = first + i * stride
+        a, b, c, d = bias, bias, bias, bias
+        for r in range(dt_rank):
+            rate = load(weights.dt_proj, rates + r * LANES)
+            a = fma(rate, broadcast(p.data, row + r), a)
+            b = fma(rate, broadcast(p.data, row + stride + r), b)
+            c = fma(rate, broadcast(p.data, row + 2 * stride + r), c)
+            d = fma(rate, broadcast(p.data, row + 3 * stride + r), d)
+        store(raw, i * LANES, a)
+        store(raw, (i + 1) * LANES, b)
+        store(raw, (i + 2) * LANES, c)
+        store(raw, (i + 3) * LANES, d)
+    for i in range(tiled, count):
+        a = bias
+        for r in range(dt_rank):
+            a = fma(load(weights.dt_proj, rates + r * LANES), broadcast(p.data, first + i * stride + r), a)
+        store(raw, i * LANES, a)
+
+
+@njit(**OPTIONS)
+def _chunk_steps(count, image, token, direction, block, x, at, p, weights, step, step_x):
+    """step[i] and step[i] * x[i] of `count` tokens from `token` on; `at` is where the block begins in the tile `x`."""
+    _raw_steps(count, image, token, direction, block, p, weights, step)
+    for i in range(count):
+        value = softplus(load(step, i * LANES))
+        store(step, i * LANES, value)
+        store(step_x, i * LANES, value * load(x, at + (token + direction * i) * LANES))
+
+
+@njit(**dict(OPTIONS, forceinline=True))
+def _B_and_C(p, weights):
+    """Those columns of p = [p_dt, B, C]."""
+    dt_rank, d_state = weights.dt_proj.shape[1], weights.decay_rate.shape[1]
+    return Rows(p.data[dt_rank:], p.image, p.token), Rows(p.data[dt_rank + d_state :], p.image, p.token)
+
+
+@njit(**OPTIONS)
+def _direction(image, block, length, direction, x, at, p, weights, y, h, step, step_x, sums):
+    """Adds the output of one direction of one block of channels to the tile `y`."""
+    d_state, skip = weights.decay_rate.shape[1], load(weights.D, block * LANES)
+    B, C = _B_and_C(p, weights)
+    h[:] = _ZERO
+    for start in range(0, length, _CHUNK):
+        count = min(_CHUNK, length - start)
+        token = start if direction == 1 else length - 1 - start
+        _chunk_steps(count, image, token, direction, block, x, at, p, weights, step, step_x)
+        chunk_states(count, image, token, direction, block * LANES, d_state, weights.decay_rate, B, C, step, step_x, h, sums)
+        for i in range(count):
+            t = at + (token + direction * i) * LANES
+            store(y, t, load(y, t) + fma(skip, load(x, t), load(sums, i * LANES)))
+
+
+@njit(**INLINED)
+def _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out):
+    """One image, one group of channel blocks, at most `tile` of them at a time."""
+    length, channels = out.shape[1], out.shape[2]
+    d_state, blocks = forward.decay_rate.shape[1], channels // LANES
+    image, group = item // groups, item % groups
+    h = empty(d_state * LANES)
+    step, step_x, sums = empty(_CHUNK * LANES), empty(_CHUNK * LANES), empty(_CHUNK * LANES)
+    size = tile * length * LANES
+    x, x_b, y = empty(size), empty(size), empty(size)
+    half = splat(_HALF)
+    end = (group + 1) * blocks // groups
+    for first in range(group * blocks // groups, end, tile):
+        last = min(first + tile, end)
+        _fill_tile(image, first, last, x_forward, x)
+        _fill_tile(image, first, last, x_backward, x_b)
+        y[:] = _ZERO
+        for block in range(first, last):
+            at = (block - first) * length * LANES
+            _direction(image, block, length, 1, x, at, p, forward, y, h, step, step_x, sums)
+            _direction(image, block, length, -1, x_b, at, p_b, backward, y, h, step, step_x, sums)
+        for t in range(length):
+            for block in range(first, last):
+                gate = load(z.data, image * z.image + t * z.token + block * LANES)
+                value = load(y, ((block - first) * length + t) * LANES)
+                store(out, (image * length + t) * channels + block * LANES, value * (half * gate * sigmoid(gate)))
+
+
+@njit(**OPTIONS)
+def _scan_serial(items, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out):
     for item in range(items):
-        _scan_item(item, groups, dt_rank, x_forward, x_backward, p, p_b, forward, backward, z, out)
+        _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out)
 
 
 @njit(parallel=True, **OPTIONS)
-def _scan_parallel(items, groups, dt_rank, x_forward, x_backward, p, p_b, forward, backward, z, out):
+def _scan_parallel(items, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out):
     for item in prange(items):
-        _scan_item(item, groups, dt_rank, x_forward, x_backward, p, p_b, forward, backward, z, out)
+        _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out)
 
 
 @njit(**OPTIONS)
 def _direction_backward(
-    item, image, channel, chunk, direction, dt_rank, x, p, B, C, weights, grad_y, y, need_weights,
+    item, image, block, length, chunk, direction, x, at, p, weights, grad_y, y, need_weights,
     step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A, products_B, products_C,
-    grad_x, grad_raw, grad_B, grad_C, grad_A, grad_D,
+    grad_raw, grad_BC, grad_AD,
 ):  # fmt: skip
-    """One direction of one block of channels: adds its output to `y`, writes grad_x and grad_raw, adds to grad_B and grad_C.
+    """One direction of one block of channels: adds its output to `y`, writes grad_raw, adds to grad_B and grad_C.
 
-    Gradients of A and D are kept per image.
-
-    `grad_y` and `y`, (length, 16), are in the order of the tokens; everything per chunk is in that of the recurrence.
+    The gradient of x takes its place in the tile `x`. Gradients of A and D are kept per image. Tiles are in the order of the
+    tokens; everything per chunk is in that of the recurrence.
     """
-    length, channels = x.shape[1], x.shape[2]
-    d_state = weights.decay_rate.shape[1]
+    d_state, channel = weights.decay_rate.shape[1], block * LANES
+    B, C = _B_and_C(p, weights)
     first = 0 if direction == 1 else length - 1
     chunks = (length + chunk - 1) // chunk
-    skip, bias = load(weights.D, channel), load(weights.dt_bias, channel)
+    skip = load(weights.D, channel)
     starts[0] = _ZERO
     for c in range(chunks - 1):
         token = first + direction * c * chunk
-        _chunk_steps(chunk, image, token, direction, channel, dt_rank, x, p, weights, step, step_x)
+        _chunk_steps(chunk, image, token, direction, block, x, at, p, weights, step, step_x)
         for n in range(d_state):  # an assignment of arrays would compile the words of an error about their shapes
             store(starts, ((c + 1) * d_state + n) * LANES, load(starts, (c * d_state + n) * LANES))
         chunk_states(
@@ -291,48 +321,46 @@ def _direction_backward(
     for c in range(chunks - 1, -1, -1):
         count = min(chunk, length - c * chunk)
         token = first + direction * c * chunk
+        _raw_steps(count, image, token, direction, block, p, weights, step)
         for i in range(count):
-            t = token + direction * i
-            raw = _raw_step(p, image * p.image + t * p.token, dt_rank, weights.dt_proj, channels, channel, bias)
+            t = at + (token + direction * i) * LANES
+            raw = load(step, i * LANES)
             value = softplus(raw)
             store(slope, i * LANES, sigmoid(raw))
             store(step, i * LANES, value)
-            store(step_x, i * LANES, value * load(x, (image * length + t) * channels + channel))
-            store(grad_s, i * LANES, load(grad_y, t * LANES))
+            store(step_x, i * LANES, value * load(x, t))
+            store(grad_s, i * LANES, load(grad_y, t))
         chunk_states_kept(
             count, image, token, direction, channel, d_state, weights.decay_rate, B, C, step, step_x, starts[c],
             states, decays, sums,
         )  # fmt: skip
         chunk_sweep(
             count, image, token, direction, channel, item, weights.decay_rate, B, C, step, step_x, states, decays, grad_s,
-            need_weights, True, 0, grad_h, grad_step, grad_step_x, of_A, grad_B, grad_C, products_B, products_C,
+            need_weights, True, 0, grad_h, grad_step, grad_step_x, of_A, grad_BC[0], grad_BC[1], products_B, products_C,
         )  # fmt: skip
         for i in range(count):
-            t = token + direction * i
-            at = (image * length + t) * channels + channel
-            x_t, grad, of_step_x = load(x, at), load(grad_s, i * LANES), load(grad_step_x, i * LANES)
-            store(y, t * LANES, load(y, t * LANES) + fma(skip, x_t, load(sums, i * LANES)))
-            store(grad_x, at, fma(of_step_x, load(step, i * LANES), skip * grad))
-            store(grad_raw, at, fma(of_step_x, x_t, load(grad_step, i * LANES)) * load(slope, i * LANES))
+            t = at + (token + direction * i) * LANES
+            x_t, grad, of_step_x = load(x, t), load(grad_s, i * LANES), load(grad_step_x, i * LANES)
+            store(y, t, load(y, t) + fma(skip, x_t, load(sums, i * LANES)))
+            store(x, t, fma(of_step_x, load(step, i * LANES), skip * grad))
+            store(grad_raw, t, fma(of_step_x, x_t, load(grad_step, i * LANES)) * load(slope, i * LANES))
             total_D = fma(grad, x_t, total_D)
     if need_weights:
-        at = image * channels + channel
-        store(grad_D, at, total_D)
+        of_image = image * weights.D.shape[0] + channel
+        store(grad_AD[1], of_image, total_D)
         for n in range(d_state):
-            store(grad_A, at * d_state + n * LANES, load(of_A, n * LANES))
+            store(grad_AD[0], of_image * d_state + n * LANES, load(of_A, n * LANES))
 
 
 @njit(**INLINED)
 def _backward_item(
-    item, groups, chunk, dt_rank, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+    item, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
     grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
 ):  # fmt: skip
     """One image, one group of channel blocks. grad_z goes to the second half of every row of `grad_z`."""
     length, channels, width = x_forward.shape[1], x_forward.shape[2], grad_z.shape[2]
     d_state, blocks = forward.decay_rate.shape[1], channels // LANES
     image, group = item // groups, item % groups
-    B, C = _B_and_C(p, dt_rank, d_state)
-    B_b, C_b = _B_and_C(p_b, dt_rank, d_state)
     chunks = (length + chunk - 1) // chunk
     step, step_x, slope, sums = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
     grad_s, grad_step, grad_step_x = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
@@ -343,57 +371,65 @@ def _backward_item(
     products_B, products_C = empty(padded_states * LANES), empty(padded_states * LANES)
     products_B[:] = _ZERO
     products_C[:] = _ZERO
-    y, grad_y = empty(length * LANES), empty(length * LANES)
+    size = tile * length * LANES
+    x, x_b, y, grad_y, of_raw, of_raw_b = empty(size), empty(size), empty(size), empty(size), empty(size), empty(size)
     half = splat(_HALF)
-    for block in range(group * blocks // groups, (group + 1) * blocks // groups):
-        channel = block * LANES
+    end = (group + 1) * blocks // groups
+    for first in range(group * blocks // groups, end, tile):
+        last = min(first + tile, end)
+        _fill_tile(image, first, last, x_forward, x)
+        _fill_tile(image, first, last, x_backward, x_b)
         y[:] = _ZERO
         for t in range(length):
-            gate = load(z.data, image * z.image + t * z.token + channel)
-            grad = load(grad_out.data, image * grad_out.image + t * grad_out.token + channel)
-            store(grad_y, t * LANES, half * grad * (gate * sigmoid(gate)))
-        _direction_backward(
-            item, image, channel, chunk, 1, dt_rank, x_forward, p, B, C, forward, grad_y, y, need_weights,
-            step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A,
-            products_B, products_C,
-            grad_x, grad_raw, grad_BC[0], grad_BC[1], grad_AD[0], grad_AD[1],
-        )  # fmt: skip
-        _direction_backward(
-            item, image, channel, chunk, -1, dt_rank, x_backward, p_b, B_b, C_b, backward, grad_y, y, need_weights,
-            step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A,
-            products_B, products_C,
-            grad_x_b, grad_raw_b, grad_BC_b[0], grad_BC_b[1], grad_AD_b[0], grad_AD_b[1],
-        )  # fmt: skip
+            for block in range(first, last):
+                gate = load(z.data, image * z.image + t * z.token + block * LANES)
+                grad = load(grad_out.data, image * grad_out.image + t * grad_out.token + block * LANES)
+                store(grad_y, ((block - first) * length + t) * LANES, half * grad * (gate * sigmoid(gate)))
+        for block in range(first, last):
+            at = (block - first) * length * LANES
+            _direction_backward(
+                item, image, block, length, chunk, 1, x, at, p, forward, grad_y, y, need_weights,
+                step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A,
+                products_B, products_C, of_raw, grad_BC, grad_AD,
+            )  # fmt: skip
+            _direction_backward(
+                item, image, block, length, chunk, -1, x_b, at, p_b, backward, grad_y, y, need_weights,
+                step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A,
+                products_B, products_C, of_raw_b, grad_BC_b, grad_AD_b,
+            )  # fmt: skip
         for t in range(length):
-            gate = load(z.data, image * z.image + t * z.token + channel)
-            grad = load(grad_out.data, image * grad_out.image + t * grad_out.token + channel)
-            store(
-                grad_z,
-                (image * length + t) * width + channels + channel,
-                _through_silu(half * grad, gate) * load(y, t * LANES),
-            )
+            for block in range(first, last):
+                row, channel = image * length + t, block * LANES
+                in_tile, at = ((block - first) * length + t) * LANES, row * channels + channel
+                store(grad_x, at, load(x, in_tile))
+                store(grad_x_b, at, load(x_b, in_tile))
+                store(grad_raw, at, load(of_raw, in_tile))
+                store(grad_raw_b, at, load(of_raw_b, in_tile))
+                gate = load(z.data, image * z.image + t * z.token + channel)
+                grad = load(grad_out.data, image * grad_out.image + t * grad_out.token + channel)
+                store(grad_z, row * width + channels + channel, _through_silu(half * grad, gate) * load(y, in_tile))
 
 
 @njit(**OPTIONS)
 def _backward_serial(
-    items, groups, chunk, dt_rank, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+    items, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
     grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
 ):  # fmt: skip
     for item in range(items):
         _backward_item(
-            item, groups, chunk, dt_rank, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+            item, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
             grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
         )  # fmt: skip
 
 
 @njit(parallel=True, **OPTIONS)
 def _backward_parallel(
-    items, groups, chunk, dt_rank, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+    items, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
     grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
 ):  # fmt: skip
     for item in prange(items):
         _backward_item(
-            item, groups, chunk, dt_rank, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+            item, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
             grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
         )  # fmt: skip
 
@@ -402,10 +438,10 @@ def _backward_parallel(
 
 
 def forward(xz: Tensor, weights: list[Tensor]) -> Tensor:
-    """``svp.ops.bidirectional_scan`` in float32; `weights` are the fields of both directions, one after the other."""
+    """``svp.ops.bidirectional_scan``; `weights` are the fields of both directions, one after the other."""
     call = _Call(xz, weights)
-    out = torch.empty(call.inner)
-    run_kernel(_scan_parallel, _scan_serial, call.items, call.groups, call.dt_rank, *call.scan_inputs, out.numpy())
+    out = torch.empty(call.inner, dtype=call.dtype)
+    run_kernel(_scan_parallel, _scan_serial, call.items, call.groups, call.tile, *call.scan_inputs, numpy_view(out))
     return out.to(xz.dtype)
 
 
@@ -417,8 +453,8 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
     d_state = weights[5].shape[1]
     padded_states = math.ceil(d_state / LANES) * LANES
     kept = batch if need_weights else 0  # gradients of weights per image
-    grad_xz = torch.empty(batch, length, 2 * d_inner)
-    grad_x, grad_raw = ([torch.empty(call.inner) for _ in range(2)] for _ in range(2))
+    grad_xz = torch.empty(batch, length, 2 * d_inner, dtype=call.dtype)
+    grad_x, grad_raw = ([torch.empty(call.inner, dtype=call.dtype) for _ in range(2)] for _ in range(2))
     grad_BC = [[torch.zeros(call.items, length, padded_states) for _ in range(2)] for _ in range(2)]
     grad_AD = [[torch.empty(kept, d_inner // LANES, d_state, LANES), torch.empty(kept, d_inner)] for _ in range(2)]
     grad_taps = [torch.empty(kept, call.d_conv + 1, d_inner) for _ in range(2)]
@@ -427,32 +463,32 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
         _backward_serial,
         call.items,
         call.groups,
+        call.tile,
         min(length, max(1, _KEPT_VECTORS // d_state)),
-        call.dt_rank,
         need_weights,
-        rows(grad_out),
+        rows(grad_out, call.dtype),
         *call.scan_inputs,
-        *(t.numpy() for t in (*grad_x, *grad_raw)),
+        *(numpy_view(t) for t in (*grad_x, *grad_raw)),
         *(tuple(t.numpy() for t in pair) for pair in (*grad_BC, *grad_AD)),
-        grad_xz.numpy(),
+        numpy_view(grad_xz),
     )
     grad_p = []
     for side in range(2):
-        x_proj, dt_proj = (weights[7 * side + field].float() for field in (2, 3))
-        of_BC = [t.view(batch, call.groups, length, -1)[..., :d_state].sum(1) for t in grad_BC[side]]
+        x_proj, dt_proj = (weights[7 * side + field].to(call.dtype) for field in (2, 3))
+        of_BC = [t.view(batch, call.groups, length, -1)[..., :d_state].sum(1).to(call.dtype) for t in grad_BC[side]]
         grad_p.append(torch.cat([grad_raw[side] @ dt_proj, *of_BC], dim=-1).view(batch * length, -1))
         grad_x[side].view(-1, d_inner).addmm_(grad_p[side], x_proj)
     run_kernel(
         _conv_backward_parallel,
         _conv_backward_serial,
-        call.conv_items,
-        call.conv_groups,
+        batch * call.tiles,
+        call.tiles,
         call.d_conv,
         call.x,
         *call.kernel_weights,
-        *(t.numpy() for t in grad_x),
+        *(numpy_view(t) for t in grad_x),
         need_weights,
-        *(t.numpy() for t in (grad_xz, *grad_taps)),
+        *(numpy_view(t) for t in (grad_xz, *grad_taps)),
     )
     grads = [grad_xz.to(xz.dtype)]
     for side in range(2 if need_weights else 0):
@@ -463,7 +499,7 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
             of_taps[-1].clone(),  # outputs must not share memory
             grad_p[side].T @ call.convolved[side].view(-1, d_inner),
             of_raw.T @ call.projected[side].view(batch * length, -1)[:, : call.dt_rank],
-            of_raw.sum(0),
+            of_raw.sum(0, dtype=torch.float32),
             of_A.transpose(1, 2).reshape(d_inner, d_state),
             of_D,
         )
@@ -476,40 +512,42 @@ class _Call:
     """What forward and backward share: the convolved inputs of both directions and their projections."""
 
     def __init__(self, xz: Tensor, weights: list[Tensor]) -> None:
-        xz = xz.detach().float()
+        self.dtype = torch.bfloat16 if xz.dtype == torch.bfloat16 else torch.float32
+        xz = xz.detach().to(self.dtype)
         batch, length, width = xz.shape
         d_inner = width // 2
         self.inner = (batch, length, d_inner)
         self.d_conv, self.dt_rank = weights[0].shape[1], weights[3].shape[1]
         self.kernel_weights = (_kernel_weights(*weights[:7]), _kernel_weights(*weights[7:]))
-        self.x: Rows = rows(xz[..., :d_inner])
+        self.x: Rows = rows(xz[..., :d_inner], self.dtype)
         blocks = d_inner // LANES
         self.groups = groups_per_image(batch, blocks)
         self.items = batch * self.groups
-        self.conv_groups = math.ceil(blocks / 4)
-        self.conv_items = batch * self.conv_groups
-        self.convolved = [torch.empty(self.inner) for _ in range(2)]
+        self.tile = max(1, min(_TILE_VECTORS // length, blocks // self.groups))
+        self.tiles = math.ceil(blocks / self.tile)
+        self.convolved = [torch.empty(self.inner, dtype=self.dtype) for _ in range(2)]
+        chunks = math.ceil(length / _CHUNK)
         run_kernel(
             _conv_parallel,
             _conv_serial,
-            self.conv_items,
-            self.conv_groups,
+            batch * chunks,
+            chunks,
             self.d_conv,
             self.x,
             *self.kernel_weights,
-            *(t.numpy() for t in self.convolved),
+            *(numpy_view(t) for t in self.convolved),
         )
-        self.projected = [x @ weights[7 * side + 2].float().T for side, x in enumerate(self.convolved)]
+        self.projected = [x @ weights[7 * side + 2].to(self.dtype).T for side, x in enumerate(self.convolved)]
         self.scan_inputs: tuple[Any, ...] = (
-            *(x.numpy() for x in self.convolved),
-            *(rows(p) for p in self.projected),
+            *(numpy_view(x) for x in self.convolved),
+            *(rows(p.float()) for p in self.projected),
             *self.kernel_weights,
-            rows(xz[..., d_inner:]),
+            rows(xz[..., d_inner:], self.dtype),
         )
 
 
 def _kernel_weights(
     conv_weight: Tensor, conv_bias: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor
 ) -> Weights:
-    decay_rate = to_blocks(A.float()[None] * float(LOG2_E))[0]
-    return Weights(flat(conv_weight.T), flat(conv_bias), flat(dt_proj.T), flat(dt_bias), decay_rate.numpy(), flat(D))
+    rates, decay_rate = to_blocks(dt_proj[None])[0], to_blocks(A.float()[None] * float(LOG2_E))[0]
+    return Weights(flat(conv_weight.T), flat(conv_bias), rates.numpy(), flat(dt_bias), decay_rate.numpy(), flat(D))

@@ -10,6 +10,7 @@ from importlib import import_module
 
 from svp.commands import COMMANDS
 from svp.commands.parsing import UsageError
+from svp.process import prepare
 
 HELP = """usage: svp COMMAND ...
 
@@ -25,8 +26,7 @@ Adapt Vision Mamba (Vim) image models to your own images with few trained parame
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 could not be done (or not wholly), 2 wrong usage."""
-    # before PyTorch loads: threads that wait may spin only briefly, or two busy programs stop each other
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    prepare()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text: print them nevertheless
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from svp.paths import write_atomically
+from svp.process import prepare
 from svp.studies.study import Job
 from svp.training import train
 
@@ -142,6 +143,7 @@ def _gpu(number: int) -> str | None:
 
 
 def _prepare_worker(threads: int, gpu: str | None) -> None:
+    prepare()
     torch.set_num_threads(threads)  # svp's kernels follow
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA is first used

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def require() -> None:
 
 def write(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> None:
     """Write the program with `metadata` as its ``metadata_props``; input ``images``, output ``probabilities``."""
+    logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)  # it warns of every Split that it leaves as it is
     onnx_program = torch.onnx.export(
         program, dynamo=True, input_names=["images"], output_names=["probabilities"], verbose=False
     )

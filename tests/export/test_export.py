@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from torch import Tensor
 
 import svp
 from svp.cli import main
-from svp.data import DataError, InputConfig
+from svp.data import DataError, InputConfig, eval_transform, load_image
 from svp.export import ExportError, check, export_run
 from svp.export.program import Classifier, scan_as_one_node, trace
+from svp.export.run import _metadata
 from svp.ops import selective_scan
 from svp.training import RunError
 from tests.models.small import images, perturb, small_vim, small_vit
@@ -66,8 +69,11 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, scans: list[Path]) -> Path:
+    """An adapter, and test images as a run has them."""
     folder = tmp_path_factory.mktemp("run")
+    splits = {"root": str(scans[0].parent), "test": [[path.name, 0] for path in scans]}
+    (folder / "splits.json").write_text(json.dumps(splits))
     model = tuned("svp", shared_layers=1)
     with torch.no_grad():
         model.head.weight.mul_(20)  # far from equal probabilities
@@ -77,7 +83,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def onnx_file(run: Path, scans: list[Path]) -> Path:
-    exported = export_run(run, images=scans)
+    exported = export_run(run)
     assert exported.comparison.images == exported.comparison.same_top1 == len(scans)
     assert exported.comparison.max_difference < 1e-5
     return exported.path
@@ -94,17 +100,10 @@ def test_the_onnx_example_classifies_as_svp_does(run: Path, onnx_file: Path, sca
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
 def test_the_example_resizes_and_cuts_as_svp_does(mode: Any, scans: list[Path]) -> None:
-    from dataclasses import replace
-
-    from svp.data import eval_transform, load_image
-    from svp.export.run import _metadata
-
     inputs = replace(INPUTS, crop_mode=mode)
     code = re.search(r"def read.*?\n\n\n", example("onnx"), re.S)
     assert code
     info = svp.tuners.AdapterInfo("svp", {}, svp.models.Origin("vim_nano", "random", {}), "", 5, NAMES, {})
-    from PIL import ImageOps
-
     names: dict[str, Any] = dict(Image=Image, ImageOps=ImageOps, np=np)
     names["how"] = json.loads(_metadata(info, inputs)["preprocessing"])
     exec(code[0], names)
@@ -187,6 +186,15 @@ def test_a_program_that_differs_is_refused() -> None:
             check.compare(model, wrong, pixels, INPUTS).require_same("onnx")
 
 
+def test_the_check_takes_images_evenly_and_leaves_out_unreadable_ones(scans: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    paths = [scans[0]] * 60 + [scans[1]] * 59 + [tmp_path / "bad.png"]
+    found = check.read_some(paths, INPUTS)
+    assert len(found) == 50
+    assert (found == found[0]).flatten(1).all(1).sum() == 25
+    assert len(check.read_some([scans[0], tmp_path / "bad.png"], INPUTS)) == 1
+
+
 def test_a_file_that_misses_the_check_is_not_kept(
     run: Path, scans: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,8 +211,10 @@ def test_what_cannot_be_exported_is_said_before_any_work(
 ) -> None:
     with pytest.raises(ValueError, match="unknown format 'coreml'; known: onnx, torch"):
         export_run(run, "coreml")
+    shutil.copytree(run, tmp_path / "adapter", ignore=shutil.ignore_patterns("splits.json"))
     with pytest.raises(RunError, match="name some by --images"):
-        export_run(run, "torch")
+        export_run(tmp_path / "adapter", "torch")
+    shutil.rmtree(tmp_path / "adapter")
     (tmp_path / "bad.jpg").write_text("no image")
     with pytest.raises(DataError, match="none of the 1 images to check the file on can be read"):
         export_run(run, "torch", images=[tmp_path])

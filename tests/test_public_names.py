@@ -52,6 +52,7 @@ MAY_IMPORT = {
     "tuners": {"models", "tuners", "paths"},
     "data": {"data", "paths"},
     "training": {"models", "tuners", "data", "training", "paths", "terminal"},
+    "export": {"ops", "models", "tuners", "data", "training", "export", "paths"},
     "bench": {"bench", "ops", "models", "tuners", "training", "paths", "terminal"},
     "inspection": {"models", "tuners", "data", "training", "inspection", "paths", "terminal"},
     "studies": {"models", "tuners", "data", "training", "studies", "paths", "terminal"},

@@ -689,10 +689,20 @@ COMPILED = [
 def test_compiles(name: str) -> None:
     torch._dynamo.reset()
     model = tuned(CASES[name], CASES[name][1].model(depth=2)).eval()  # nothing is dropped
-    logits = torch.compile(model, backend="aot_eager")(images(model))
-    torch.testing.assert_close(logits, model(images(model)))
-    logits.square().sum().backward()
-    assert all(p.grad is not None for p in model.tuner.trainable_parameters())
+    logits, expected = torch.compile(model, backend="aot_eager", fullgraph=True)(images(model)), model(images(model))
+    torch.testing.assert_close(logits, expected)
+    trained = [*model.tuner.trainable_parameters()]
+    grads, expected_grads = (torch.autograd.grad(x.square().sum(), trained) for x in (logits, expected))
+    torch.testing.assert_close(grads, expected_grads)
+
+
+@pytest.mark.parametrize("name", ["svp", "svp-cross_prompt=official", "affix", "vpt_deep-num_tokens=4-position=spread"])
+def test_exports_for_any_batch(name: str) -> None:
+    model = tuned(CASES[name], CASES[name][1].model(depth=2)).eval()
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (images(model),), dynamic_shapes=batch).module()
+    for size in (1, 5):
+        torch.testing.assert_close(program(images(model, size)), model(images(model, size)))
 
 
 def test_intermediates_see_the_tuned_model(case: tuple[str, Row]) -> None:

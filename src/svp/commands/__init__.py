@@ -4,6 +4,7 @@ COMMANDS = {
     "train": "train an adapter on a folder of images",
     "eval": "score a trained adapter",
     "predict": "classify images with a trained adapter",
+    "export": "write a trained adapter with its backbone as one file that runs without svp",
     "gates": "lay the gates of a trained model over images, beside those of its backbone",
     "inspect": "draw gates, features, mistakes and calibration of a run over its test images",
     "demo": "adapt a small Vim to handwritten digits, in about a minute, without network",

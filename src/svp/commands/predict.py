@@ -6,7 +6,6 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,21 +23,20 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--topk", type=int, default=5, metavar="N", help="classes per image (default: 5)")
     parser.add_argument("--format", default="table", choices=["table", "json", "csv"], help="of the output (default: table)")
     parser.add_argument("--out", metavar="FILE", help="write to this file instead of the screen")
+    parser.add_argument("--features", metavar="FILE", help="write the feature vectors to this .npz file too")
     add_device_options(parser)
     values = vars(parser.parse_args(argv))
-    form, out = values.pop("format"), values.pop("out")
-    target = Path(out).resolve() if out else None
-    if target and not target.parent.is_dir():
-        raise UsageError(f"--out {out}: the folder {target.parent} does not exist")
-    if target and target.exists() and not target.is_file():
-        raise UsageError(f"--out {out} exists and is no ordinary file; expected the name of a file to write")
+    form, out, features = values.pop("format"), values.pop("out"), values.pop("features")
+    target, features_file = _file_to_write("--out", out), _file_to_write("--features", features)
     from svp.terminal import make_console
-    from svp.training.use import predict
+    from svp.training.use import predict, save_features
 
     with progress_bar("predicting") as progress:
-        predictions = list(predict(**values, progress=progress))
+        predictions = list(predict(**values, features=bool(features), progress=progress))
     if not is_first_process():
         return 0
+    if features_file:
+        save_features(predictions, features_file, values["run"])
     if form == "table":
         text = _as_text(_prediction_table(predictions), make_console(io.StringIO() if target else None))
     else:
@@ -56,8 +54,18 @@ def run(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
+def _file_to_write(option: str, name: str | None) -> Path | None:
+    target = Path(name).resolve() if name else None
+    if target and not target.parent.is_dir():
+        raise UsageError(f"{option} {name}: the folder {target.parent} does not exist")
+    if target and target.exists() and not target.is_file():
+        raise UsageError(f"{option} {name} exists and is no ordinary file; expected the name of a file to write")
+    return target
+
+
 def _as_json(predictions: Sequence[Any]) -> str:
-    return to_json([{**asdict(p), "path": str(p.path)} for p in predictions]) + "\n"
+    rows = [dict(path=str(p.path), classes=p.classes, probabilities=p.probabilities, error=p.error) for p in predictions]
+    return to_json(rows) + "\n"
 
 
 def _as_csv(predictions: Sequence[Any]) -> str:

@@ -6,7 +6,7 @@ from svp.training.inputs import InputOverrides
 from svp.training.loop import Run, train
 from svp.training.recipes import ConfigError, list_recipes
 from svp.training.records import RunDirectory, RunError
-from svp.training.use import Prediction, evaluate, predict
+from svp.training.use import Prediction, evaluate, predict, save_features
 
 __all__ = [
     "ConfigError",
@@ -21,5 +21,6 @@ __all__ = [
     "list_recipes",
     "make_config",
     "predict",
+    "save_features",
     "train",
 ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,10 +29,11 @@ from svp.data import (
     open_labelled,
 )
 from svp.models import Backbone
+from svp.paths import write_atomically
 from svp.training.evaluation import describe_unreadable, score
 from svp.training.loop import make_accelerator
 from svp.training.records import RunDirectory
-from svp.tuners import AdapterInfo, load_adapter
+from svp.tuners import AdapterInfo, load_adapter, read_adapter_info
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,14 @@ class Prediction:
         classes: Names of the likeliest classes, best first; empty if the image could not be read.
         probabilities: Theirs, 0..1.
         error: Why the image could not be read.
+        features: What enters the head, (embed_dim,) in float32, where it was asked for.
     """
 
     path: Path
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str | None = None
+    features: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
 def evaluate(
@@ -116,6 +121,7 @@ def predict(
     batch_size: int = 32,
     device: str = "auto",
     precision: str = "auto",
+    features: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Prediction]:
     """Classify images: what ``svp predict`` does. Unreadable images come back with an error, the rest is still done.
@@ -127,6 +133,7 @@ def predict(
         batch_size: Images at a time.
         device: "auto", "cpu" or "cuda".
         precision: "auto", "fp32" or "bf16".
+        features: Give the feature vectors too.
         progress: Called with (images done, images in all).
 
     Yields:
@@ -146,7 +153,8 @@ def predict(
     model, info = _load(Path(run))
     accelerator = make_accelerator(device, precision)
     model = accelerator.prepare_model(model.requires_grad_(False), evaluation_mode=True)
-    return _predict_batches(model, info, images, min(topk, info.num_classes), batch_size, accelerator.device, progress)
+    topk = min(topk, info.num_classes)
+    return _predict_batches(model, info, images, topk, batch_size, accelerator.device, features, progress)
 
 
 @torch.no_grad()
@@ -157,10 +165,14 @@ def _predict_batches(
     topk: int,
     batch_size: int,
     device: torch.device,
+    with_features: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Prediction]:
     transform = eval_transform(InputConfig.from_dict(info.inputs))
-    names = info.class_names or tuple(str(number) for number in range(info.num_classes))
+    names = _class_names(info)
+    enters_head: list[Tensor] = []
+    if with_features:  # caught in the forward pass itself: whatever wraps it (autocast, say) holds for them too
+        model.get_submodule("head").register_forward_pre_hook(lambda _, inputs: enters_head.append(inputs[0]))
 
     def read(path: Path) -> Tensor | UnreadableImageError:
         try:
@@ -173,18 +185,52 @@ def _predict_batches(
             paths = images[start : start + batch_size]
             read_images = list(pool.map(read, paths))
             tensors = [image for image in read_images if isinstance(image, Tensor)]
-            best: Iterator[tuple[list[float], list[int]]] = iter(())
+            best: Iterator[tuple[list[float], list[int], npt.NDArray[np.float32] | None]] = iter(())
             if tensors:
                 probabilities, classes = model(torch.stack(tensors).to(device)).float().softmax(-1).topk(topk)
-                best = zip(probabilities.tolist(), classes.tolist(), strict=True)
+                features = enters_head.pop().float().cpu().numpy() if with_features else [None] * len(tensors)
+                best = zip(probabilities.tolist(), classes.tolist(), features, strict=True)
             for path, image in zip(paths, read_images, strict=True):
                 if isinstance(image, UnreadableImageError):
                     yield Prediction(path, error=image.reason)
                 else:
-                    p, c = next(best)
-                    yield Prediction(path, tuple(names[i] for i in c), tuple(p))
+                    p, c, vector = next(best)
+                    yield Prediction(path, tuple(names[i] for i in c), tuple(p), features=vector)
             if progress is not None:
                 progress(start + len(paths), len(images))
+
+
+def save_features(predictions: Sequence[Prediction], file: str | Path, run: str | Path) -> None:
+    """Write feature vectors and what belongs to them as ``.npz``: what ``svp predict --features`` does.
+
+    A row per image that could be read: ``features``, (n, embed_dim), float32; ``paths``, ``predicted``, ``probability``, (n,).
+    Beside them ``class_names``, in the order of the head's outputs, and ``unreadable``, the paths of the other images.
+
+    Args:
+        predictions: What ``predict`` gave with ``features=True``.
+        file: Read it with ``numpy.load``; nothing in it is pickled.
+        run: Where the adapter is.
+    """
+    read = [p for p in predictions if p.features is not None]
+    embed_dim = len(read[0].features) if read and read[0].features is not None else 0
+    arrays: dict[str, Any] = {
+        "features": np.array([p.features for p in read], np.float32).reshape(len(read), embed_dim),
+        "paths": np.array([str(p.path) for p in read], np.str_),
+        "predicted": np.array([p.classes[0] for p in read], np.str_),
+        "probability": np.array([p.probabilities[0] for p in read], np.float32),
+        "class_names": np.array(_class_names(read_adapter_info(run)), np.str_),
+        "unreadable": np.array([str(p.path) for p in predictions if p.error], np.str_),
+    }
+
+    def write(path: Path) -> None:
+        with path.open("wb") as stream:  # given a name, NumPy would append .npz
+            np.savez(stream, **arrays)
+
+    write_atomically(Path(file), write)
+
+
+def _class_names(info: AdapterInfo) -> tuple[str, ...]:
+    return info.class_names or tuple(str(number) for number in range(info.num_classes))
 
 
 def _load(directory: Path) -> tuple[Backbone, AdapterInfo]:

@@ -56,7 +56,7 @@ class _Insert:
     def __call__(self, mixer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (u,) = args
         tokens: Any = self.affix.tokens
-        return (self.layout.insert(u, tokens[self.layer].expand(len(u), -1, -1).to(u.dtype)),)
+        return (self.layout.insert(u, tokens[self.layer].expand(u.shape[0], -1, -1).to(u.dtype)),)
 
 
 class _Drop:

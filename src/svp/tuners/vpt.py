@@ -85,7 +85,7 @@ class Prompts(nn.Module):
 
     def forward(self, layer: int, tokens: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What enters block `layer`: with its prompts in place of those of the block before."""
-        prompts = self.dropout(self.projection(self.tokens[layer])).expand(len(tokens), -1, -1).to(tokens.dtype)
+        prompts = self.dropout(self.projection(self.tokens[layer])).expand(tokens.shape[0], -1, -1).to(tokens.dtype)
         if layer == 0:
             return self.layout.insert(tokens, prompts), residual
         tokens = self.layout.insert(self.layout.own(tokens), prompts)

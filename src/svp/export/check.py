@@ -1,0 +1,105 @@
+"""Does an exported file say what the model says, and how fast?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from svp.data import DataError, InputConfig, UnreadableImageError, eval_transform, load_image
+
+TOLERANCE = 1e-4
+"""Largest difference in probability that passes."""
+MAX_IMAGES = 50
+BATCH_SIZE = 8
+
+
+class ExportError(RuntimeError):
+    """An exported program does not compute what the model computes."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An exported program beside the model it was made of, on the CPU.
+
+    Args:
+        images: How many were classified by both.
+        max_difference: Largest difference in probability over images and classes.
+        same_top1: Images with the same likeliest class.
+        images_per_second: Of the exported program, in batches of `batch_size`.
+        images_per_second_svp: Of svp, batch by batch in turn with the other.
+        batch_size: Images at a time.
+    """
+
+    images: int
+    max_difference: float
+    same_top1: int
+    images_per_second: float
+    images_per_second_svp: float
+    batch_size: int = BATCH_SIZE
+
+    def require_same(self, name: str) -> None:
+        """Raise ``ExportError`` unless every probability is within the tolerance and every top-1 is the same."""
+        if self.max_difference <= TOLERANCE and self.same_top1 == self.images:  # NaN fails
+            return
+        raise ExportError(
+            f"the {name} program differs from the model: by up to {self.max_difference:.1e} in probability ({TOLERANCE:.0e} "
+            f"is allowed), the same top-1 for {self.same_top1} of {self.images} images; no file was written"
+        )
+
+
+def read_some(paths: Sequence[Path], inputs: InputConfig) -> Tensor:
+    """Up to `MAX_IMAGES` of the images, taken evenly from first to last, as the model takes them; unreadable ones left out.
+
+    Raises:
+        DataError: None can be read.
+    """
+    number = min(MAX_IMAGES, len(paths))
+    chosen = [paths[k * len(paths) // number] for k in range(number)]
+    transform = eval_transform(inputs)
+    images = []
+    for path in chosen:
+        try:
+            images.append(transform(load_image(path)))
+        except UnreadableImageError as error:
+            reason = str(error)
+    if not images:
+        raise DataError(f"none of the {number} images to check the file on can be read; the last: {reason}")
+    return torch.stack(images)
+
+
+@torch.no_grad()
+def compare(
+    model: Callable[[Tensor], Tensor], exported: Callable[[Tensor], Tensor], images: Tensor, inputs: InputConfig
+) -> Comparison:
+    """Classify the same images by both, batch by batch in turn.
+
+    Args:
+        model: Normalised images to logits.
+        exported: Images in 0..1 to probabilities.
+        images: Normalised, (n, 3, img_size, img_size).
+        inputs: Holds mean and std.
+    """
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (inputs.mean, inputs.std))
+    pairs = [(batch, batch * std + mean) for batch in torch.split(images, BATCH_SIZE)]
+    model(pairs[0][0]), exported(pairs[0][1])  # the first call may compile
+    expected, actual, seconds, seconds_svp = [], [], 0.0, 0.0
+    for normalised, pixels in pairs:
+        start = perf_counter()
+        expected.append(model(normalised).softmax(-1))
+        middle = perf_counter()
+        actual.append(exported(pixels))
+        seconds_svp += middle - start
+        seconds += perf_counter() - middle
+    wanted, found = torch.cat(expected), torch.cat(actual)
+    return Comparison(
+        images=len(images),
+        max_difference=(found - wanted).abs().max().item(),
+        same_top1=int((found.argmax(-1) == wanted.argmax(-1)).sum()),
+        images_per_second=len(images) / seconds,
+        images_per_second_svp=len(images) / seconds_svp,
+    )

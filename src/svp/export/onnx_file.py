@@ -1,0 +1,48 @@
+"""A program as an ONNX file, and what onnxruntime makes of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+SUFFIX = ".onnx"
+RUNTIME = "onnxruntime"
+
+
+def require() -> None:
+    """Raise ``RuntimeError`` if a package is missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise RuntimeError(f"ONNX files need the package {error.name}: pip install 'svp[onnx]'") from error
+
+
+def write(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> None:
+    """Write the program with `metadata` as its ``metadata_props``; input ``images``, output ``probabilities``."""
+    logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)  # it warns of every Split that it leaves as it is
+    onnx_program = torch.onnx.export(
+        program, dynamo=True, input_names=["images"], output_names=["probabilities"], verbose=False
+    )
+    assert onnx_program is not None
+    proto = onnx_program.model_proto
+    proto.producer_name = "svp"
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=value)
+    path.write_bytes(proto.SerializeToString())
+
+
+def load(path: Path) -> Callable[[Tensor], Tensor]:
+    """Images to probabilities by onnxruntime on the CPU, on as many threads as PyTorch."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["probabilities"], {"images": images.numpy()})[0])

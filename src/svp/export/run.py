@@ -1,0 +1,118 @@
+"""What ``svp export`` does."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from svp.data import InputConfig, find_images
+from svp.export import onnx_file, torch_file
+from svp.export.check import Comparison, compare, read_some
+from svp.export.program import trace
+from svp.models import Backbone
+from svp.paths import write_atomically
+from svp.training import RunDirectory, RunError
+from svp.tuners import AdapterInfo, load_adapter
+
+_FORMATS: dict[str, Any] = {"onnx": onnx_file, "torch": torch_file}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and checked.
+
+    Args:
+        path: The file.
+        runtime: What ran it.
+        comparison: It beside the model.
+    """
+
+    path: Path
+    runtime: str
+    comparison: Comparison
+
+
+def export_run(
+    run: str | Path, format: str = "onnx", out: str | Path | None = None, images: Sequence[str | Path] = ()
+) -> Exported:
+    """Write a trained adapter with its backbone as one file that runs without svp, once it is found to say the same.
+
+    The program takes RGB images in 0..1, (batch, 3, img_size, img_size), normalises them, and gives probabilities,
+    (batch, num_classes), for any batch. Class names and how to resize and cut images are in the file, see docs/export.md.
+    What can be merged into the backbone is.
+
+    Args:
+        run: Run directory, or any directory with an adapter pair.
+        format: "onnx", or "torch" for a program of ``torch.export``.
+        out: File to write; ``model.onnx`` or ``model.pt2`` in `run` if None.
+        images: Images and folders of images to check it on, at most 50 of them; those of the run's test part if empty.
+
+    Raises:
+        ExportError: The program differs from the model; nothing is written.
+        WeightsError: The adapter cannot be loaded.
+        RunError: No epoch of the run was finished, or its test images are gone.
+        DataError: None of the images can be read.
+        RuntimeError: A package is missing or too old.
+        ValueError: Unknown format.
+    """
+    if format not in _FORMATS:
+        raise ValueError(f"unknown format {format!r}; known: {', '.join(_FORMATS)}")
+    kind = _FORMATS[format]
+    kind.require()
+    run = Path(run)
+    target = Path(out) if out else run / f"model{kind.SUFFIX}"
+    RunDirectory(run).how_chosen()
+    model, expected = _load(run), _load(run)
+    info: AdapterInfo = model.adapter
+    inputs = InputConfig.from_dict(info.inputs)
+    normalised = read_some(_images_of(run, images), inputs)
+    if model.tuner.mergeable:
+        model.tuner.merge()
+    program = trace(model, inputs)
+    comparisons: list[Comparison] = []
+
+    def write(path: Path) -> None:
+        kind.write(program, _metadata(info, inputs), path)
+        comparisons.append(compare(expected, kind.load(path), normalised, inputs))
+        comparisons[0].require_same(format)
+
+    write_atomically(target, write)
+    return Exported(target, kind.RUNTIME, comparisons[0])
+
+
+def _load(run: Path) -> Backbone:
+    return load_adapter(run).float()
+
+
+def _images_of(run: Path, images: Sequence[str | Path]) -> Sequence[Path]:
+    if images:
+        return find_images([Path(path) for path in images])
+    try:
+        return RunDirectory(run).read_split("test").paths
+    except RunError as error:
+        raise RunError(f"no images to check the file on, name some by --images: {error}") from error
+
+
+def _metadata(info: AdapterInfo, inputs: InputConfig) -> dict[str, str]:
+    """By name, JSON: the names of the classes, what is to be done with an image, and what the model is."""
+    try:
+        svp = version("svp")
+    except PackageNotFoundError:
+        svp = "not installed"
+    preprocessing = {
+        "img_size": inputs.img_size,
+        "resize": math.floor(inputs.img_size / inputs.crop_pct),
+        "crop_mode": inputs.crop_mode,
+        "interpolation": inputs.interpolation,
+        "fill": [round(255 * value) for value in inputs.mean],
+        "mean": inputs.mean,
+        "std": inputs.std,
+    }
+    model = {"svp": svp, "backbone": info.backbone.name, "method": info.method, "options": info.options}
+    values = {"class_names": info.class_names, "preprocessing": preprocessing, "model": model}
+    return {name: json.dumps(value) for name, value in values.items()}

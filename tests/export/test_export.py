@@ -1,0 +1,227 @@
+"""Exported files: what they say, that svp is not needed to run them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+import svp
+from svp.cli import main
+from svp.data import DataError, InputConfig, eval_transform, load_image
+from svp.export import ExportError, check, export_run
+from svp.export.program import Classifier, scan_as_one_node, trace
+from svp.export.run import _metadata
+from svp.ops import selective_scan
+from svp.training import RunError
+from tests.models.small import images, perturb, small_vim, small_vit
+
+PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+INPUTS = InputConfig(img_size=16, crop_pct=0.8)
+NAMES = ("nought", "one", "two", "three", "four")
+
+
+def example(name: str) -> str:
+    """A program of docs/export.md."""
+    found = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", PAGE, re.S)
+    assert found
+    return found[1]
+
+
+def run_without_svp(code: str, *arguments: Path, forbidden: str = "svp") -> str:
+    code += f"\nassert {forbidden!r} not in sys.modules\n"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def tuned(method: str, backbone: Any = small_vim, **options: Any) -> Any:
+    torch.manual_seed(0)
+    model = backbone(depth=1)
+    svp.tune(model, method, **options)
+    return perturb(model).eval()
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Scanned digits, wide, high and square."""
+    folder = tmp_path_factory.mktemp("scans")
+    digits = load_digits()
+    paths = []
+    for number in range(12):
+        path = folder / f"{number:02d}.png"
+        scan = Image.fromarray((digits.images[number] * (255 / 16)).round().astype("uint8"))
+        scan.resize((21 + number % 3 * 8, 29)).save(path)
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, scans: list[Path]) -> Path:
+    """An adapter, and test images as a run has them."""
+    folder = tmp_path_factory.mktemp("run")
+    splits = {"root": str(scans[0].parent), "test": [[path.name, 0] for path in scans]}
+    (folder / "splits.json").write_text(json.dumps(splits))
+    model = tuned("svp", shared_layers=1)
+    with torch.no_grad():
+        model.head.weight.mul_(20)  # far from equal probabilities
+    svp.save_adapter(model, folder, NAMES, INPUTS.to_dict())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def onnx_file(run: Path, scans: list[Path]) -> Path:
+    exported = export_run(run)
+    assert exported.comparison.images == exported.comparison.same_top1 == len(scans)
+    assert exported.comparison.max_difference < 1e-5
+    return exported.path
+
+
+def test_the_onnx_example_classifies_as_svp_does(run: Path, onnx_file: Path, scans: list[Path]) -> None:
+    lines = run_without_svp(example("onnx"), onnx_file, *scans, forbidden="torch").splitlines()
+    found = [line.split("\t") for line in lines]
+    expected = list(svp.predict(run, scans, device="cpu", topk=1))
+    assert [(Path(path), name) for path, name, _ in found] == [(p.path, p.classes[0]) for p in expected]
+    assert len({name for _, name, _ in found}) > 1
+    np.testing.assert_allclose([float(p) for *_, p in found], [p.probabilities[0] for p in expected], atol=2e-4)
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_the_example_resizes_and_cuts_as_svp_does(mode: Any, scans: list[Path]) -> None:
+    inputs = replace(INPUTS, crop_mode=mode)
+    code = re.search(r"def read.*?\n\n\n", example("onnx"), re.S)
+    assert code
+    info = svp.tuners.AdapterInfo("svp", {}, svp.models.Origin("vim_nano", "random", {}), "", 5, NAMES, {})
+    names: dict[str, Any] = dict(Image=Image, ImageOps=ImageOps, np=np)
+    names["how"] = json.loads(_metadata(info, inputs)["preprocessing"])
+    exec(code[0], names)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (inputs.mean, inputs.std))
+    for scan in scans:
+        expected = eval_transform(inputs)(load_image(scan)) * std + mean
+        torch.testing.assert_close(torch.from_numpy(names["read"](scan)), expected, atol=1e-6, rtol=0)
+
+
+def test_the_onnx_file_takes_any_batch_and_holds_the_names(onnx_file: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(onnx_file)
+    for batch in (1, 3):
+        (probabilities,) = session.run(None, {"images": np.zeros((batch, 3, 16, 16), np.float32)})
+        assert probabilities.shape == (batch, 5)
+        np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
+    metadata = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
+    assert metadata["class_names"] == list(NAMES)
+    assert (metadata["preprocessing"]["resize"], metadata["preprocessing"]["img_size"]) == (20, 16)
+    assert metadata["model"]["method"] == "svp"
+    assert not list(onnx_file.parent.glob(".*"))
+
+
+def test_the_torch_file_needs_no_svp(run: Path, scans: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "model.pt2"
+    assert main(["export", str(run), "--format", "torch", "--out", str(out), "--images", *map(str, scans)]) == 0
+    assert "same top-1 for 12" in capsys.readouterr().out
+    names, shape = run_without_svp(example("torch"), out).splitlines()
+    assert names == str(list(NAMES))
+    assert shape == "torch.Size([3, 5])"
+
+
+CASES: dict[str, tuple[Any, ...]] = {
+    "svp, as released": ("svp", small_vim, dict(shared_layers=1, cross_prompt="official", simam=True)),
+    "vpt_deep": ("vpt_deep", small_vim, {}),
+    "affix": ("affix", small_vim, {}),
+    "additional_scan": ("additional_scan", small_vim, {}),
+    "vpt_deep on a ViT": ("vpt_deep", small_vit, {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_program_is_the_model_in_operators_of_pytorch(case: str) -> None:
+    method, backbone, options = CASES[case]
+    model = tuned(method, backbone, **options)
+    program = trace(model, INPUTS)
+    assert not [node for node in program.graph.nodes if "svp" in str(node.target) and node.op == "call_function"]
+    pixels = images(model, batch=3)
+    torch.testing.assert_close(program.module()(pixels), Classifier(model, INPUTS)(pixels))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("optional", [False, True])
+def test_scan_as_one_node(reverse: bool, optional: bool) -> None:
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64)
+
+    x, dt, z = random(2, 7, 6), random(2, 7, 6), random(2, 7, 6)
+    A, B, C = -random(6, 3).exp(), random(2, 7, 3), random(2, 7, 3)
+    more: tuple[Tensor | None, ...] = (random(6), z, random(6)) if optional else (None, None, None)
+    expected = selective_scan(x, dt, A, B, C, *more, reverse=reverse, return_last_state=True, backend="reference")
+    with torch.no_grad():
+        torch.testing.assert_close(scan_as_one_node(x, dt, A, B, C, *more, reverse, "any_device"), expected)
+
+
+def test_a_program_that_differs_is_refused() -> None:
+    pixels = torch.rand(9, 3, 16, 16)
+
+    def model(normalised: Tensor) -> Tensor:
+        return normalised.flatten(1)[:, :5]
+
+    def same(raw: Tensor) -> Tensor:
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (INPUTS.mean, INPUTS.std))
+        return model((raw - mean) / std).softmax(-1)
+
+    check.compare(model, same, pixels, INPUTS).require_same("onnx")
+    for wrong in (lambda raw: same(raw) + 2e-4, lambda raw: same(raw) * torch.nan, lambda raw: same(raw).flip(1)):
+        with pytest.raises(ExportError, match=r"the onnx program differs from the model.*no file was written"):
+            check.compare(model, wrong, pixels, INPUTS).require_same("onnx")
+
+
+def test_the_check_takes_images_evenly_and_leaves_out_unreadable_ones(scans: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    paths = [scans[0]] * 60 + [scans[1]] * 59 + [tmp_path / "bad.png"]
+    found = check.read_some(paths, INPUTS)
+    assert len(found) == 50
+    assert (found == found[0]).flatten(1).all(1).sum() == 25
+    assert len(check.read_some([scans[0], tmp_path / "bad.png"], INPUTS)) == 1
+
+
+def test_a_file_that_misses_the_check_is_not_kept(
+    run: Path, scans: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "TOLERANCE", -1.0)
+    (tmp_path / "model.pt2").write_text("what was there")
+    words = ["export", str(run), "--format", "torch", "--out", str(tmp_path / "model.pt2"), "--images", str(scans[0])]
+    assert main(words) == 1
+    assert "differs from the model" in capsys.readouterr().err
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("model.pt2", "what was there")]
+
+
+def test_what_cannot_be_exported_is_said_before_any_work(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match="unknown format 'coreml'; known: onnx, torch"):
+        export_run(run, "coreml")
+    shutil.copytree(run, tmp_path / "adapter", ignore=shutil.ignore_patterns("splits.json"))
+    with pytest.raises(RunError, match="name some by --images"):
+        export_run(tmp_path / "adapter", "torch")
+    shutil.rmtree(tmp_path / "adapter")
+    (tmp_path / "bad.jpg").write_text("no image")
+    with pytest.raises(DataError, match="none of the 1 images to check the file on can be read"):
+        export_run(run, "torch", images=[tmp_path])
+    assert main(["export", "nowhere", "--format", "torch"]) == 1
+    assert "nowhere holds no adapter.json" in capsys.readouterr().err
+    assert main(["export", str(run), "--out", str(tmp_path / "no" / "model.onnx")]) == 2
+    assert main(["export", str(run), "--format", "coreml"]) == 2
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(RuntimeError, match=r"pip install 'svp\[onnx\]'"):
+        export_run(run)

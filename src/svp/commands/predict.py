@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import sys
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ def run(argv: list[str]) -> int:
     if target and target.exists() and not target.is_file():
         raise UsageError(f"--out {out} exists and is no ordinary file; expected the name of a file to write")
     from svp.terminal import make_console
-    from svp.training.use import predict
+    from svp.training.use import as_csv, predict
 
     with progress_bar("predicting") as progress:
         predictions = list(predict(**values, progress=progress))
@@ -42,7 +41,7 @@ def run(argv: list[str]) -> int:
     if form == "table":
         text = _as_text(_prediction_table(predictions), make_console(io.StringIO() if target else None))
     else:
-        text = {"json": _as_json, "csv": _as_csv}[form](predictions)
+        text = {"json": _as_json, "csv": as_csv}[form](predictions)
     if target:
         from svp.paths import write_atomically
 
@@ -58,18 +57,6 @@ def run(argv: list[str]) -> int:
 
 def _as_json(predictions: Sequence[Any]) -> str:
     return to_json([{**asdict(p), "path": str(p.path)} for p in predictions]) + "\n"
-
-
-def _as_csv(predictions: Sequence[Any]) -> str:
-    topk = max((len(p.classes) for p in predictions), default=0)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow(["path", *(f"{kind}_{k + 1}" for k in range(topk) for kind in ("class", "probability")), "error"])
-    for p in predictions:
-        pairs = list(zip(p.classes, (f"{value:.6f}" for value in p.probabilities), strict=True))
-        pairs += [("", "")] * (topk - len(pairs))
-        writer.writerow([p.path, *(cell for pair in pairs for cell in pair), p.error or ""])
-    return buffer.getvalue()
 
 
 def _prediction_table(predictions: Sequence[Any]) -> Table:

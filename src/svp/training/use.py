@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from svp.data import (
@@ -146,36 +149,70 @@ def predict(
     model, info = _load(Path(run))
     accelerator = make_accelerator(device, precision)
     model = accelerator.prepare_model(model.requires_grad_(False), evaluation_mode=True)
-    return _predict_batches(model, info, images, min(topk, info.num_classes), batch_size, accelerator.device, progress)
+    classifier = Classifier(model, class_names(info), InputConfig.from_dict(info.inputs), accelerator.device)
+    return classify(classifier, images, topk=topk, batch_size=batch_size, progress=progress)
+
+
+def class_names(info: AdapterInfo) -> tuple[str, ...]:
+    """Names of an adapter's classes; their numbers where it has no names."""
+    return info.class_names or tuple(str(number) for number in range(info.num_classes))
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model as images meet it.
+
+    Args:
+        model: Normalised images (batch, 3, height, width) to logits (batch, classes).
+        class_names: Of its outputs, in their order.
+        inputs: How images are prepared.
+        device: Where the model is.
+    """
+
+    model: Callable[[Tensor], Tensor]
+    class_names: Sequence[str]
+    inputs: InputConfig
+    device: torch.device
 
 
 @torch.no_grad()
-def _predict_batches(
-    model: torch.nn.Module,
-    info: AdapterInfo,
+def classify(
+    classifier: Classifier,
     images: Sequence[Path],
-    topk: int,
-    batch_size: int,
-    device: torch.device,
-    progress: Callable[[int, int], None] | None,
+    *,
+    topk: int = 5,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+    read: Callable[[Path], Image.Image] = load_image,
 ) -> Iterator[Prediction]:
-    transform = eval_transform(InputConfig.from_dict(info.inputs))
-    names = info.class_names or tuple(str(number) for number in range(info.num_classes))
+    """Classify image files, as ``predict`` does, with a model that is there already.
 
-    def read(path: Path) -> Tensor | UnreadableImageError:
+    Args:
+        classifier: The model.
+        images: Files, each of which gets a prediction, in this order.
+        topk: Classes per image; no more than there are.
+        batch_size: Images at a time.
+        progress: Called with (images done, images in all).
+        read: Decodes a file, from several threads; raises ``UnreadableImageError``.
+    """
+    transform, names = eval_transform(classifier.inputs), classifier.class_names
+    topk = min(topk, len(names))
+
+    def prepare(path: Path) -> Tensor | UnreadableImageError:
         try:
-            return transform(load_image(path))
+            return transform(read(path))
         except UnreadableImageError as error:
             return error
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter lock
         for start in range(0, len(images), batch_size):
             paths = images[start : start + batch_size]
-            read_images = list(pool.map(read, paths))
+            read_images = list(pool.map(prepare, paths))
             tensors = [image for image in read_images if isinstance(image, Tensor)]
             best: Iterator[tuple[list[float], list[int]]] = iter(())
             if tensors:
-                probabilities, classes = model(torch.stack(tensors).to(device)).float().softmax(-1).topk(topk)
+                logits = classifier.model(torch.stack(tensors).to(classifier.device))
+                probabilities, classes = logits.float().softmax(-1).topk(topk)
                 best = zip(probabilities.tolist(), classes.tolist(), strict=True)
             for path, image in zip(paths, read_images, strict=True):
                 if isinstance(image, UnreadableImageError):
@@ -185,6 +222,19 @@ def _predict_batches(
                     yield Prediction(path, tuple(names[i] for i in c), tuple(p))
             if progress is not None:
                 progress(start + len(paths), len(images))
+
+
+def as_csv(predictions: Sequence[Prediction]) -> str:
+    """A line for each image: path, class and probability of the likeliest, second and so on, error."""
+    topk = max((len(p.classes) for p in predictions), default=0)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["path", *(f"{kind}_{k + 1}" for k in range(topk) for kind in ("class", "probability")), "error"])
+    for p in predictions:
+        pairs = list(zip(p.classes, (f"{value:.6f}" for value in p.probabilities), strict=True))
+        pairs += [("", "")] * (topk - len(pairs))
+        writer.writerow([p.path, *(cell for pair in pairs for cell in pair), p.error or ""])
+    return buffer.getvalue()
 
 
 def _load(directory: Path) -> tuple[Backbone, AdapterInfo]:

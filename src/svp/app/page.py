@@ -143,11 +143,11 @@ def make_page(workbench: Workbench, samples: Sequence[Path] = ()) -> gr.Blocks:
                 gr.Markdown(_MAPS)
         with gr.Tab("Many images"):
             with gr.Row():
-                files = gr.File(label="A zip of images, or images", file_count="multiple", height=170)
-                folder = gr.File(label="Or a folder", file_count="directory", height=170)
+                files = gr.File(label="A zip of images, or images", file_count="multiple", height=170, elem_id="zip")
+                folder = gr.File(label="Or a folder", file_count="directory", height=170, elem_id="folder")
             with gr.Row():
                 start = gr.Button("Classify", variant="primary")
-                download = gr.DownloadButton("Download as CSV", interactive=False)
+                download = gr.DownloadButton("Download as CSV", interactive=False, elem_id="csv")
             table = gr.Dataframe(
                 headers=["image", "1st", "2nd", "3rd", "error"],
                 label="Predictions",

@@ -107,7 +107,10 @@ def free_port(host: str, port: int) -> int:
 
     Raises:
         OSError: It is taken, or there is no such address.
+        ValueError: It is no port.
     """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port is {port}, expected 0 to 65535")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family) as probe:

@@ -35,12 +35,12 @@ _CSS = f"""
 #title h1 {{ margin: .3rem 0 0; font-size: 1.6rem; font-weight: 700; }}
 #title p {{ margin: .1rem 0 .4rem; }}
 #image img {{ width: 100%; height: 100%; object-fit: contain; }}
-#samples .grid-wrap {{ overflow: hidden; max-height: none; padding: 0; }}
-#samples .grid-container {{ grid-template-columns: repeat(6, minmax(0, 1fr)) !important; gap: 6px; }}
-#samples .thumbnail-item {{ aspect-ratio: 1; width: 100%; height: auto; }}
-.tuned .bar, .base .bar {{ height: .55rem; border: none; border-radius: 2px; opacity: 1; }}
-.tuned .bar {{ background: {COLOURS[0]} !important; }}
-.base .bar {{ background: {BASE} !important; }}
+#samples .grid-wrap {{ overflow: hidden; min-height: 0 !important; height: auto !important; padding: 4px; }}
+#samples .grid-container {{ grid-template-columns: repeat(6, minmax(0, 1fr)) !important; grid-auto-rows: auto !important; gap: 6px; }}
+#samples .gallery-item, #samples .thumbnail-item {{ aspect-ratio: 1; width: 100%; height: auto; }}
+.tuned .bar, .base .bar {{ height: .55rem; }}
+.tuned {{ --stat-background-fill: {COLOURS[0]}; }}
+.base {{ --stat-background-fill: {BASE}; }}
 #facts table {{ font-variant-numeric: tabular-nums; }}
 """
 

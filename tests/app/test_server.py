@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import socket
 import subprocess
@@ -219,6 +220,20 @@ def test_gradio_is_asked_for_where_it_is_missing(
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["app", str(small_runs[0])]) == 1
     assert "pip install 'svp[app]'" in capsys.readouterr().err
+
+
+def test_what_was_handed_in_is_gone_when_the_page_stops(small_runs: list[Path], images: list[Path]) -> None:
+    from gradio_client import Client, handle_file
+
+    running = Server(Workbench(small_runs[:1], "cpu", LIMITS), images[0].parent, port=0)
+    uploads = Path(os.environ["GRADIO_TEMP_DIR"])
+    Client(running.url, verbose=False, analytics_enabled=False).predict(handle_file(images[0]), "svp", api_name="/predict")
+    assert list(uploads.rglob(images[0].name))
+    assert uploads.parent.stat().st_mode & 0o077 == 0  # nobody else may look
+    running.close()
+    assert not uploads.parent.exists()
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(running.url, timeout=30)
 
 
 def test_every_method_is_served(server: Server, client: Any) -> None:

@@ -15,7 +15,6 @@ from PIL import Image
 from svp.app.uploads import Upload
 from svp.app.workbench import Workbench
 from svp.inspection.style import BASE, COLOURS, method_name
-from svp.paths import write_atomically
 from svp.training import Prediction
 from svp.training.use import as_csv
 
@@ -36,7 +35,8 @@ _CSS = f"""
 #title p {{ margin: .1rem 0 .4rem; }}
 #image img {{ width: 100%; height: 100%; object-fit: contain; }}
 #samples .grid-wrap {{ overflow: hidden; min-height: 0 !important; height: auto !important; padding: 4px; }}
-#samples .grid-container {{ grid-template-columns: repeat(6, minmax(0, 1fr)) !important; grid-auto-rows: auto !important; gap: 6px; }}
+#samples .grid-container {{ gap: 6px; grid-auto-rows: auto !important; }}
+#samples .grid-container {{ grid-template-columns: repeat(6, minmax(0, 1fr)) !important; }}
 #samples .gallery-item, #samples .thumbnail-item {{ aspect-ratio: 1; width: 100%; height: auto; }}
 .tuned .bar, .base .bar {{ height: .55rem; }}
 .tuned {{ --stat-background-fill: {COLOURS[0]}; }}
@@ -86,10 +86,9 @@ def make_page(workbench: Workbench, samples: Sequence[Path] = ()) -> gr.Blocks:
         predictions = workbench.predict_batch(
             [*files, *folder], adapter, lambda done, total: progress((done, total), unit="images")
         )
-        table = Path(tempfile.mkdtemp(prefix="svp-", dir=page.GRADIO_CACHE)) / "predictions.csv"
-        text = as_csv(predictions)
-        write_atomically(table, lambda path: path.write_text(text, "utf-8", errors="backslashreplace", newline=""))
-        return [_row(prediction) for prediction in predictions], str(table)
+        file = Path(tempfile.mkdtemp(dir=download.GRADIO_CACHE)) / "predictions.csv"
+        file.write_text(as_csv(predictions), "utf-8", errors="backslashreplace", newline="")
+        return [_row(prediction) for prediction in predictions], str(file)
 
     with gr.Blocks(title=f"svp: {backbone.name}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(_title(workbench), elem_id="title", padding=False)
@@ -160,8 +159,8 @@ def make_page(workbench: Workbench, samples: Sequence[Path] = ()) -> gr.Blocks:
             gr.Markdown(_facts(workbench), elem_id="facts")
 
         # both hand on files as they are: the workbench reads them, within its limits
-        image.preprocess = _path_of  # type: ignore[method-assign]
-        files.preprocess = folder.preprocess = _uploads_of  # type: ignore[method-assign]
+        image.preprocess = _path_of
+        files.preprocess = folder.preprocess = _uploads_of
 
         shown = [image, adapter]
         controls = [*shown, layer, mean_of_layers, direction]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import sys
-import tempfile
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from svp.app.uploads import read_image
@@ -54,10 +55,13 @@ class Server:
         from svp.app.page import look, make_page
 
         port = free_port(host, port)
-        self._folder = Path(tempfile.mkdtemp(prefix="svp-app-"))
         chosen = find_images([samples]) if samples is not None else own_images(workbench)
-        page: gr.Blocks = make_page(workbench, copy_samples(chosen, workbench, self._folder))
-        self._page = page
+        self._closing = ExitStack()
+        folder = Path(self._closing.enter_context(TemporaryDirectory(prefix="svp-app-")))
+        # all that is uploaded and made lies in a folder of this user alone, which is deleted in the end
+        self._closing.enter_context(_environment("GRADIO_TEMP_DIR", str(folder / "uploads")))
+        page: gr.Blocks = make_page(workbench, copy_samples(chosen, workbench, folder / "samples"))
+        self._closing.callback(page.close, verbose=False)
         _, self.url, _ = page.launch(
             server_name=host,
             server_port=port,
@@ -66,7 +70,7 @@ class Server:
             quiet=True,
             show_error=True,
             prevent_thread_lock=True,
-            allowed_paths=[str(self._folder)],
+            allowed_paths=[str(folder / "samples")],
             max_file_size=workbench.limits.max_upload_size,
             footer_links=["api"],
             run_history=False,
@@ -84,8 +88,20 @@ class Server:
 
     def close(self) -> None:
         """Stop serving, and delete what was handed in."""
-        self._page.close(verbose=False)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._closing.close()
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable of the environment inside, which Gradio reads as it goes."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def import_gradio() -> None:
@@ -137,7 +153,8 @@ def own_images(workbench: Workbench) -> Sequence[Path]:
 
 
 def copy_samples(paths: Sequence[Path], workbench: Workbench, folder: Path) -> list[Path]:
-    """Copy the first readable images into `folder`, from where they are served."""
+    """Copy the first readable images into a new `folder`, from where they are served."""
+    folder.mkdir()
     copies: list[Path] = []
     for path in paths:
         try:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 from PIL import Image
 
@@ -96,7 +96,7 @@ def gather_images(uploads: Sequence[Upload], limits: Limits, folder: Path) -> li
     return images
 
 
-def _copy(source: BinaryIO, target: BinaryIO, most: int, name: str) -> int:
+def _copy(source: IO[bytes], target: IO[bytes], most: int, name: str) -> int:
     """Copy a member, counting what really comes out of it: what a zip says of its sizes may be a lie."""
     size = 0
     while chunk := source.read(_CHUNK):

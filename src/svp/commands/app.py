@@ -20,14 +20,15 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--max-file-size", type=int, default=32, metavar="MB", help="of an image file (default: 32)")
     parser.add_argument("--max-images", type=int, default=1000, metavar="N", help="of a batch (default: 1000)")
     values = vars(parser.parse_args(argv))
-    from svp.app.server import import_gradio
+    from svp.app.server import free_port, import_gradio
 
-    import_gradio()  # before weights are loaded
+    import_gradio()  # what can be wrong is told before weights are loaded
+    port = free_port(values["host"], values["port"])
     from svp.app import Limits, Server, Workbench
 
     limits = Limits(values["max_pixels"], values["max_file_size"] * 1_000_000, values["max_images"])
     workbench = Workbench(values["runs"], values["device"], limits)
-    server = Server(workbench, values["samples"], values["host"], values["port"], not values["no_browser"])
+    server = Server(workbench, values["samples"], values["host"], port, not values["no_browser"])
     print(f"{', '.join(workbench.adapters)} at {server.url} (Ctrl-C stops)", flush=True)
     try:
         server.wait()

@@ -123,7 +123,7 @@ def test_what_holds_no_image_is_told(tmp_path: Path) -> None:
     archive = zipped(tmp_path / "notes.zip", {"notes.txt": b"hello"})
     with pytest.raises(DataError, match=r"no images in notes\.zip; expected files ending in \.bmp"):
         gather_images([archive], Limits(), tmp_path)
-    with pytest.raises(DataError, match="no images in nothing"):
+    with pytest.raises(DataError, match="no files; expected images, a folder"):
         gather_images([], Limits(), tmp_path)
 
 

@@ -127,9 +127,11 @@ def make_page(workbench: Workbench, samples: Sequence[Path] = ()) -> gr.Blocks:
             with gr.Column(visible=workbench.depth > 0):
                 gr.Markdown("### Gates and contribution of every patch, base against tuned")
                 with gr.Row():
-                    layer = gr.Slider(0, max(workbench.depth - 1, 1), value=0, step=1, label="Layer, counted from 0", scale=4)
-                    mean_of_layers = gr.Checkbox(True, label="Mean of all layers", scale=2, min_width=120)
-                    direction = gr.Radio(_DIRECTIONS, value="both", label="Direction of the scan", scale=5)
+                    layer = gr.Slider(
+                        0, max(workbench.depth - 1, 1), value=0, step=1, label="Layer, counted from 0", scale=4, min_width=240
+                    )
+                    mean_of_layers = gr.Checkbox(True, label="Mean of all layers", scale=2, min_width=190)
+                    direction = gr.Radio(_DIRECTIONS, value="both", label="Direction of the scan", scale=5, min_width=280)
                 figure = gr.Image(
                     label="Gates",
                     show_label=False,
@@ -172,17 +174,10 @@ def make_page(workbench: Workbench, samples: Sequence[Path] = ()) -> gr.Blocks:
             api_name="predict",
             trigger_mode="always_last",
         )
-        said.failure(lambda: (None, None), None, [tuned, base], api_visibility="private")
-        drawn = gr.on(
-            [image.change, adapter.change, layer.change, mean_of_layers.change, direction.change],
-            _with_clear_errors(gates),
-            controls,
-            figure,
-            api_name="gates",
-            trigger_mode="always_last",
-            show_progress="minimal",
-        )
-        drawn.failure(lambda: None, None, figure, api_visibility="private")
+        said.failure(lambda: (None, None, None), None, [tuned, base, figure], api_visibility="private")
+        draw: dict[str, Any] = dict(fn=_with_clear_errors(gates), inputs=controls, outputs=figure, show_progress="minimal")
+        gr.on([layer.change, mean_of_layers.change, direction.change], **draw, api_name="gates", trigger_mode="always_last")
+        said.success(**draw, api_visibility="private")  # only then: what is wrong with an image is told once
         layer.input(lambda: False, None, mean_of_layers, api_visibility="private", queue=False)
         done = start.click(
             _with_clear_errors(batch), [files, folder, adapter], [table, download], api_name="batch", concurrency_limit=1
@@ -219,7 +214,7 @@ def _with_clear_errors(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         except ValueError as error:
             reason = getattr(error, "reason", "") or str(error)
-            raise gr.Error(escape(reason, quote=False), duration=None, title="Not done", print_exception=False) from error
+            raise gr.Error(escape(reason, quote=False), duration=None, print_exception=False) from error
 
     return call
 

@@ -69,6 +69,8 @@ def gather_images(uploads: Sequence[Upload], limits: Limits, folder: Path) -> li
     Raises:
         DataError: No image, too many of them, or a zip that is damaged, encrypted, or holds more than the limits allow.
     """
+    if not uploads:
+        raise DataError("no files; expected images, a folder of images, or a zip of images")
     images: list[Upload] = []
     left = limits.max_upload_size
     for upload in uploads:
@@ -89,7 +91,7 @@ def gather_images(uploads: Sequence[Upload], limits: Limits, folder: Path) -> li
             raise DataError(f"{upload.name}: the zip cannot be read ({error})") from error
     _check_number(len(images), limits)
     if not images:
-        names = ", ".join(upload.name for upload in uploads[:3]) or "nothing"
+        names = ", ".join(upload.name for upload in uploads[:3])
         raise DataError(
             f"no images in {names}; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}, or a zip of such"
         )

@@ -94,8 +94,8 @@ def test_full_fine_tuning_takes_the_memory_of_a_whole_model(small_runs: list[Pat
 def test_twenty_threads_get_the_numbers_of_one(workbench: Workbench, small_runs: list[Path], images: list[Path]) -> None:
     """Classes, and gates, which hook into the models, of adapters in turn."""
     assert torch.get_num_threads() == 2
-    jobs = [(path, list(OPTIONS)[n % len(OPTIONS)]) for n, path in enumerate(images)]
-    jobs += [(path, "svp") for path in images]  # many at the very same model
+    others = [method for method in OPTIONS if method != "svp"]
+    jobs = [(path, "svp" if n % 2 else others[n // 2 % len(others)]) for n, path in enumerate(images)]
     fresh = Workbench(small_runs, "cpu")  # whose gates are not recorded yet
 
     def work(bench: Workbench, job: tuple[Path, str]) -> tuple[tuple[float, ...], list[np.ndarray]]:
@@ -201,3 +201,14 @@ def test_a_figure_is_drawn(workbench: Workbench, images: list[Path]) -> None:
     figure = workbench.draw_gates(images[0], "svp", layer=0, direction="forward")
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles == ["image", BASE, "SVP", "SVP − base"]  # noqa: RUF001
+
+
+def test_a_vision_transformer_is_served_without_gates(tmp_path: Path, images: list[Path]) -> None:
+    origin = replace(SMALL, name="deit_small_patch16_224", overrides=dict(img_size=32, depth=2))
+    runs = make_adapters(tmp_path, origin, ["linear", "lora"])
+    workbench = Workbench(runs, "cpu")
+    (alone,) = svp.predict(runs[1], [images[0]], device="cpu")
+    assert workbench.depth == 0
+    assert workbench.predict(images[0], "lora").probabilities == pytest.approx(alone.probabilities, rel=1e-5)
+    with pytest.raises(ValueError, match="gates are recorded in the scans of a VisionMamba"):
+        workbench.gate_maps(images[0], "lora")

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -234,6 +235,26 @@ def test_what_was_handed_in_is_gone_when_the_page_stops(small_runs: list[Path], 
     assert not uploads.parent.exists()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(running.url, timeout=30)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+def test_the_command_serves_until_it_is_ended(small_runs: list[Path], images: list[Path], tmp_path: Path) -> None:
+    words = ["app", str(small_runs[1]), "--samples", str(images[0].parent), "--no-browser", "--port", "0", "--device", "cpu"]
+    command = [sys.executable, "-m", "svp", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}) as running:
+        try:
+            assert running.stdout is not None
+            line = running.stdout.readline()
+            url = re.fullmatch(r"linear at (http://127\.0\.0\.1:\d+/) \(Ctrl-C stops\)\n", line)
+            assert url is not None
+            with urllib.request.urlopen(url[1], timeout=30) as answer:
+                assert b"svp: vim_nano" in answer.read()
+            assert list(tmp_path.glob("svp-app-*"))
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(timeout=60) == 0
+        finally:
+            running.kill()
+    assert not list(tmp_path.glob("svp-app-*"))
 
 
 def test_every_method_is_served(server: Server, client: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -82,7 +83,8 @@ class Server:
         )
 
     def wait(self) -> None:
-        """Until the user interrupts it."""
+        """Until the user interrupts or a supervisor ends the process; only for its main thread."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.browser import Browser, open_browser
+
 torch.set_num_threads(2)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is imported: its kernels then run anywhere
@@ -35,3 +37,10 @@ def _same_numbers_and_no_lucky_memory() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(before)
     torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for the tests of a module."""
+    with open_browser() as found:
+        yield found

@@ -16,8 +16,8 @@ import svp
 from svp.cli import main
 from svp.data import open_data
 from svp.inspection.gate_figures import plot_gate_maps
+from svp.inspection.maps import patch_extent, pixels
 from svp.inspection.page import Page
-from svp.inspection.runs import _patch_extent, _pixels
 from svp.inspection.score_figures import plot_confusion, plot_features
 from svp.inspection.style import style
 from svp.training import RunDirectory
@@ -162,16 +162,16 @@ def test_other_backbones_are_not_compared(place: Path, tmp_path: Path) -> None:
 
 
 def test_maps_lie_on_their_patches() -> None:
-    assert _patch_extent(small_vim(img_size=(16, 24))) == (-0.5, 23.5, 15.5, -0.5)
+    assert patch_extent(small_vim(img_size=(16, 24))) == (-0.5, 23.5, 15.5, -0.5)
     overlapping = small_vim(img_size=16, patch_size=8, stride=4)  # 3 x 3 patches, middles at 4, 8 and 12
-    assert _patch_extent(overlapping) == (1.5, 13.5, 13.5, 1.5)
+    assert patch_extent(overlapping) == (1.5, 13.5, 13.5, 1.5)
 
 
 def test_pixels_undo_the_normalisation() -> None:
     inputs = svp.data.InputConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
-    pixels = torch.rand(3, 4, 5)
+    image = torch.rand(3, 4, 5)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (inputs.mean, inputs.std))
-    np.testing.assert_allclose(_pixels((pixels - mean) / std, inputs), pixels.permute(1, 2, 0).numpy(), atol=1e-6)
+    np.testing.assert_allclose(pixels((image - mean) / std, inputs), image.permute(1, 2, 0).numpy(), atol=1e-6)
 
 
 def test_colours_are_shared_by_all_models() -> None:

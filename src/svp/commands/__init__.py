@@ -11,5 +11,6 @@ COMMANDS = {
     "data": "list, describe and fetch data sets, check a folder of images",
     "study": "compare methods on data sets over seeds, in tables",
     "bench": "measure speed and memory on this machine, against the limit and against peers",
+    "app": "try adapters on a page in the browser, on this machine alone, with an HTTP API",
     "models": "list and describe backbones, convert weights",
 }

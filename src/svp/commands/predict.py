@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import sys
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ def run(argv: list[str]) -> int:
     form, out, features = values.pop("format"), values.pop("out"), values.pop("features")
     target, features_file = _file_to_write("--out", out), _file_to_write("--features", features)
     from svp.terminal import make_console
-    from svp.training.use import predict, save_features
+    from svp.training.use import as_csv, predict, save_features
 
     with progress_bar("predicting") as progress:
         predictions = list(predict(**values, features=bool(features), progress=progress))
@@ -40,7 +39,7 @@ def run(argv: list[str]) -> int:
     if form == "table":
         text = _as_text(_prediction_table(predictions), make_console(io.StringIO() if target else None))
     else:
-        text = {"json": _as_json, "csv": _as_csv}[form](predictions)
+        text = {"json": _as_json, "csv": as_csv}[form](predictions)
     if target:
         from svp.paths import write_atomically
 
@@ -66,18 +65,6 @@ def _file_to_write(option: str, name: str | None) -> Path | None:
 def _as_json(predictions: Sequence[Any]) -> str:
     rows = [dict(path=str(p.path), classes=p.classes, probabilities=p.probabilities, error=p.error) for p in predictions]
     return to_json(rows) + "\n"
-
-
-def _as_csv(predictions: Sequence[Any]) -> str:
-    topk = max((len(p.classes) for p in predictions), default=0)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow(["path", *(f"{kind}_{k + 1}" for k in range(topk) for kind in ("class", "probability")), "error"])
-    for p in predictions:
-        pairs = list(zip(p.classes, (f"{value:.6f}" for value in p.probabilities), strict=True))
-        pairs += [("", "")] * (topk - len(pairs))
-        writer.writerow([p.path, *(cell for pair in pairs for cell in pair), p.error or ""])
-    return buffer.getvalue()
 
 
 def _prediction_table(predictions: Sequence[Any]) -> Table:

@@ -39,17 +39,25 @@ class Unreadable:
     reason: str
 
 
-def load_image(path: str | Path) -> Image.Image:
+def load_image(path: str | Path, formats: tuple[str, ...] | None = None, max_pixels: int | None = None) -> Image.Image:
     """Decode a file completely: RGB, upright by its EXIF orientation, transparency over white, first frame.
 
     16-bit grey is scaled from 0..65535. 32-bit integers and floats are scaled from the smallest usual range that holds
     them, 0..1 (floats only), 0..255 or 0..65535, and otherwise from their own minimum..maximum.
 
+    Args:
+        path: The file.
+        formats: Pillow's names of the only formats that are tried; all if None.
+        max_pixels: Larger images are refused before they are decoded; None leaves it to Pillow's guard against
+            decompression bombs.
+
     Raises:
         UnreadableImageError: Whatever stops the file from being decoded: absent, cut short, no image, of a size that
-            only a decompression bomb has.
+            only a decompression bomb has, or above `max_pixels`.
     """
-    with decoding(path), Image.open(path) as file:
+    with decoding(path), Image.open(path, formats=formats) as file:
+        if max_pixels is not None and file.width * file.height > max_pixels:
+            raise ValueError(f"{file.width} x {file.height} pixels, expected at most {max_pixels:,} in all")
         return to_rgb(file)
 
 

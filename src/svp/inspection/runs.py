@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from svp.data import (
 )
 from svp.inspection.activation import record_activation
 from svp.inspection.gate_figures import plot_gate_maps
+from svp.inspection.maps import image_maps, patch_extent, pixels
 from svp.inspection.page import Page
 from svp.inspection.predictions import record_predictions
 from svp.inspection.recording import Gates, gates, with_scans
@@ -44,7 +44,6 @@ from svp.training import RunDirectory
 from svp.training.loop import make_accelerator
 from svp.tuners import AdapterInfo, load_adapter
 
-Array = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
 BASE = "base"
@@ -161,14 +160,14 @@ def show_gates(
         f"Gates of {compared.subject}",
         [*compared.facts(), f"{where}, mean of both scans"],
     )
-    extent = _patch_extent(compared.models[BASE])
+    extent = patch_extent(compared.models[BASE])
     for number, path in enumerate(images):
         image = transform(load_image(path))
         records = {name: gates(model, image.unsqueeze(0).to(compared.device)) for name, model in compared.models.items()}
-        maps = {name: _image_maps(record, layer) for name, record in records.items()}
+        maps = {name: image_maps(record, layer) for name, record in records.items()}
         said = [_describe(name, records[name], compared.class_names) for name in compared.directories]
         with style():
-            figure = plot_gate_maps(_pixels(image, compared.inputs), maps, extent)
+            figure = plot_gate_maps(pixels(image, compared.inputs), maps, extent)
             page.add_figure(f"gates-{number:03d}", str(path), f"{'; '.join(said)}. {_MAPS}", figure)
         page.add_numbers({str(path): {name: {g: m.tolist() for g, m in found.items()} for name, found in maps.items()}})
         if progress is not None:
@@ -232,16 +231,16 @@ def inspect_run(
     def batches(part: Split) -> Iterator[tuple[Tensor, Tensor]]:
         nonlocal done
         workers = choose_num_workers(None, compared.device)
-        for pixels, labels, _ in make_loader(ImageListDataset(part, transform), batch_size, train=False, num_workers=workers):
-            yield pixels.to(compared.device), labels
-            done += len(pixels)
+        for batch, labels, _ in make_loader(ImageListDataset(part, transform), batch_size, train=False, num_workers=workers):
+            yield batch.to(compared.device), labels
+            done += len(batch)
             if progress is not None:
                 progress(done, total)
 
     predicted = record_predictions(compared.models[compared.subject], batches(split))
     features = {name: record_predictions(model, batches(sample)).features for name, model in compared.models.items()}
     activations = {
-        name: record_activation(model, (pixels for pixels, _ in batches(sample))) for name, model in compared.models.items()
+        name: record_activation(model, (batch for batch, _ in batches(sample))) for name, model in compared.models.items()
     }
     facts = [*compared.facts(), f"images: {split.origin}, {len(split)}; gates and features are of {len(sample)}"]
     if unreadable:
@@ -255,23 +254,11 @@ def inspect_run(
         add_features(page, features, np.asarray(sample.labels), compared.class_names)
         add_confusion(page, predicted, compared.class_names)
         worst = predicted.worst(_MISTAKES)
-        shown = [_pixels(transform(load_image(split.paths[i])), inputs) for i in worst]
+        shown = [pixels(transform(load_image(split.paths[i])), inputs) for i in worst]
         add_mistakes(page, predicted, worst, shown, compared.class_names)
         add_reliability(page, predicted)
     page.add_numbers({"mistakes": [str(split.paths[i]) for i in worst]})
     return page.write()
-
-
-def _image_maps(record: Gates, layer: int | None) -> dict[str, Array]:
-    """Maps (rows, columns) of the only image, of one layer or the mean of all."""
-    parts = record.forward.contribution + record.backward.contribution
-    values = {
-        "update": record.mean("update"),
-        "forget": record.mean("forget"),
-        "contribution": parts / parts.sum(dim=-1, keepdim=True),
-    }
-    chosen = {gate: v[:, 0].mean(dim=0) if layer is None else v[layer, 0] for gate, v in values.items()}
-    return {gate: record.image_map(v).double().cpu().numpy() for gate, v in chosen.items()}
 
 
 def _describe(name: str, record: Gates, class_names: Sequence[str]) -> str:
@@ -281,20 +268,6 @@ def _describe(name: str, record: Gates, class_names: Sequence[str]) -> str:
     added = float(1 - (parts[:, record.own].sum(dim=-1) / parts.sum(dim=-1)).mean())
     from_added = f", {added:.1%} of the class token's output from added tokens" if parts.shape[1] > len(record.own) else ""
     return f"{name} says {class_names[int(said)]} ({float(probability):.1%}){from_added}"
-
-
-def _patch_extent(model: VisionMamba) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top edge of the patches in pixels, pixel centres at whole numbers."""
-    (rows, columns), embed = model.patch_embed.grid_size, model.patch_embed
-    (height, width), (down, across) = embed.patch_size, embed.stride
-    left, top = (width - across) / 2 - 0.5, (height - down) / 2 - 0.5  # overlapping patches stand for their middle
-    return left, left + columns * across, top + rows * down, top
-
-
-def _pixels(image: Tensor, inputs: InputConfig) -> Array:
-    """An image as the model gets it, (height, width, 3), 0 to 1."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (inputs.mean, inputs.std))
-    return (image * std + mean).clamp(0, 1).permute(1, 2, 0).double().numpy()
 
 
 def _spread(split: Split, count: int) -> Split:

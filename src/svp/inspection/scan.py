@@ -83,7 +83,7 @@ class Scan:
             for row in [row for row, wanted in enumerate(rows) if wanted == token]:
                 reads[:, row] = self.C[:, token].unsqueeze(1)
                 matrix[:, row, token] = self.D
-            read = (reads @ self.B[:, token].unsqueeze(1).unsqueeze(-1)).squeeze(-1)
+            read = (reads * self.B[:, token, None, None]).sum(dim=-1)  # few numbers: a call of BLAS would wake all threads
             matrix[:, :, token] += read * self.dt[:, token].unsqueeze(1)
             reads = reads * self.forget(token).unsqueeze(1)
         return matrix

@@ -474,6 +474,7 @@ default_cfgs = generate_default_cfgs(
         "vim_nano_patch4_32": _cfg(
             input_size=(3, 32, 32),
             num_classes=10,
+            label_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
             crop_pct=1.0,
             file=str(checkpoints.EMBEDDED / "vim_nano_patch4_32.safetensors"),
             origin_url="",

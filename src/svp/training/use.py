@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from svp.data import (
@@ -153,42 +156,77 @@ def predict(
     model, info = _load(Path(run))
     accelerator = make_accelerator(device, precision)
     model = accelerator.prepare_model(model.requires_grad_(False), evaluation_mode=True)
-    topk = min(topk, info.num_classes)
-    return _predict_batches(model, info, images, topk, batch_size, accelerator.device, features, progress)
+    classifier = Classifier(model, class_names(info), InputConfig.from_dict(info.inputs), accelerator.device)
+    caught: list[Tensor] = []
+    if features:  # caught in the forward pass itself: whatever wraps it (autocast, say) holds for them too
+        model.get_submodule("head").register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    enters_head = caught if features else None
+    return classify(classifier, images, topk=topk, batch_size=batch_size, enters_head=enters_head, progress=progress)
+
+
+def class_names(info: AdapterInfo) -> tuple[str, ...]:
+    """Names of an adapter's classes; their numbers where it has no names."""
+    return info.class_names or tuple(str(number) for number in range(info.num_classes))
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model as images meet it.
+
+    Args:
+        model: Normalised images (batch, 3, height, width) to logits (batch, classes).
+        class_names: Of its outputs, in their order.
+        inputs: How images are prepared.
+        device: Where the model is.
+    """
+
+    model: Callable[[Tensor], Tensor]
+    class_names: Sequence[str]
+    inputs: InputConfig
+    device: torch.device
 
 
 @torch.no_grad()
-def _predict_batches(
-    model: torch.nn.Module,
-    info: AdapterInfo,
+def classify(
+    classifier: Classifier,
     images: Sequence[Path],
-    topk: int,
-    batch_size: int,
-    device: torch.device,
-    with_features: bool,
-    progress: Callable[[int, int], None] | None,
+    *,
+    topk: int = 5,
+    batch_size: int = 32,
+    enters_head: list[Tensor] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    read: Callable[[Path], Image.Image] = load_image,
 ) -> Iterator[Prediction]:
-    transform = eval_transform(InputConfig.from_dict(info.inputs))
-    names = _class_names(info)
-    enters_head: list[Tensor] = []
-    if with_features:  # caught in the forward pass itself: whatever wraps it (autocast, say) holds for them too
-        model.get_submodule("head").register_forward_pre_hook(lambda _, inputs: enters_head.append(inputs[0]))
+    """Classify image files, as ``predict`` does, with a model that is there already.
 
-    def read(path: Path) -> Tensor | UnreadableImageError:
+    Args:
+        classifier: The model.
+        images: Files, each of which gets a prediction, in this order.
+        topk: Classes per image; no more than there are.
+        batch_size: Images at a time.
+        enters_head: Where a hook on the model leaves what enters its head at every batch, to be taken as the images' features.
+        progress: Called with (images done, images in all).
+        read: Decodes a file, from several threads; raises ``UnreadableImageError``.
+    """
+    transform, names = eval_transform(classifier.inputs), classifier.class_names
+    topk = min(topk, len(names))
+
+    def prepare(path: Path) -> Tensor | UnreadableImageError:
         try:
-            return transform(load_image(path))
+            return transform(read(path))
         except UnreadableImageError as error:
             return error
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter lock
         for start in range(0, len(images), batch_size):
             paths = images[start : start + batch_size]
-            read_images = list(pool.map(read, paths))
+            read_images = list(pool.map(prepare, paths))
             tensors = [image for image in read_images if isinstance(image, Tensor)]
             best: Iterator[tuple[list[float], list[int], npt.NDArray[np.float32] | None]] = iter(())
             if tensors:
-                probabilities, classes = model(torch.stack(tensors).to(device)).float().softmax(-1).topk(topk)
-                features = enters_head.pop().float().cpu().numpy() if with_features else [None] * len(tensors)
+                logits = classifier.model(torch.stack(tensors).to(classifier.device))
+                probabilities, classes = logits.float().softmax(-1).topk(topk)
+                features = [None] * len(tensors) if enters_head is None else enters_head.pop().float().cpu().numpy()
                 best = zip(probabilities.tolist(), classes.tolist(), features, strict=True)
             for path, image in zip(paths, read_images, strict=True):
                 if isinstance(image, UnreadableImageError):
@@ -218,7 +256,7 @@ def save_features(predictions: Sequence[Prediction], file: str | Path, run: str 
         "paths": np.array([str(p.path) for p in read], np.str_),
         "predicted": np.array([p.classes[0] for p in read], np.str_),
         "probability": np.array([p.probabilities[0] for p in read], np.float32),
-        "class_names": np.array(_class_names(read_adapter_info(run)), np.str_),
+        "class_names": np.array(class_names(read_adapter_info(run)), np.str_),
         "unreadable": np.array([str(p.path) for p in predictions if p.error], np.str_),
     }
 
@@ -229,8 +267,17 @@ def save_features(predictions: Sequence[Prediction], file: str | Path, run: str 
     write_atomically(Path(file), write)
 
 
-def _class_names(info: AdapterInfo) -> tuple[str, ...]:
-    return info.class_names or tuple(str(number) for number in range(info.num_classes))
+def as_csv(predictions: Sequence[Prediction]) -> str:
+    """A line for each image: path, class and probability of the likeliest, second and so on, error."""
+    topk = max((len(p.classes) for p in predictions), default=0)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["path", *(f"{kind}_{k + 1}" for k in range(topk) for kind in ("class", "probability")), "error"])
+    for p in predictions:
+        pairs = list(zip(p.classes, (f"{value:.6f}" for value in p.probabilities), strict=True))
+        pairs += [("", "")] * (topk - len(pairs))
+        writer.writerow([p.path, *(cell for pair in pairs for cell in pair), p.error or ""])
+    return buffer.getvalue()
 
 
 def _load(directory: Path) -> tuple[Backbone, AdapterInfo]:

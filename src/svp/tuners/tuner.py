@@ -143,6 +143,25 @@ class Tuner:
         for name, parameter in self.named_trainable():
             parameter.copy_(state[name])
 
+    @torch.no_grad()
+    def share_backbone(self, backbone: nn.Module) -> None:
+        """Hold what is frozen, and what ``detach`` puts back, in the tensors of `backbone` where these have the same values.
+
+        Of many models on one backbone each then takes memory only for what it trained. `backbone` must not be trained while
+        it is shared.
+        """
+        theirs = {name: parameter.detach() for name, parameter in backbone.named_parameters()}
+
+        def shared(name: str, tensor: Tensor) -> Tensor:
+            other = theirs.get(_base_name(name))
+            same = other is not None and other.dtype == tensor.dtype and other.device == tensor.device
+            return other if other is not None and same and torch.equal(other, tensor) else tensor
+
+        for name, parameter in self.model.named_parameters():
+            if self._is_base(name) and name not in self.trainable_names:
+                parameter.data = shared(name, parameter.data)
+        self._original = {name: shared(name, tensor) for name, tensor in self._original.items()}
+
     def base_state(self) -> dict[str, Tensor]:
         """The backbone's values under the methods, without head, as they were before anything trained."""
         base = {_base_name(name): tensor for name, tensor in self.model.state_dict().items() if self._is_base(name)}

@@ -1,0 +1,119 @@
+"""What strangers hand in: images and zips of images, read within limits."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from PIL import Image
+
+from svp.data import IMAGE_SUFFIXES, DataError, UnreadableImageError, load_image
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # no format that runs a program to be read, as EPS does
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is taken in.
+
+    Args:
+        max_pixels: Of an image; a larger one is refused before it is decoded.
+        max_file_size: Of an image file, in bytes.
+        max_images: Of a batch.
+        max_upload_size: Of an uploaded file, a zip above all, and of what a zip holds once unpacked, in bytes.
+    """
+
+    max_pixels: int = 50_000_000
+    max_file_size: int = 32_000_000
+    max_images: int = 1000
+    max_upload_size: int = 512_000_000
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}, expected 1 or more")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that was handed in: the name its owner knows it by, and where it lies now."""
+
+    name: str
+    path: Path
+
+
+def read_image(path: Path, limits: Limits) -> Image.Image:
+    """Decode an image as ``svp.data.load_image`` does.
+
+    Raises:
+        UnreadableImageError: No image of a known format, damaged, or beyond the limits.
+    """
+    size = path.stat().st_size
+    if size > limits.max_file_size:
+        reason = f"{size / 1e6:,.1f} MB, expected at most {limits.max_file_size / 1e6:,.1f} MB"
+        raise UnreadableImageError(f"{path}: {reason}", reason)
+    return load_image(path, _FORMATS, limits.max_pixels)
+
+
+def gather_images(uploads: Sequence[Upload], limits: Limits, folder: Path) -> list[Upload]:
+    """The images among the uploads, and those in the zips among them, which are unpacked into `folder`.
+
+    By their suffix, as ``svp.data.find_images`` has it for folders; what is hidden is left out. Members of a zip are written
+    under names of our own, whatever they are called.
+
+    Raises:
+        DataError: No image, too many of them, or a zip that is damaged, encrypted, or holds more than the limits allow.
+    """
+    if not uploads:
+        raise DataError("no files; expected images, a folder of images, or a zip of images")
+    images: list[Upload] = []
+    left = limits.max_upload_size
+    for upload in uploads:
+        if upload.path.suffix.lower() != ".zip":
+            images += [upload] if _is_image(upload.name) else []
+            continue
+        try:
+            with zipfile.ZipFile(upload.path) as archive:
+                members = [member for member in archive.infolist() if not member.is_dir() and _is_image(member.filename)]
+                _check_number(len(images) + len(members), limits)
+                for member in members:
+                    path = folder / f"{len(images):06d}{Path(member.filename).suffix.lower()}"
+                    with archive.open(member) as source, path.open("wb") as target:
+                        left -= _copy(source, target, left, upload.name)
+                    images.append(Upload(member.filename, path))
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
+            # RuntimeError: encrypted; NotImplementedError: an unknown compression
+            raise DataError(f"{upload.name}: the zip cannot be read ({error})") from error
+    _check_number(len(images), limits)
+    if not images:
+        names = ", ".join(upload.name for upload in uploads[:3])
+        raise DataError(
+            f"no images in {names}; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}, or a zip of such"
+        )
+    return images
+
+
+def _copy(source: IO[bytes], target: IO[bytes], most: int, name: str) -> int:
+    """Copy a member, counting what really comes out of it: what a zip says of its sizes may be a lie."""
+    size = 0
+    while chunk := source.read(_CHUNK):
+        size += len(chunk)
+        if size > most:
+            raise DataError(f"{name}: the zip holds more once unpacked than is taken")
+        target.write(chunk)
+    return size
+
+
+def _check_number(number: int, limits: Limits) -> None:
+    if number > limits.max_images:
+        raise DataError(f"{number:,} images, expected at most {limits.max_images:,} at a time")
+
+
+def _is_image(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)

@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/svp demo
 
 test: $(VENV)/.installed-test lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests examples

@@ -1,5 +1,6 @@
-"""Settings of every test: two quiet threads, no network, uninitialised memory full of NaN."""
+"""Settings of every test: few and quiet threads, no network, uninitialised memory full of NaN."""
 
+import gc
 import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # idle threads soon sleep: test machines are shared
@@ -13,9 +14,29 @@ import torch
 
 from tests.browser import Browser, open_browser
 
-torch.set_num_threads(2)
+ROOT = Path(__file__).parents[1]
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")  # where pytest-xdist runs tests in several processes: which one this is
+
+torch.set_num_threads(1 if WORKER else 2)
+if WORKER:  # two processes that add to one index of Numba's cache at once can leave it naming the wrong machine code
+    os.environ["NUMBA_CACHE_DIR"] = str(Path(os.environ.get("NUMBA_CACHE_DIR", ROOT / ".pytest_cache" / "numba")) / WORKER)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is imported: its kernels then run anywhere
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of every later garbage collection; each run of ``svp.train`` makes one."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """For tests of what more than one thread can break, wherever they run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -205,7 +205,7 @@ def test_items_do_not_depend_on_the_batch_and_differ_by_epoch_and_seed(split: Sp
     assert not torch.equal(images[0], other[3, 5][0])
 
 
-def test_threads_of_the_caller_are_left_alone(split: Split) -> None:
+def test_threads_of_the_caller_are_left_alone(split: Split, two_threads: None) -> None:
     before = torch.get_num_threads()
     KeptImageDataset(split, train_transform(INPUTS, AUGMENT), Place("memory"))[0, 0]
     assert torch.get_num_threads() == before == 2

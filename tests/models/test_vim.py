@@ -288,7 +288,7 @@ WRAPPED = ["in_proj", "x_proj", "dt_proj", "conv1d", "conv1d_b", "x_proj_b", "dt
 @pytest.mark.parametrize("name", WRAPPED)
 @pytest.mark.parametrize("backend", runnable_backends())
 def test_wrapped_module_takes_effect(backend: str, name: str, frozen: bool) -> None:
-    model = small_vim().to(device_of(backend)).requires_grad_(not frozen)
+    model = small_vim(depth=2).to(device_of(backend)).requires_grad_(not frozen)
     x = images(model)
     with svp.ops.use_backend(backend):
         before = model(x)
@@ -304,7 +304,7 @@ def test_wrapped_module_takes_effect(backend: str, name: str, frozen: bool) -> N
 @pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "own_forward", "subclass"])
 @pytest.mark.parametrize("name", WRAPPED)
 def test_other_ways_to_change_a_frozen_module_take_effect(name: str, kind: str) -> None:
-    model = small_vim().requires_grad_(False)
+    model = small_vim(depth=1).requires_grad_(False)
     x = images(model)
     before = model(x)
     module = model.layers[0].mixer.get_submodule(name)
@@ -332,7 +332,7 @@ def test_other_ways_to_change_a_frozen_module_take_effect(name: str, kind: str) 
 @pytest.mark.parametrize("name", ["norm", "mixer.in_proj", "mixer.x_proj", "mixer.x_proj_b", "mixer.out_proj"])
 @pytest.mark.parametrize("backend", runnable_backends())
 def test_a_bias_takes_effect_where_there_was_none(backend: str, name: str) -> None:
-    model = small_vim().to(device_of(backend))
+    model = small_vim(depth=2).to(device_of(backend))
     x = images(model)
     module = model.layers[1].get_submodule(name)
     bias = torch.linspace(-0.5, 0.5, len(module.weight), device=x.device)

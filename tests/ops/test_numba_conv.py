@@ -117,6 +117,14 @@ def test_non_finite_input_reaches_the_output(name: str, value: float) -> None:
     assert torch.equal(actual.isneginf(), truth.isneginf())
 
 
+def test_one_and_many_threads_agree() -> None:
+    given_arguments = arguments(3, 70, 96)
+    several = run("numba", given_arguments, "silu", reverse=False)
+    torch.set_num_threads(1)
+    for name, value in run("numba", given_arguments, "silu", reverse=False).items():
+        assert_close(value, several[name].double(), name)
+
+
 def test_every_output_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     given_arguments = arguments(2, 70)
     clean = run("numba", given_arguments, "silu", reverse=True)

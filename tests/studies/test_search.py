@@ -46,7 +46,7 @@ def test_a_search_goes_on_where_it_was(search: dict[str, Any], tmp_path: Path) -
 @pytest.mark.slow
 def test_what_is_hopeless_is_stopped(search: dict[str, Any], tmp_path: Path) -> None:
     search |= {"space": {"lr": [1e-9, 0.05]}, "trials": 8}
-    search["settings"]["epochs"] = 2
+    search["settings"] |= {"method": "linear", "epochs": 2}
     trials = run_search(make_search(search), tmp_path / "search")
     assert {trial.state for trial in trials} == {"complete", "pruned"}
     for trial in trials:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+import svp
+from svp.training import Run
 
 COLOURS = {"amber": (220, 160, 20), "blue": (30, 60, 200), "green": (30, 170, 60)}
 
@@ -23,6 +28,12 @@ def write_photos(root: Path, per_class: int = 14, seed: int = 0) -> Path:
     return root
 
 
+FAST: dict[str, Any] = dict(
+    model="vim_nano", weights="random", img_size=16, epochs=2, batch_size=8, lr=0.01, device="cpu", progress=False
+)
+"""Settings of a run of a few seconds: 17 tokens, random weights."""
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "photos")
@@ -30,15 +41,16 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, Any]:
-    """Settings of a run of a few seconds: 17 tokens, random weights."""
-    return dict(
-        model="vim_nano",
-        weights="random",
-        img_size=16,
-        epochs=2,
-        batch_size=8,
-        lr=0.01,
-        device="cpu",
-        out=str(tmp_path / "run"),
-        progress=False,
-    )
+    return FAST | {"out": str(tmp_path / "run")}
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    place = tmp_path_factory.mktemp("finished")
+    return svp.train(write_photos(place / "photos"), **FAST | {"epochs": 1, "out": str(place / "run")})
+
+
+@pytest.fixture
+def finished(finished_once: Run, tmp_path: Path) -> Run:
+    """A finished run of one epoch, the test's own; its images are not, and stay as they are."""
+    return replace(finished_once, directory=shutil.copytree(finished_once.directory, tmp_path / "finished"))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from svp.cli import main
+from tests.training.conftest import write_photos
 
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 # on a CPU `accelerate launch` starts several processes by MPI only; without MPI it is the one-process launcher
@@ -46,10 +47,12 @@ def result(out: Path) -> dict[str, Any]:
     return outcome
 
 
-@pytest.fixture
-def whole(photos: Path, tmp_path: Path) -> Path:
-    main(command(photos, tmp_path / "whole"))
-    return tmp_path / "whole"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process; the images lie beside it."""
+    place = tmp_path_factory.mktemp("whole")
+    main(command(write_photos(place / "photos"), place / "run"))
+    return place / "run"
 
 
 def assert_alike(whole: Path, run: Path, processes: int) -> None:
@@ -59,8 +62,8 @@ def assert_alike(whole: Path, run: Path, processes: int) -> None:
 
 
 @pytest.mark.slow
-def test_accelerate_launch_gives_the_metrics_of_python(photos: Path, tmp_path: Path, whole: Path) -> None:
-    launched([*ACCELERATE, "-m", "svp"], command(photos, tmp_path / "run"))
+def test_accelerate_launch_gives_the_metrics_of_python(tmp_path: Path, whole: Path) -> None:
+    launched([*ACCELERATE, "-m", "svp"], command(whole.parent / "photos", tmp_path / "run"))
     assert_alike(whole, tmp_path / "run", processes=1)
 
 
@@ -74,8 +77,8 @@ main(["eval", sys.argv[sys.argv.index("--out") + 1], "--json", "--device", "cpu"
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_score_as_one(photos: Path, tmp_path: Path, whole: Path) -> None:
+def test_two_processes_train_and_score_as_one(tmp_path: Path, whole: Path) -> None:
     (tmp_path / "both.py").write_text(TRAIN_AND_SCORE)
-    shown = launched([*TORCHRUN, str(tmp_path / "both.py")], command(photos, tmp_path / "run")[1:])
+    shown = launched([*TORCHRUN, str(tmp_path / "both.py")], command(whole.parent / "photos", tmp_path / "run")[1:])
     assert_alike(whole, tmp_path / "run", processes=2)
     assert json.loads(shown)["top1"] == result(whole)["top1"]

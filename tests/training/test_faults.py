@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import svp
 from svp.data import DataError, open_folder
 from svp.models import WeightsError
-from svp.training import NonFiniteLossError, RunError
+from svp.training import NonFiniteLossError, Run, RunDirectory, RunError
 
 
 def damage(image: Path) -> None:
@@ -144,9 +145,12 @@ def test_resuming_checks_that_it_is_the_same_run(photos: Path, settings: dict[st
         svp.train(photos, resume=True, **settings | {"epochs": 1})
 
 
-def test_resuming_a_finished_run_gives_its_result(photos: Path, settings: dict[str, Any]) -> None:
-    run = svp.train(photos, **settings | {"epochs": 1})
-    assert svp.train(photos, resume=True, **settings | {"epochs": 1}).result == run.result
+def resume(run: Run) -> Run:
+    return svp.train(config=replace(RunDirectory(run.directory).read_config(), out=str(run.directory), resume=True))
+
+
+def test_resuming_a_finished_run_gives_its_result(finished: Run) -> None:
+    assert resume(finished).result == finished.result
 
 
 def test_resuming_nothing_starts(photos: Path, settings: dict[str, Any]) -> None:
@@ -154,24 +158,22 @@ def test_resuming_nothing_starts(photos: Path, settings: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", None])
-def test_a_damaged_state_is_named(photos: Path, settings: dict[str, Any], content: bytes | None) -> None:
-    run = svp.train(photos, **settings | {"epochs": 1})
-    (run.directory / "result.json").unlink()
-    state = run.directory / "last" / "state.pt"
+def test_a_damaged_state_is_named(finished: Run, content: bytes | None) -> None:
+    (finished.directory / "result.json").unlink()
+    state = finished.directory / "last" / "state.pt"
     if content is None:
         torch.save({"something": "else"}, state)
     else:
         state.write_bytes(content)
     with pytest.raises(RunError, match=r"state\.pt is damaged"):
-        svp.train(photos, resume=True, **settings | {"epochs": 1})
+        resume(finished)
 
 
 @pytest.mark.parametrize("content", ["{}", "junk", '{"root": ".", "test": [1]}'])
-def test_a_damaged_list_of_images_is_named(photos: Path, settings: dict[str, Any], content: str) -> None:
-    run = svp.train(photos, **settings | {"epochs": 1})
-    (run.directory / "splits.json").write_text(content)
+def test_a_damaged_list_of_images_is_named(finished: Run, content: str) -> None:
+    (finished.directory / "splits.json").write_text(content)
     with pytest.raises(RunError, match=r"splits\.json is damaged"):
-        svp.evaluate(run.directory, device="cpu")
+        svp.evaluate(finished.directory, device="cpu")
 
 
 def test_killed_before_or_after_the_settings_are_written(photos: Path, settings: dict[str, Any]) -> None:

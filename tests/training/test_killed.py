@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from svp.cli import main
 from svp.training import loop
+from tests.training.conftest import write_photos
 
 KILL_IN_A_WRITE = """
 import os, signal, sys, torch
@@ -70,9 +71,17 @@ def assert_resumes_to(whole: Path, out: Path, capsys: pytest.CaptureFixture[str]
     assert not list(out.rglob("*.tmp"))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody interrupted; the images lie beside it."""
+    place = tmp_path_factory.mktemp("whole")
+    main(command(write_photos(place / "photos"), place / "run"))
+    return place / "run"
+
+
 @pytest.mark.slow
-def test_in_the_middle_of_an_epoch(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    process = svp_process(PLAIN, command(photos, tmp_path / "killed"))
+def test_in_the_middle_of_an_epoch(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process = svp_process(PLAIN, command(whole.parent / "photos", tmp_path / "killed"))
     metrics = tmp_path / "killed" / "metrics.jsonl"
     deadline = time.time() + 200
     while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= 1) and time.time() < deadline:
@@ -80,16 +89,15 @@ def test_in_the_middle_of_an_epoch(photos: Path, tmp_path: Path, capsys: pytest.
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "result.json").exists()
-    main(command(photos, tmp_path / "whole"))
-    assert_resumes_to(tmp_path / "whole", tmp_path / "killed", capsys)
+    assert_resumes_to(whole, tmp_path / "killed", capsys)
 
 
 @pytest.mark.slow
-def test_in_the_middle_of_a_checkpoint_write(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert svp_process(KILL_IN_A_WRITE, command(photos, tmp_path / "killed")).wait(200) == -signal.SIGKILL
+def test_in_the_middle_of_a_checkpoint_write(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process = svp_process(KILL_IN_A_WRITE, command(whole.parent / "photos", tmp_path / "killed"))
+    assert process.wait(200) == -signal.SIGKILL
     assert len(torch.load(tmp_path / "killed" / "last" / "state.pt", weights_only=True)["metrics"]) == 1
-    main(command(photos, tmp_path / "whole"))
-    assert_resumes_to(tmp_path / "whole", tmp_path / "killed", capsys)
+    assert_resumes_to(whole, tmp_path / "killed", capsys)
 
 
 @pytest.mark.parametrize("protocol", ["trainval", "paper"])

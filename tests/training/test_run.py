@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import svp
 from svp.data import DataError
 from svp.models import WeightsError
-from svp.training import ConfigError, RunDirectory, RunError
+from svp.training import ConfigError, Run, RunDirectory, RunError
 from svp.training.records import peak_memory_mb, reset_peak_memory
 from tests.training.conftest import write_photos
 
@@ -105,10 +105,9 @@ def test_a_full_training_serves_as_backbone(photos: Path, settings: dict[str, An
         svp.evaluate(run.directory, device="cpu")
 
 
-def test_a_run_is_not_overwritten(photos: Path, settings: dict[str, Any]) -> None:
-    svp.train(photos, **settings | {"epochs": 1})
+def test_a_run_is_not_overwritten(photos: Path, settings: dict[str, Any], finished: Run) -> None:
     with pytest.raises(RunError, match="holds a run already: go on with it by --resume"):
-        svp.train(photos, **settings | {"epochs": 1})
+        svp.train(photos, **settings | {"out": str(finished.directory)})
 
 
 def test_a_folder_of_something_else_is_not_written_into(photos: Path, settings: dict[str, Any]) -> None:
@@ -135,15 +134,14 @@ def test_few_images_are_enough(tmp_path: Path, settings: dict[str, Any]) -> None
     assert run.result["n_test"] == 3
 
 
-def test_scores_on_another_folder(photos: Path, settings: dict[str, Any], tmp_path: Path) -> None:
-    run = svp.train(photos, **settings | {"epochs": 1})
+def test_scores_on_another_folder(finished: Run, tmp_path: Path) -> None:
     other = write_photos(tmp_path / "other", per_class=4, seed=9)
-    scores = svp.evaluate(run.directory, other, device="cpu")
+    scores = svp.evaluate(finished.directory, other, device="cpu")
     assert scores["n_test"] == 12
     (other / "purple").mkdir()
     Image.new("RGB", (8, 8)).save(other / "purple" / "a.png")
     with pytest.raises(DataError, match="purple"):
-        svp.evaluate(run.directory, other, device="cpu")
+        svp.evaluate(finished.directory, other, device="cpu")
 
 
 def test_new_images_in_the_folder_do_not_leak_into_the_score(photos: Path, settings: dict[str, Any]) -> None:
@@ -155,12 +153,11 @@ def test_new_images_in_the_folder_do_not_leak_into_the_score(photos: Path, setti
     assert svp.evaluate(run.directory, device="cpu")["n_test"] == run.result["n_test"] == 6
 
 
-def test_predict_checks_its_arguments(photos: Path, settings: dict[str, Any]) -> None:
-    run = svp.train(photos, **settings | {"epochs": 1, "method": "linear"})
+def test_predict_checks_its_arguments(photos: Path, finished: Run) -> None:
     with pytest.raises(ValueError, match="topk is 0"):
-        svp.predict(run.directory, [photos], topk=0)
+        svp.predict(finished.directory, [photos], topk=0)
     with pytest.raises(DataError, match="gone"):
-        svp.predict(run.directory, [photos / "gone"])
+        svp.predict(finished.directory, [photos / "gone"])
     with pytest.raises(WeightsError, match=r"holds no adapter\.json"):
         svp.predict(photos, [photos])
 
@@ -193,10 +190,9 @@ def test_written_settings_leave_nothing_to_the_place_or_the_machine(
     assert RunDirectory(run.directory).read_config().epochs == 2
 
 
-def test_precision_can_change_within_a_process(photos: Path, settings: dict[str, Any]) -> None:
-    run = svp.train(photos, **settings | {"epochs": 1})
-    losses = [svp.evaluate(run.directory, device="cpu", precision=precision)["loss"] for precision in ("fp32", "bf16")]
-    assert losses[0] == pytest.approx(run.result["loss"], rel=1e-5)
+def test_precision_can_change_within_a_process(finished: Run) -> None:
+    losses = [svp.evaluate(finished.directory, device="cpu", precision=precision)["loss"] for precision in ("fp32", "bf16")]
+    assert losses[0] == pytest.approx(finished.result["loss"], rel=1e-5)
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0]
 

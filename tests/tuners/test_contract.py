@@ -360,7 +360,7 @@ def test_frozen_weights_do_not_move(case: tuple[str, Row]) -> None:
     # all parameters on purpose: freezing must not depend on what the optimizer is given
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     losses = []
-    for _ in range(10):
+    for _ in range(4):
         optimizer.zero_grad()
         loss = loss_of(model)
         loss.backward()
@@ -626,18 +626,18 @@ def test_odd_number_of_patches(case: tuple[str, Row]) -> None:
         assert hooks(model) == 0
 
 
-@pytest.mark.parametrize("backend", runnable_backends())
-def test_every_backend_agrees(case: tuple[str, Row], backend: str) -> None:
+def test_every_backend_agrees(case: tuple[str, Row]) -> None:
     model = tuned(case).eval()
     with svp.ops.use_backend("reference"):
         loss_of(model).backward()
     expected = {name: p.grad.clone() for name, p in model.tuner.named_trainable()}
-    model.zero_grad()
-    model.to(device_of(backend))
-    with svp.ops.use_backend(backend):
-        loss_of(model).backward()
-    for name, parameter in model.tuner.named_trainable():
-        torch.testing.assert_close(parameter.grad.cpu(), expected[name], rtol=1e-3, atol=1e-5, msg=name)
+    for backend in (name for name in runnable_backends() if name != "reference"):
+        model.zero_grad()
+        model.to(device_of(backend))
+        with svp.ops.use_backend(backend):
+            loss_of(model).backward()
+        for name, parameter in model.tuner.named_trainable():
+            torch.testing.assert_close(parameter.grad.cpu(), expected[name], rtol=1e-3, atol=1e-5, msg=f"{name} on {backend}")
 
 
 @pytest.mark.parametrize("pure", [False, True], ids=["autocast", "pure"])

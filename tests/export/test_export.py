@@ -221,6 +221,7 @@ def test_what_cannot_be_exported_is_said_before_any_work(
     assert main(["export", "nowhere", "--format", "torch"]) == 1
     assert "nowhere holds no adapter.json" in capsys.readouterr().err
     assert main(["export", str(run), "--out", str(tmp_path / "no" / "model.onnx")]) == 2
+    assert main(["export", str(run), "--out", str(tmp_path)]) == 2
     assert main(["export", str(run), "--format", "coreml"]) == 2
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(RuntimeError, match=r"pip install 'svp\[onnx\]'"):

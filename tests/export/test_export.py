@@ -137,6 +137,14 @@ def test_the_torch_file_needs_no_svp(run: Path, scans: list[Path], tmp_path: Pat
     assert shape == "torch.Size([3, 5])"
 
 
+def test_what_merges_is_merged(scans: list[Path], tmp_path: Path) -> None:
+    svp.save_adapter(tuned("ssf", small_vit), tmp_path, NAMES, INPUTS.to_dict())
+    exported = export_run(tmp_path, "torch", images=scans)
+    assert exported.comparison.same_top1 == len(scans)
+    program = torch.export.load(exported.path)
+    assert not [name for name in program.state_dict if "ssf" in name or "base_layer" in name]
+
+
 CASES: dict[str, tuple[Any, ...]] = {
     "svp, as released": ("svp", small_vim, dict(shared_layers=1, cross_prompt="official", simam=True)),
     "vpt_deep": ("vpt_deep", small_vim, {}),
@@ -221,6 +229,7 @@ def test_what_cannot_be_exported_is_said_before_any_work(
     assert main(["export", "nowhere", "--format", "torch"]) == 1
     assert "nowhere holds no adapter.json" in capsys.readouterr().err
     assert main(["export", str(run), "--out", str(tmp_path / "no" / "model.onnx")]) == 2
+    assert main(["export", str(run), "--out", str(tmp_path)]) == 2
     assert main(["export", str(run), "--format", "coreml"]) == 2
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(RuntimeError, match=r"pip install 'svp\[onnx\]'"):

@@ -605,6 +605,21 @@ def test_deepcopy_is_independent(case: tuple[str, Row]) -> None:
     assert hooks(model) == before
 
 
+def test_models_share_a_backbone(case: tuple[str, Row]) -> None:
+    backbone = case[1].model().eval()
+    before = snapshot(backbone)
+    model = tuned(case, copy.deepcopy(backbone)).eval()
+    expected = model(images(model))
+    model.tuner.share_backbone(backbone)
+    assert torch.equal(model(images(model)), expected)
+    shared = {p.data_ptr() for p in backbone.parameters()}
+    own = {name for name, p in model.named_parameters() if p.data_ptr() not in shared}
+    assert own == set(model.tuner.trainable_names)
+    model.tuner.detach()
+    assert same(snapshot(model), before)
+    assert same(snapshot(backbone), before)
+
+
 def test_batch_of_one(case: tuple[str, Row]) -> None:
     model = tuned(case).train()
     with torch.autograd.set_detect_anomaly(True):

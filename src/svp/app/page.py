@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import wraps
 from html import escape
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -19,7 +19,6 @@ from svp.training import Prediction
 from svp.training.use import as_csv
 
 _CONCURRENT = 4  # images at a time: more wait, rather than share the cores of the same machine
-_FIGURE_DPI = 140
 _MAPS = (
     "Update gate |Δ B x| and forget gate exp(Δ A), means over channels and states, and the patch's part in the class token's "
     "output, as a share of all tokens' parts; on the right, the difference in percent of the base's mean."
@@ -72,10 +71,7 @@ def make_page(workbench: Workbench, samples: Sequence[Path] = ()) -> gr.Blocks:
     def gates(image: str | None, adapter: str, layer: float, mean_of_layers: bool, direction: Any) -> Image.Image | None:
         if image is None or not workbench.depth:
             return None
-        figure = workbench.draw_gates(Path(image), adapter, None if mean_of_layers else int(layer), direction)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=_FIGURE_DPI, format="png")
-        return Image.open(buffer)
+        return workbench.draw_gates(Path(image), adapter, None if mean_of_layers else int(layer), direction)
 
     def batch(
         files: list[Upload],
@@ -206,7 +202,6 @@ def _pick(samples: Sequence[Path]) -> Callable[[gr.SelectData], str]:
 
 def _with_clear_errors(function: Callable[P, R]) -> Callable[P, R]:
     """What is wrong with an input is told to who gave it; it stands until it is read."""
-    from functools import wraps
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -57,30 +57,31 @@ class Server:
 
         port = free_port(host, port)
         chosen = find_images([samples]) if samples is not None else own_images(workbench)
-        self._closing = ExitStack()
-        folder = Path(self._closing.enter_context(TemporaryDirectory(prefix="svp-app-")))
-        # all that is uploaded and made lies in a folder of this user alone, which is deleted in the end
-        self._closing.enter_context(_environment("GRADIO_TEMP_DIR", str(folder / "uploads")))
-        page: gr.Blocks = make_page(workbench, copy_samples(chosen, workbench, folder / "samples"))
-        self._closing.callback(page.close, verbose=False)
-        _, self.url, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            inbrowser=browser,
-            quiet=True,
-            show_error=True,
-            prevent_thread_lock=True,
-            allowed_paths=[str(folder / "samples")],
-            max_file_size=workbench.limits.max_upload_size,
-            footer_links=["api"],
-            run_history=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            enable_monitoring=False,
-            **look(),
-        )
+        with ExitStack() as closing:
+            folder = Path(closing.enter_context(TemporaryDirectory(prefix="svp-app-")))
+            # all that is uploaded and made lies in a folder of this user alone, which is deleted in the end
+            closing.enter_context(_environment("GRADIO_TEMP_DIR", str(folder / "uploads")))
+            page: gr.Blocks = make_page(workbench, copy_samples(chosen, workbench, folder / "samples"))
+            closing.callback(page.close, verbose=False)
+            _, self.url, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                inbrowser=browser,
+                quiet=True,
+                show_error=True,
+                prevent_thread_lock=True,
+                allowed_paths=[str(folder / "samples")],
+                max_file_size=workbench.limits.max_upload_size,
+                footer_links=["api"],
+                run_history=False,
+                ssr_mode=False,
+                pwa=False,
+                mcp_server=False,
+                enable_monitoring=False,
+                **look(),
+            )
+            self._closing = closing.pop_all()
 
     def wait(self) -> None:
         """Until the user interrupts or a supervisor ends the process; only for its main thread."""
@@ -107,7 +108,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def import_gradio() -> None:
-    """Gradio.
+    """Find Gradio.
 
     Raises:
         RuntimeError: It is not installed; says how to install it.

@@ -8,15 +8,17 @@ hooks into a model, so each model runs one pass at a time; different models run 
 from __future__ import annotations
 
 import copy
+import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from PIL import Image
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
 
@@ -34,12 +36,10 @@ from svp.tuners import AdapterInfo, load_adapter
 from svp.tuners.adapter_files import read_adapter_info
 from svp.tuners.base import get_methods
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 BASE = "base"
 """The name of the plain backbone in figures."""
 _TOPK = 5
+_DPI = 140
 _drawing = threading.Lock()  # matplotlib's settings are those of the whole process
 
 
@@ -157,13 +157,16 @@ class Workbench:
             for title, name in {BASE: BASE, method_name(self.adapters[adapter].info.method): adapter}.items()
         }
 
-    def draw_gates(self, path: Path, adapter: str, layer: int | None = None, direction: Direction = "both") -> Figure:
+    def draw_gates(self, path: Path, adapter: str, layer: int | None = None, direction: Direction = "both") -> Image.Image:
         """``gate_maps`` laid over the image: the backbone's, the adapter's, and their difference."""
         maps = self.gate_maps(path, adapter, layer, direction)
         inputs = self._classifier(adapter).inputs
         shown = pixels(self._prepare(path, inputs), inputs)
+        drawn = io.BytesIO()
         with _drawing, style():
-            return plot_gate_maps(shown, maps, patch_extent(self._models[BASE].model))
+            figure = plot_gate_maps(shown, maps, patch_extent(self._models[BASE].model))
+            figure.savefig(drawn, dpi=_DPI, format="png")
+        return Image.open(drawn)
 
     def _classify_one(self, path: Path, classifier: Classifier) -> Prediction:
         (prediction,) = self._classify([path], classifier)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from svp.commands import COMMANDS
-from svp.commands.parsing import Parser, UsageError, progress_bar
+from svp.commands.parsing import Parser, file_to_write, progress_bar
 
 
 def run(argv: list[str]) -> int:
@@ -19,8 +17,7 @@ def run(argv: list[str]) -> int:
         "--images", nargs="+", default=[], metavar="PATH", help="images to check it on (default: 50 of the run's test images)"
     )
     values = vars(parser.parse_args(argv))
-    if values["out"] and not (folder := Path(values["out"]).absolute().parent).is_dir():
-        raise UsageError(f"--out {values['out']}: the folder {folder} does not exist")
+    values["out"] = file_to_write("--out", values["out"])
     from svp.export import export_run
 
     with progress_bar("exporting"):

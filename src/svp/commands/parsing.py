@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -49,6 +50,16 @@ def add_action(actions: Any, name: str, run: Callable[..., int | None], text: st
 def run_action(parser: Parser, argv: list[str]) -> int:
     values = vars(parser.parse_args(argv))
     return values.pop("run")(**values) or 0
+
+
+def file_to_write(option: str, name: str | None) -> Path | None:
+    """The file that an option names, checked before any work; None if the option is not given."""
+    target = Path(name).resolve() if name else None
+    if target and not target.parent.is_dir():
+        raise UsageError(f"{option} {name}: the folder {target.parent} does not exist")
+    if target and target.exists() and not target.is_file():
+        raise UsageError(f"{option} {name} exists and is no ordinary file; expected the name of a file to write")
+    return target
 
 
 def is_first_process() -> bool:

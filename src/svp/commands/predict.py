@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svp.commands.parsing import Parser, UsageError, add_device_options, is_first_process, progress_bar, to_json
+from svp.commands.parsing import Parser, add_device_options, file_to_write, is_first_process, progress_bar, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +25,7 @@ def run(argv: list[str]) -> int:
     add_device_options(parser)
     values = vars(parser.parse_args(argv))
     form, out, features = values.pop("format"), values.pop("out"), values.pop("features")
-    target, features_file = _file_to_write("--out", out), _file_to_write("--features", features)
+    target, features_file = file_to_write("--out", out), file_to_write("--features", features)
     from svp.terminal import make_console
     from svp.training.use import as_csv, predict, save_features
 
@@ -51,15 +50,6 @@ def run(argv: list[str]) -> int:
     for prediction in failed:
         print(f"svp predict: cannot read {prediction.path}: {prediction.error}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _file_to_write(option: str, name: str | None) -> Path | None:
-    target = Path(name).resolve() if name else None
-    if target and not target.parent.is_dir():
-        raise UsageError(f"{option} {name}: the folder {target.parent} does not exist")
-    if target and target.exists() and not target.is_file():
-        raise UsageError(f"{option} {name} exists and is no ordinary file; expected the name of a file to write")
-    return target
 
 
 def _as_json(predictions: Sequence[Any]) -> str:

@@ -25,12 +25,16 @@ def build(case: Case, num_classes: int | None = None) -> VisionMamba:
 
 
 def record_layers(model: VisionMamba) -> dict[str, Tensor]:
-    """Fill the returned dictionary with what every block is given (after prompting) and gives back, under the golden names."""
+    """Fill the returned dictionary with what every block is given (after prompting) and gives back, under the golden names.
+
+    Prompts are added inside the block: what it adds to the residual stream is what it was given with them.
+    """
     seen: dict[str, Tensor] = {}
 
     def make_hook(i: int) -> object:
         def hook(block: nn.Module, args: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-            seen[f"layer{i}/hidden_in"] = args[0]
+            before = args[1] if len(args) > 1 and args[1] is not None else 0
+            seen[f"layer{i}/hidden_in"] = output[1] - before
             seen[f"layer{i}/hidden_out"], seen[f"layer{i}/residual_out"] = output
 
         return hook

@@ -281,7 +281,8 @@ class AddSomething(nn.Module):
         return self.wrapped(x) + self.amount
 
 
-WRAPPED = ["in_proj", "x_proj", "dt_proj", "conv1d", "conv1d_b", "x_proj_b", "dt_proj_b", "out_proj"]
+IN_MIXER = ["in_proj", "x_proj", "dt_proj", "conv1d", "conv1d_b", "x_proj_b", "dt_proj_b", "out_proj"]
+WRAPPED = ["norm", *(f"mixer.{name}" for name in IN_MIXER)]
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["training", "frozen"])
@@ -292,9 +293,8 @@ def test_wrapped_module_takes_effect(backend: str, name: str, frozen: bool) -> N
     x = images(model)
     with svp.ops.use_backend(backend):
         before = model(x)
-        mixer = model.layers[1].mixer
-        wrapper = AddSomething(mixer.get_submodule(name)).to(x.device)
-        mixer.add_module(name, wrapper)
+        wrapper = AddSomething(model.layers[1].get_submodule(name)).to(x.device)
+        model.layers[1].set_submodule(name, wrapper)
         after = model(x)
         after.square().sum().backward()
     assert not torch.allclose(before, after, rtol=1e-4, atol=1e-5)
@@ -307,7 +307,7 @@ def test_other_ways_to_change_a_frozen_module_take_effect(name: str, kind: str) 
     model = small_vim(depth=1).requires_grad_(False)
     x = images(model)
     before = model(x)
-    module = model.layers[0].mixer.get_submodule(name)
+    module = model.layers[0].get_submodule(name)
     calls: list[str] = []
     if kind == "own_forward":
         original = module.forward
@@ -370,6 +370,29 @@ def test_a_frozen_mixer_runs_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_vim()
     model(images(model))
     assert len(calls) == len(model.layers)
+
+
+def test_residual_and_norm_run_fused_unless_the_path_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+    vim = import_module("svp.models.vim")
+    fused = vim.add_rms_norm
+    monkeypatch.setattr(vim, "add_rms_norm", lambda *args: (calls.append(True), fused(*args))[1])
+    model = small_vim(drop_path_rate=0.5).train()
+    rates = [block.drop_path.drop_prob for block in model.layers]
+    model(images(model))
+    assert len(calls) == rates.count(0) < len(model.layers)
+    model.eval()(images(model))
+    assert len(calls) == rates.count(0) + len(model.layers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_norm_is_given_in_the_dtype_of_the_mixer(dtype: torch.dtype) -> None:
+    model, seen = small_vim(), []
+    for block in model.layers:
+        block.mixer.register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        model(images(model))
+    assert set(seen) == {dtype}
 
 
 # head, intermediates, checkpointing ----------------------------------------------------------------------------------------

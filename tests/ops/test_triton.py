@@ -379,6 +379,7 @@ class Hopper:
     get_active_torch_device = staticmethod(lambda: torch.device("cpu"))
 
 driver.set_active(Hopper())
+from svp.ops.add_rms_norm import gpu_triton as norm
 from svp.ops.bidirectional_scan import gpu_triton
 from svp.ops.causal_conv1d import gpu_triton as conv
 from svp.ops.selective_scan import gpu_triton as scan
@@ -388,10 +389,16 @@ def compile_only(kernel, programs, like, *arguments, **constants):
     kernel.warmup(*arguments, **constants, grid=(programs,))
     print(kernel.__name__)
 
-for module in (gpu_triton, conv, scan):
+for module in (gpu_triton, conv, scan, norm):
     module.launch = compile_only
 xz, forward, backward = case(d_state=4, d_inner=16)
 gpu_triton.backward(xz[..., :16].bfloat16(), xz.bfloat16(), [*forward, *backward], [True] * 15)
+hidden, scale = xz.bfloat16(), torch.ones(32)
+prompts = [hidden] * 2, [scale] * 2, torch.ones(xz.shape[1], dtype=torch.bool)
+norm.forward(hidden, xz, scale, *prompts, 1e-5, torch.bfloat16)
+norm.backward(xz, hidden, xz, scale, *prompts, 1e-5, [True] * 6)
+norm.forward(hidden, None, scale, [], [], None, 1e-5, torch.bfloat16)
+norm.backward(xz, hidden, xz, scale, [], [], None, 1e-5, [True, False])
 """
 
 
@@ -401,7 +408,14 @@ def test_kernels_compile_for_a_gpu(tmp_path: Any) -> None:
     printed = in_new_process(
         COMPILE, TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path), PYTHONPATH=os.pathsep.join(["src", "."])
     )
-    assert set(printed.split()) == {"_conv_kernel", "scan_kernel", "scan_backward_kernel", "_conv_backward_kernel"}
+    assert set(printed.split()) == {
+        "_conv_kernel",
+        "scan_kernel",
+        "scan_backward_kernel",
+        "_conv_backward_kernel",
+        "_forward_kernel",
+        "_backward_kernel",
+    }
 
 
 @gpu

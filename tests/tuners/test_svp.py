@@ -8,13 +8,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import svp
-from svp.models import VisionMamba, WeightsError
+from svp.models import VisionMamba, WeightsError, vim
 from svp.tuners import SVPConfig, simam
 from tests.golden import TOLERANCE, Case, assert_close, load_case, read_json
-from tests.models.small import images, perturb, small_vim
+from tests.models.small import device_of, images, perturb, runnable_backends, small_vim
 from tests.models.test_goldens import build, record_layers
 
 CASES = ["svp_micro_official", "svp_micro_paper", "svp_micro_simam", "svp_micro_head2"]
@@ -183,8 +183,8 @@ def tuned_small(img_size: int = 16, depth: int = 3, **options: Any) -> VisionMam
 def test_every_image_token_is_prompted_the_class_token_where_asked(img_size: int, depth: int, prompt_cls_token: bool) -> None:
     model = tuned_small(img_size, depth, prompt_cls_token=prompt_cls_token).eval()
     given: list[Tensor] = []
-    for block in model.layers:  # a hook in front of the prompting one
-        block.register_forward_pre_hook(lambda _, args: given.append(args[0]), prepend=True)
+    for block in model.layers:
+        block.register_forward_pre_hook(lambda _, args: given.append(args[0]))
     seen = record_layers(model)
     model(images(model))
     m = model.cls_position
@@ -192,11 +192,62 @@ def test_every_image_token_is_prompted_the_class_token_where_asked(img_size: int
         prompted, before = seen[f"layer{layer}/hidden_in"], given[layer]
         expected = prompted_by_hand(model, layer, before)
         if not prompt_cls_token:
-            assert torch.equal(prompted[:, m], before[:, m])
+            residual = seen[f"layer{layer - 1}/residual_out"] if layer else torch.zeros(())
+            assert torch.equal(seen[f"layer{layer}/residual_out"][:, m], (residual + before)[:, m])
             expected[:, m] = before[:, m]
-        torch.testing.assert_close(prompted, expected)
+        torch.testing.assert_close(prompted, expected, rtol=1e-5, atol=1e-5)
         if layer:  # the mixer's output before it joins the residual
             assert torch.equal(before, seen[f"layer{layer - 1}/hidden_out"])
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ("nothing", 2),
+        ("inner off", 1),
+        ("dropout", 0),
+        ("dropout in evaluation", 2),
+        ("official", 0),
+        ("hook", 0),
+        ("wrapper", 2),
+    ],
+)
+def test_simple_prompts_are_left_to_the_block(change: str, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {
+        "inner off": dict(inner=False),
+        "dropout": dict(dropout=0.5),
+        "dropout in evaluation": dict(dropout=0.5),
+        "official": dict(cross_prompt="official"),
+    }
+    model = tuned_small(**options.get(change, {})).train(change == "dropout")
+    x = images(model)
+    plain = model(x)
+    seen: list[int] = []
+    fused = vim.add_rms_norm
+    monkeypatch.setattr(vim, "add_rms_norm", lambda *args: (seen.append(len(args[4].terms)), fused(*args))[1])
+    if change == "hook":
+        model.svp.register_forward_hook(lambda _, args, prompted: prompted + 1)
+    elif change == "wrapper":  # of a module whose output alone is needed
+        model.svp.cross_prompters[0] = nn.Sequential(model.svp.cross_prompters[0], nn.Tanh())
+    logits = model(x)
+    assert seen == [left] * 3
+    assert torch.equal(logits, plain) == (change not in ("hook", "wrapper", "dropout"))
+
+
+@pytest.mark.parametrize("backend", runnable_backends())
+@pytest.mark.parametrize("scaling", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_added_by_the_block_or_by_the_prompters_is_the_same(backend: str, scaling: bool, dtype: torch.dtype) -> None:
+    model = tuned_small(scaling=scaling).to(device_of(backend))
+    x, results = images(model), []
+    for _ in range(2):
+        with svp.ops.use_backend(backend), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = model(x).float()
+        grads = torch.autograd.grad(logits.square().sum(), list(model.tuner.trainable_parameters()))
+        results.append([logits, *grads])
+        model.svp.register_forward_hook(lambda *_: None)  # as soon as someone looks, the prompters add
+    for a, b in zip(*results, strict=True):
+        assert (a - b).norm() <= (1e-5 if dtype == torch.float32 else 0.05) * b.norm()
 
 
 @pytest.mark.parametrize("cross_prompt", ["paper", "official"])

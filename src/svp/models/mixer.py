@@ -170,8 +170,8 @@ class BidirectionalMamba(nn.Module):
         linears = [m for side in sides for m in (side.x_proj, side.dt_proj)]
         linears += [more.x_proj for more in self.more_states if more is not None]
         return (
-            all(_is_untouched(side.conv1d, CausalConv1d) for side in sides)
-            and all(_is_untouched(m, nn.Linear) for m in linears)
+            all(is_untouched(side.conv1d, CausalConv1d) for side in sides)
+            and all(is_untouched(m, nn.Linear) for m in linears)
             and all(side.x_proj.bias is None for side in sides)  # a Direction has no place for it
         )
 
@@ -212,18 +212,20 @@ def _decay(A_log: Tensor, more: Any) -> Tensor:
     return -torch.exp(A_log if more is None else torch.cat([A_log, more.A_log], dim=1))
 
 
-def _is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether `module` does what its class says: not wrapped, replaced or hooked, so that its weights may be taken instead."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     return type(module) is kind and not hooks and "forward" not in vars(module)
 
 
 def _without_autocast(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Call `module` in `dtype`: the bias of the step size is as small as -7, and bfloat16 would cost 3 % of the step."""
-    if not _is_autocast_enabled(x.device.type):
+    if not is_autocast_enabled(x.device.type):
         return module(x)
     with torch.autocast(x.device.type, enabled=False):
         return module(x.to(dtype))
 
 
-def _is_autocast_enabled(device: str) -> bool:
+def is_autocast_enabled(device: str) -> bool:
+    """Whether autocast is on for this type of device."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # "meta" has no autocast

@@ -28,7 +28,8 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from svp.models import checkpoints
-from svp.models.mixer import BidirectionalMamba
+from svp.models.mixer import BidirectionalMamba, is_autocast_enabled, is_untouched
+from svp.ops import Prompts, add_prompts, add_rms_norm
 
 __all__ = ["Block", "PatchEmbed", "RMSNorm", "VisionMamba"]
 
@@ -57,10 +58,14 @@ class RMSNorm(nn.RMSNorm):
 class Block(nn.Module):
     """Add to the residual stream, normalise, mix.
 
-        residual <- residual + drop_path(hidden);   hidden <- mixer(norm(residual))
+        residual <- residual + drop_path(prompted(hidden));   hidden <- mixer(norm(residual))
 
     Stochastic depth acts on the hidden stream before it joins the residual, as released. The residual is kept in float32 (or
     wider) whatever the model runs in.
+
+    Attributes:
+        prompter: None, or what a tuner prompts the hidden stream by: it takes `hidden` and returns what to go on with, and
+            the ``svp.ops.Prompts`` that are yet to be added to that.
     """
 
     def __init__(self, mixer: BidirectionalMamba, norm: RMSNorm, drop_path: float = 0.0) -> None:
@@ -68,11 +73,31 @@ class Block(nn.Module):
         self.mixer = mixer
         self.norm = norm
         self.drop_path = DropPath(drop_path)
+        self.prompter: Any = None
 
     def forward(self, hidden: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """hidden and residual (batch, length, embed_dim) -> the same pair; no residual means the first block."""
-        residual = add_residual(self.drop_path(hidden), residual)
-        return self.mixer(self.norm(residual)), residual
+        prompts = Prompts()
+        if self.prompter is not None:
+            hidden, prompts = self.prompter(hidden)
+        if self._is_plain() and self.norm.eps is not None:
+            residual, normed = add_rms_norm(
+                hidden, residual, self.norm.weight, self.norm.eps, prompts, self._norm_dtype(hidden)
+            )
+        else:
+            residual = add_residual(self.drop_path(add_prompts(hidden, prompts)), residual)
+            normed = self.norm(residual)
+        return self.mixer(normed), residual
+
+    def _is_plain(self) -> bool:
+        """Whether what stands in front of the mixer is as built: nothing wrapped, replaced, hooked or dropped."""
+        drops = self.training and self.drop_path.drop_prob
+        untouched = is_untouched(self.drop_path, DropPath) and is_untouched(self.norm, RMSNorm)
+        return untouched and not drops and self.norm.bias is None
+
+    def _norm_dtype(self, hidden: Tensor) -> torch.dtype:
+        device = hidden.device.type
+        return torch.get_autocast_dtype(device) if is_autocast_enabled(device) else self.norm.weight.dtype
 
 
 @register_notrace_function

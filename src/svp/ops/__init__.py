@@ -3,9 +3,22 @@
 Each op is a folder with one implementation per backend behind one public function; ``reference`` is the definition.
 """
 
+from svp.ops.add_rms_norm import Prompt, Prompts, add_prompts, add_rms_norm
 from svp.ops.backend import BACKENDS, explain, use_backend
 from svp.ops.bidirectional_scan import Direction, bidirectional_scan
 from svp.ops.causal_conv1d import causal_conv1d
 from svp.ops.selective_scan import selective_scan
 
-__all__ = ["BACKENDS", "Direction", "bidirectional_scan", "causal_conv1d", "explain", "selective_scan", "use_backend"]
+__all__ = [
+    "BACKENDS",
+    "Direction",
+    "Prompt",
+    "Prompts",
+    "add_prompts",
+    "add_rms_norm",
+    "bidirectional_scan",
+    "causal_conv1d",
+    "explain",
+    "selective_scan",
+    "use_backend",
+]

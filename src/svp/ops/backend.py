@@ -20,7 +20,7 @@ BACKENDS = ("auto", "reference", "any_device", "numba", "triton")
 "auto" takes the fastest implementation that can run the call. ``svp.ops.explain`` says which, and why.
 """
 
-_OPS = ("causal_conv1d", "selective_scan", "bidirectional_scan")
+_OPS = ("causal_conv1d", "selective_scan", "bidirectional_scan", "add_rms_norm")
 _COMPILED = {"numba": "cpu_numba", "triton": "gpu_triton"}  # the file in the folder of every op
 _FASTEST = {"cpu": "numba", "cuda": "triton"}
 _KIND = {
@@ -32,10 +32,30 @@ _KIND = {
 _HOW = {  # what an op is on a backend, in the order of _OPS
     name: dict(zip(_OPS, how, strict=True))
     for name, how in {
-        "reference": ("a sum of shifted products", "a loop over the tokens", "the other two, one after the other"),
-        "any_device": ("the reference", "the reference, with a backward by hand", "the other two, one after the other"),
-        "numba": ("one kernel", "one kernel", "fused if d_inner is a multiple of 16, else the other two"),
-        "triton": ("one kernel", "one kernel, two backward", "a kernel for both convolutions, a kernel for every scan"),
+        "reference": (
+            "a sum of shifted products",
+            "a loop over the tokens",
+            "the first two, one after the other",
+            "sums and the norm of PyTorch",
+        ),
+        "any_device": (
+            "the reference",
+            "the reference, with a backward by hand",
+            "the first two, one after the other",
+            "the reference",
+        ),
+        "numba": (
+            "one kernel",
+            "one kernel",
+            "fused if d_inner is a multiple of 16, else the first two",
+            "one kernel; auto takes the reference for so few values that the call costs more",
+        ),
+        "triton": (
+            "one kernel",
+            "one kernel, two backward",
+            "a kernel for both convolutions, a kernel for every scan",
+            "one kernel",
+        ),
     }.items()
 }
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -77,6 +97,11 @@ def resolve(requested: str, *arguments: Tensor | None) -> str:
     if reason := _failure(name):
         raise RuntimeError(f"backend {name!r} does not work here: {reason}")
     return name
+
+
+def is_automatic(requested: str) -> bool:
+    """Whether ``backend=requested`` leaves the choice to us, the surrounding ``use_backend`` too."""
+    return requested == "auto" and _chosen.get() == "auto"
 
 
 def compiled(op: str, function: str) -> dict[str, Callable[..., Any]]:

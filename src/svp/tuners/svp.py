@@ -28,6 +28,8 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from svp.models import VisionMamba
+from svp.models.mixer import is_untouched
+from svp.ops import Prompt, Prompts
 from svp.tuners.base import Method, MethodConfig, register_method
 from svp.tuners.layout import Layout
 
@@ -131,24 +133,44 @@ class Prompters(nn.Module):
             tokens: (batch, length, embed_dim), the class token in the middle of the model's own tokens.
             layout: Where among them tokens stand that another method added; these are not prompted.
         """
-        own = tokens.shape[1] - (layout.num_tokens if layout else 0)
-        m = (own - 1) // 2
         if self.config.cross and self.config.cross_prompt == "official":
             if layout:
                 raise ValueError("svp: cross_prompt 'official' has no place for the tokens of another method; use 'paper'")
-            return self._forward_official(layer, tokens, m)
+            return self._forward_official(layer, tokens, (tokens.shape[1] - 1) // 2)
         prompt = self.inner_prompt(layer, tokens) if self.config.inner else None
         if self.config.cross:
             cross = self.cross_prompt(layer, tokens)
             prompt = cross if prompt is None else prompt + cross
         assert prompt is not None
-        if self.config.prompt_cls_token and not layout:
-            return tokens + prompt
-        prompted = torch.arange(own, device=tokens.device) != (-1 if self.config.prompt_cls_token else m)
-        mask = prompted.to(prompt.dtype)[None, :, None]
-        if layout:
-            mask = layout.insert(mask, mask.new_zeros(1, layout.num_tokens, 1))
-        return tokens + prompt * mask
+        prompted = self._prompted(tokens, layout)
+        return tokens + (prompt if prompted is None else torch.where(prompted[:, None], prompt, 0))
+
+    def are_simple(self) -> bool:
+        """Whether what ``forward`` adds is a plain sum of ``prompts``: of the tokens as they came, nothing dropped."""
+        official = self.config.cross and self.config.cross_prompt == "official"
+        return not official and not (self.training and self.config.dropout)
+
+    def prompts(self, layer: int, tokens: Tensor, layout: Layout | None = None) -> Prompts:
+        """What ``forward`` adds to the tokens, if the prompts ``are_simple``; arguments as there."""
+        config = self.config
+        terms = []
+        if config.inner:
+            terms.append(Prompt(self.inner_prompters[layer](tokens), self.inner_scale[layer] if config.scaling else None))
+        if config.cross:
+            group = layer // config.shared_layers
+            terms.append(Prompt(self.cross_prompters[group](tokens), self.cross_scale[group] if config.scaling else None))
+        return Prompts(terms, self._prompted(tokens, layout))
+
+    def _prompted(self, tokens: Tensor, layout: Layout | None) -> Tensor | None:
+        """Which tokens are prompted, (length,) of bool; None for all."""
+        own = tokens.shape[1] - (layout.num_tokens if layout else 0)
+        if self.config.prompt_cls_token:
+            prompted = torch.ones(own, dtype=torch.bool, device=tokens.device) if layout else None
+        else:
+            prompted = torch.arange(own, device=tokens.device) != (own - 1) // 2
+        if layout is None or prompted is None:
+            return prompted
+        return layout.insert(prompted.view(1, -1, 1), prompted.new_zeros(1, layout.num_tokens, 1)).flatten()
 
     def _forward_official(self, layer: int, tokens: Tensor, m: int) -> Tensor:
         front, cls_token, back = tokens[:, :m], tokens[:, m : m + 1], tokens[:, m + 1 :]
@@ -163,16 +185,18 @@ class Prompters(nn.Module):
         return torch.cat([prompted_front, cls_token.to(prompted_front.dtype), prompted_back], dim=1)
 
 
-class _PromptBlock:
-    """Forward pre-hook of block `layer`: prompts the hidden stream, leaves the residual."""
+class _LayerPrompter:
+    """The ``prompter`` of block `layer`: leaves simple prompts to the block, which adds them as it adds the residual."""
 
     def __init__(self, model: VisionMamba, prompters: Prompters, layer: int) -> None:
         self.model, self.prompters, self.layer = model, prompters, layer
 
-    def __call__(self, block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, *rest = args
+    def __call__(self, hidden: Tensor) -> tuple[Tensor, Prompts]:
         has_more = hidden.shape[1] > self.model.patch_embed.num_patches + 1
-        return (self.prompters(self.layer, hidden, self.model.layout if has_more else None), *rest)
+        layout = self.model.layout if has_more else None
+        if self.prompters.are_simple() and is_untouched(self.prompters, Prompters):
+            return hidden, self.prompters.prompts(self.layer, hidden, layout)
+        return self.prompters(self.layer, hidden, layout), Prompts()
 
 
 def simam(images: Tensor, lambda_: float = 1e-3) -> Tensor:
@@ -215,8 +239,8 @@ class SVPMethod(Method[SVPConfig]):
             tuner.replace("head", _two_linear_head(model))
         prompters = Prompters(model.embed_dim, depth, config, like=model.pos_embed)
         names = tuner.add("svp", prompters)
-        for layer, block in enumerate(model.layers):
-            tuner.hook(block.register_forward_pre_hook(_PromptBlock(model, prompters, layer)))
+        for layer in range(depth):
+            tuner.replace(f"layers.{layer}.prompter", _LayerPrompter(model, prompters, layer))
         if config.simam:
             tuner.hook(model.patch_embed.register_forward_pre_hook(_weigh_input))
         return names

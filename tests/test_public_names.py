@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "training": {"models", "tuners", "data", "training", "paths", "terminal"},
     "bench": {"bench", "ops", "models", "tuners", "training", "paths", "terminal"},
     "inspection": {"models", "tuners", "data", "training", "inspection", "paths", "terminal"},
+    "app": {"models", "tuners", "data", "training", "inspection", "app"},
     "studies": {"models", "tuners", "data", "training", "studies", "paths", "terminal"},
 }
 

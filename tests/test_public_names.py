@@ -55,6 +55,7 @@ MAY_IMPORT = {
     "export": {"ops", "models", "tuners", "data", "training", "export", "paths"},
     "bench": {"bench", "ops", "models", "tuners", "training", "paths", "terminal"},
     "inspection": {"models", "tuners", "data", "training", "inspection", "paths", "terminal"},
+    "app": {"models", "tuners", "data", "training", "inspection", "app"},
     "studies": {"models", "tuners", "data", "training", "studies", "paths", "terminal"},
 }
 

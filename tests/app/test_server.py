@@ -138,6 +138,11 @@ def test_files_of_the_server_cannot_be_asked_for(server: Server, client: Any, sm
         client.predict(secret, "svp", api_name="/predict")
     with pytest.raises(AppError):
         client.predict([secret], [], "svp", api_name="/batch")
+    sample = next(Path(os.environ["GRADIO_TEMP_DIR"]).parent.glob("samples/*"))
+    address = f"{server.url}gradio_api/file={sample}"
+    assert urllib.request.urlopen(address, timeout=30).status == 200
+    with pytest.raises(AppError):  # nor may the server be sent to what this machine alone can reach
+        client.predict({**secret, "path": address}, "svp", api_name="/predict")
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(f"{server.url}gradio_api/file={secret['path']}", timeout=30)
 

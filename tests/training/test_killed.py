@@ -105,7 +105,7 @@ def test_under_the_other_protocols(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
     """Cut off by an exception: what lies on the disk then is what a kill between two writes leaves."""
-    more = ("--protocol", protocol, "--shots", "8")
+    more = ("--protocol", protocol, "--shots", "8", "--epochs", "3")
     train_epoch = loop._Trainer._train_epoch
 
     def failing(self: Any, epoch: int) -> float:

@@ -51,10 +51,10 @@ MAY_IMPORT = {
     "models": {"ops", "models", "paths"},
     "tuners": {"models", "tuners", "paths"},
     "data": {"data", "paths"},
-    "training": {"models", "tuners", "data", "training", "paths", "terminal"},
-    "bench": {"bench", "ops", "models", "tuners", "training", "paths", "terminal"},
-    "inspection": {"models", "tuners", "data", "training", "inspection", "paths", "terminal"},
-    "studies": {"models", "tuners", "data", "training", "studies", "paths", "terminal"},
+    "training": {"models", "tuners", "data", "training", "paths", "plotting", "terminal"},
+    "bench": {"bench", "ops", "models", "tuners", "training", "paths", "plotting", "terminal"},
+    "inspection": {"models", "tuners", "data", "training", "inspection", "paths", "plotting", "terminal"},
+    "studies": {"models", "tuners", "data", "training", "studies", "paths", "plotting", "terminal"},
 }
 
 

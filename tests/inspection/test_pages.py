@@ -19,7 +19,7 @@ from svp.inspection.gate_figures import plot_gate_maps
 from svp.inspection.page import Page
 from svp.inspection.runs import _patch_extent, _pixels
 from svp.inspection.score_figures import plot_confusion, plot_features
-from svp.inspection.style import style
+from svp.plotting import style
 from svp.training import RunDirectory
 from tests.models.small import perturb, small_vim, small_vit
 from tests.training.conftest import write_photos

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from svp.inspection.activation import Activation, quarters, relative_change
-from svp.inspection.style import DIVERGING, MARKERS, PAGE, SEQUENTIAL, colour, line, new_figure, open_axis, percent
+from svp.plotting import COLOURS, DIVERGING, GREY, MARKERS, PAGE, SEQUENTIAL, Look, new_figure, open_axis, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,13 +80,14 @@ def _colour_bar(figure: Figure, drawn: AxesImage, axes: Sequence[Axes], form: Fo
     bar.ax.tick_params(length=2, labelsize="x-small")
 
 
-def plot_activation(models: Mapping[str, Activation], direction: str = "both") -> Figure:
+def plot_activation(models: Mapping[str, Activation], looks: Mapping[str, Look], direction: str = "both") -> Figure:
     """Update and forget gate at every position of the sequence, and their change against the first model.
 
     Bands and bars are 95 % intervals of the mean over images.
 
     Args:
         models: By name, the base model first.
+        looks: By the same names.
         direction: "forward", "backward" or "both", the mean of the two.
     """
     base, *_ = models.values()
@@ -97,21 +98,21 @@ def plot_activation(models: Mapping[str, Activation], direction: str = "both") -
         reference = base.of(gate, direction)
         positions = np.arange(1, reference.shape[1] + 1)
         parts = quarters(reference.shape[1])
-        for number, (name, value) in enumerate(values.items()):
-            look = dict(color=colour(number), linestyle=line(number))
+        for name, value in values.items():
+            look = looks[name]
             mean, half = value.mean(axis=0), 1.96 * value.std(axis=0, ddof=min(1, len(value) - 1)) / np.sqrt(len(value))
-            left.plot(positions, mean, label=name, **look)
-            left.fill_between(positions, mean - half, mean + half, color=colour(number), alpha=0.2, linewidth=0)
-            if number == 0:
+            left.plot(positions, mean, label=name, color=look.colour, linestyle=look.line)
+            left.fill_between(positions, mean - half, mean + half, color=look.colour, alpha=0.2, linewidth=0)
+            if value is reference:
                 continue
             each = relative_change(reference, value, list(positions[:, None] - 1))
-            right.plot(positions, each.mean, color=colour(number), linewidth=0.5, alpha=0.7)
+            right.plot(positions, each.mean, color=look.colour, linewidth=0.5, alpha=0.7)
             whole = relative_change(reference, value, parts)
             for part, share, half_width in zip(parts, whole.mean, whole.half_width, strict=True):
                 ends = [part[0] + 0.7, part[-1] + 1.3]
-                right.plot(ends, [share, share], color=colour(number), linewidth=1.8, solid_capstyle="butt")
-                right.fill_between(ends, share - half_width, share + half_width, color=colour(number), alpha=0.3, linewidth=0)
-        right.axhline(0, color=colour(0), linewidth=0.8)
+                right.plot(ends, [share, share], color=look.colour, linewidth=1.8, solid_capstyle="butt")
+                right.fill_between(ends, share - half_width, share + half_width, color=look.colour, alpha=0.3, linewidth=0)
+        right.axhline(0, color=GREY, linewidth=0.8)
         right.yaxis.set_major_formatter(percent(signed=True))
         name = TITLES[gate].replace("\n", " ")
         left.set_ylabel(name)
@@ -120,7 +121,7 @@ def plot_activation(models: Mapping[str, Activation], direction: str = "both") -
             open_axis(axis)
             axis.margins(x=0.01)
             for part in parts[1:]:
-                axis.axvline(part[0] + 0.5, color=colour(0), linewidth=0.4, linestyle=":")
+                axis.axvline(part[0] + 0.5, color=GREY, linewidth=0.4, linestyle=":")
     for axis in axes[1]:
         axis.set_xlabel("position of the image token in the sequence")
     axes[0, 0].set_title("mean over layers and images")
@@ -142,19 +143,19 @@ def plot_scales(prompts: Mapping[str, Array]) -> Figure:
     layers = np.arange(len(prompts["alpha"]))
     kinds = (("alpha", "inner", "\N{GREEK SMALL LETTER ALPHA}"), ("beta", "cross", "\N{GREEK SMALL LETTER BETA}"))
     below = np.zeros(len(layers))
-    for number, (scale, kind, letter) in enumerate(kinds, start=1):
+    for number, (scale, kind, letter) in enumerate(kinds):
         size = np.abs(prompts[scale])
         low, high = np.percentile(size, (10, 90), axis=1)
-        look = dict(color=colour(number), marker=MARKERS[number - 1], markersize=3)
+        look = dict(color=COLOURS[number], marker=MARKERS[number], markersize=3)
         left.plot(layers, size.mean(axis=1), label=f"{kind}, {letter}", **look)
         for percentile in (low, high):
-            left.plot(layers, percentile, color=colour(number), linewidth=0.6, linestyle=":")
+            left.plot(layers, percentile, color=COLOURS[number], linewidth=0.6, linestyle=":")
         share = prompts[f"{kind}_share"]
-        right.bar(layers, share, 0.85, bottom=below, color=colour(number), alpha=0.85, label=kind)
+        right.bar(layers, share, 0.85, bottom=below, color=COLOURS[number], alpha=0.85, label=kind)
         below = below + share
     left.set(ylabel="size of scale over channels", ylim=(0, None))
     left.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
-    middle.plot(layers, prompts["relative_norm"], color=colour(3), marker="o", markersize=3)
+    middle.plot(layers, prompts["relative_norm"], color=COLOURS[2], marker="o", markersize=3)
     middle.set(ylabel="prompt relative to its token", ylim=(0, None))
     middle.yaxis.set_major_formatter(percent())
     right.set(ylabel="share of the prompt", ylim=(0, 1))

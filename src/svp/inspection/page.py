@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svp.paths import write_atomically
+from svp.plotting import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,9 +42,7 @@ class Page:
 
     def add_figure(self, name: str, title: str, caption: str, figure: Figure) -> None:
         """Save a figure as NAME.png and NAME.pdf."""
-        for form in ("png", "pdf"):
-            write_atomically(self.folder / f"{name}.{form}", partial(figure.savefig, format=form, dpi=200))
-            figure.set_layout_engine("none")  # laid out by now; to do so again takes as long as to draw
+        save(figure, self.folder / name)
         width = round(100 * figure.get_figwidth())
         self.parts.append(
             f'<h2 id="{name}">{escape(title)}</h2>\n<figure><img src="{name}.png" alt="{escape(title)}" width="{width}">'

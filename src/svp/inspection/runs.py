@@ -38,11 +38,12 @@ from svp.inspection.sections import (
     add_reliability,
     add_scales,
 )
-from svp.inspection.style import method_name, style
 from svp.models import VisionMamba
+from svp.plotting import BASE as BASE_LOOK
+from svp.plotting import Look, looks, style
 from svp.training import RunDirectory
 from svp.training.loop import make_accelerator
-from svp.tuners import AdapterInfo, load_adapter
+from svp.tuners import AdapterInfo, load_adapter, method_title
 
 Array = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -59,12 +60,14 @@ class Compared:
     Args:
         models: By the name that figures give them.
         directories: Of the runs, by the same names.
+        looks: In which figures show the models, by the same names.
         info: The adapter of the run that it is about.
         device: Where the models are.
     """
 
     models: dict[str, VisionMamba]
     directories: dict[str, Path]
+    looks: dict[str, Look]
     info: AdapterInfo
     device: torch.device
 
@@ -96,16 +99,16 @@ def open_runs(run: str | Path, compare: Sequence[str | Path] = (), device: str =
         ValueError: Backbones or the preparation of images differ, or the backbone is no ``VisionMamba``.
     """
     target = make_accelerator(device, "fp32").device
+    runs = [Path(directory) for directory in (run, *compare)]
     models: dict[str, VisionMamba] = {BASE: with_scans(load_adapter(run).tuner.detach())}
+    tuned = [_open_run(directory) for directory in runs]
+    infos: list[AdapterInfo] = [model.adapter for model in tuned]
+    methods = [info.method for info in infos]
     directories: dict[str, Path] = {}
-    infos: list[AdapterInfo] = []
-    for directory in map(Path, (run, *compare)):
-        RunDirectory(directory).how_chosen()
-        model = load_adapter(directory)
-        info: AdapterInfo = model.adapter
-        infos.append(info)
-        name = method_name(info.method)
-        name = name if name not in models else directory.name
+    for directory, model, info in zip(runs, tuned, infos, strict=True):
+        name = method_title(info.method)
+        if methods.count(info.method) > 1:
+            name = f"{name}, {directory.name}"
         if name in models:
             raise ValueError(f"{directory} is compared with itself, or with another run of this name")
         models[name], directories[name] = model, directory
@@ -116,7 +119,15 @@ def open_runs(run: str | Path, compare: Sequence[str | Path] = (), device: str =
             )
     for model in models.values():
         model.requires_grad_(False).to(target)
-    return Compared(models, directories, infos[0], target)
+    seen = dict(zip(models, [BASE_LOOK, *looks(methods)], strict=True))
+    return Compared(models, directories, seen, infos[0], target)
+
+
+def _open_run(directory: Path) -> VisionMamba:
+    """Its tuned model, with its ``AdapterInfo`` at ``adapter``."""
+    RunDirectory(directory).how_chosen()
+    model: VisionMamba = load_adapter(directory)
+    return model
 
 
 def show_gates(
@@ -250,7 +261,7 @@ def inspect_run(
         facts.append(f"epoch chosen: {how_chosen}")
     page = Page(Path(out) if out else directory / "inspection", f"Inside {compared.subject}", facts)
     with style():
-        add_activation(page, activations)
+        add_activation(page, activations, compared.looks)
         add_scales(page, activations)
         add_features(page, features, np.asarray(sample.labels), compared.class_names)
         add_confusion(page, predicted, compared.class_names)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from svp.inspection.predictions import Reliability
-from svp.inspection.style import BASE, COLOURS, COLUMN, MARKERS, PAGE, new_figure, open_axis, percent
+from svp.plotting import COLOURS, COLUMN, GREY, MARKERS, PAGE, new_figure, open_axis, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ def plot_features(embedded: Mapping[str, Array], labels: Integers, class_names: 
     figure = new_figure(size * len(embedded) + 0.9, size + 0.2)
     for axis, (title, points) in zip(figure.subplots(1, len(embedded), squeeze=False)[0], embedded.items(), strict=True):
         others = ~np.isin(labels, coloured)
-        axis.scatter(*points[others].T, s=6, color=BASE, alpha=0.3, linewidth=0)
+        axis.scatter(*points[others].T, s=6, color=GREY, alpha=0.3, linewidth=0)
         for (shade, marker), label in zip(looks, coloured, strict=False):
             chosen = points[labels == label]
             axis.scatter(*chosen.T, s=11, color=shade, marker=marker, alpha=0.8, linewidth=0, label=class_names[label])
@@ -103,11 +103,11 @@ def plot_reliability(reliability: Reliability) -> Figure:
     top.bar(centres, confidence - accuracy, width, bottom=accuracy, label="gap to confidence", **gap)
     interval = (accuracy - low, high - accuracy)
     top.errorbar(centres, accuracy, interval, fmt="none", color="black", capsize=1.5, linewidth=0.7, clip_on=False)
-    top.plot([0, 1], [0, 1], color=BASE, linestyle="--", linewidth=0.8)
+    top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=0.8)
     top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     top.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, ncols=2)
     figure.suptitle(f"expected calibration error {reliability.expected_calibration_error:.1%}", fontsize="medium")
-    bottom.bar(centres, counts[filled] / counts.sum(), width, color=BASE)
+    bottom.bar(centres, counts[filled] / counts.sum(), width, color=GREY)
     bottom.set(xlabel="confidence", ylabel="images")
     bottom.xaxis.set_major_formatter(percent())
     for axis in (top, bottom):

@@ -14,6 +14,7 @@ from svp.inspection.gate_figures import plot_activation, plot_scales
 from svp.inspection.page import Page
 from svp.inspection.predictions import Predictions
 from svp.inspection.score_figures import plot_confusion, plot_features, plot_images, plot_reliability
+from svp.plotting import Look
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -21,7 +22,7 @@ Integers = npt.NDArray[np.int64]
 _PAIRS = 10
 
 
-def add_activation(page: Page, models: Mapping[str, Activation]) -> None:
+def add_activation(page: Page, models: Mapping[str, Activation], looks: Mapping[str, Look]) -> None:
     """How far are the gates opened along the sequence? The base model first."""
     for direction, title in (("both", "mean of both scans"), ("forward", "forward scan"), ("backward", "backward scan")):
         page.add_figure(
@@ -30,7 +31,7 @@ def add_activation(page: Page, models: Mapping[str, Activation]) -> None:
             "Update and forget gate at every image token, means over channels, states, layers and images; bands are 95 % "
             "intervals of the mean over images. Right, the change relative to the base model, thick for the four quarters of "
             "the sequence, with their 95 % intervals.",
-            plot_activation(models, direction),
+            plot_activation(models, looks, direction),
         )
     (_, base), *tuned = models.items()
     rows: list[list[str]] = []

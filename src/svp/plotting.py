@@ -97,7 +97,11 @@ def looks(methods: Sequence[str]) -> list[Look]:
     found: list[Look] = []
     for method in methods:
         colour, own = _colour_of(method)
-        choices = [Look(colour, LINES[number], MARKERS[number]) for number in (*own, *range(_OWN, len(LINES)))]
+        first = COLOURS.index(colour)  # so that markers differ from colour to colour too
+        choices = [
+            Look(colour, LINES[number], MARKERS[(first + number) % len(MARKERS)])
+            for number in (*own, *range(_OWN, len(LINES)))
+        ]
         found.append(next((look for look in choices if look not in found), choices[-1]))
     return found
 
@@ -154,3 +158,8 @@ def percent(signed: bool = False) -> FuncFormatter:
 
     sign = "+" if signed else "-"
     return FuncFormatter(lambda share, _: f"{100 * share:{sign}.3g}%".replace("-", "\N{MINUS SIGN}").replace("+0%", "0%"))
+
+
+def shorten(text: str, length: int) -> str:
+    """At most `length` characters, the last a "…" if some are left out."""
+    return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"

@@ -26,7 +26,7 @@ from svp.data import (
     open_labelled,
 )
 from svp.inspection.activation import record_activation
-from svp.inspection.gate_figures import plot_gate_maps
+from svp.inspection.gate_figures import plot_gate_maps, plot_prompt_maps
 from svp.inspection.page import Page
 from svp.inspection.predictions import record_predictions
 from svp.inspection.recording import Gates, gates, with_scans
@@ -172,15 +172,22 @@ def show_gates(
         f"Gates of {compared.subject}",
         [*compared.facts(), f"{where}, mean of both scans"],
     )
+    page.add_text(_MAPS)
     extent = _patch_extent(compared.models[BASE])
     for number, path in enumerate(images):
         image = transform(load_image(path))
         records = {name: gates(model, image.unsqueeze(0).to(compared.device)) for name, model in compared.models.items()}
         maps = {name: _image_maps(record, layer) for name, record in records.items()}
+        prompts = {name: found for name, record in records.items() if (found := _prompt_maps(record, layer))}
         said = [_describe(name, records[name], compared.class_names) for name in compared.directories]
         with style():
-            figure = plot_gate_maps(_pixels(image, compared.inputs), maps, extent)
-            page.add_figure(f"gates-{number:03d}", str(path), f"{'; '.join(said)}. {_MAPS}", figure)
+            pixels = _pixels(image, compared.inputs)
+            page.add_figure(f"gates-{number:03d}", str(path), f"{'; '.join(said)}.", plot_gate_maps(pixels, maps, extent))
+            if prompts:
+                figure = plot_prompt_maps(pixels, prompts, extent)
+                page.add_figure(f"prompts-{number:03d}", f"{path}: prompts of {' and '.join(prompts)}", _PROMPTS, figure)
+        for name, found in prompts.items():
+            maps[name] |= {f"prompt_{key}": values for key, values in found.items()}
         page.add_numbers({str(path): {name: {g: m.tolist() for g, m in found.items()} for name, found in maps.items()}})
         if progress is not None:
             progress(number + 1, len(images))
@@ -190,7 +197,11 @@ def show_gates(
 _MAPS = (
     "Update gate |Δ B x| and forget gate exp(Δ A) of every patch, means over channels, states and both scans; and the patch's "
     "part in the class token's output, as a share of all tokens' parts. On the right, the difference to the base model, in "
-    "percent of the base model's mean over patches."
+    "percent of the base model's mean over patches; the few strongest lie beyond the pointed ends of their scale."
+)
+_PROMPTS = (
+    "Norm of every patch's prompt, the same relative to the token that it is added to, and which share of it is inner and which "
+    "is cross prompt."
 )
 
 
@@ -283,6 +294,15 @@ def _image_maps(record: Gates, layer: int | None) -> dict[str, Array]:
     }
     chosen = {gate: v[:, 0].mean(dim=0) if layer is None else v[layer, 0] for gate, v in values.items()}
     return {gate: record.image_map(v).double().cpu().numpy() for gate, v in chosen.items()}
+
+
+def _prompt_maps(record: Gates, layer: int | None) -> dict[str, Array]:
+    """Maps (rows, columns) of the only image's prompts, of one layer or the mean of all; empty for a model without."""
+    if (prompts := record.prompts) is None:
+        return {}
+    values = {name: getattr(prompts, name) for name in ("norm", "relative_norm", "inner_share", "cross_share")}
+    chosen = {name: v[:, 0].mean(dim=0) if layer is None else v[layer, 0] for name, v in values.items()}
+    return {name: record.image_map(v).double().cpu().numpy() for name, v in chosen.items()}
 
 
 def _describe(name: str, record: Gates, class_names: Sequence[str]) -> str:

@@ -89,7 +89,7 @@ def _grid_of_maps(image: Array, rows: Sequence[str], titles: Sequence[str], bars
     wrapped = [fill(title, wide) for title in titles]
     lines = 1 + max(title.count("\n") for title in wrapped)
     figure = new_figure(PAGE, len(rows) * (side + 0.1) + 0.13 * lines + 0.1)
-    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.02)
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
     for row, label in zip(axes, rows, strict=True):
         row[0].imshow(image)

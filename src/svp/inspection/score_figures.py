@@ -54,12 +54,11 @@ def plot_features(embedded: Mapping[str, Array], labels: Integers, class_names: 
         axis.set(xticks=[], yticks=[], title=title)
         axis.set_box_aspect(1)
         axis.spines[:].set_color("#bbbbbb")
+    others_handle, *handles = axes.flat[0].collections
     names = [shorten(class_names[label], _LEGEND_CHARACTERS) for label in coloured]
     if len(coloured) < len(np.unique(labels)):
-        names.append("others")
-    figure.legend(
-        axes.flat[0].collections[1:] + axes.flat[0].collections[:1], names, loc="outside right center", handletextpad=0.1
-    )
+        handles, names = [*handles, others_handle], [*names, "other classes"]
+    figure.legend(handles, names, loc="outside right center", handletextpad=0.1)
     return figure
 
 

@@ -21,7 +21,7 @@ Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 _PAIRS = 10
-_CAPTION_CHARACTERS = 20
+_CAPTION_CHARACTERS = 17
 
 
 def add_activation(page: Page, models: Mapping[str, Activation], looks: Mapping[str, Look]) -> None:
@@ -85,7 +85,11 @@ def add_features(page: Page, features: Mapping[str, Array], labels: Integers, cl
     separable = 1 < len(np.unique(labels)) < len(labels)
     for name, values in features.items():
         silhouettes[name] = float(silhouette_score(values, labels)) if separable else None
-        title = name if silhouettes[name] is None else f"{name}\nsilhouette {silhouettes[name]:z.2f}"
+        title = (
+            name
+            if silhouettes[name] is None
+            else f"{name}\nsilhouette {silhouettes[name]:z.2f}".replace("-0.", "\N{MINUS SIGN}0.")
+        )
         perplexity = min(30.0, (len(values) - 1) / 3)
         embedded[title] = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(values)
     page.add_figure(
@@ -116,7 +120,8 @@ def add_confusion(page: Page, predicted: Predictions, class_names: Sequence[str]
     ]
     if rows:
         page.add_table(["", "images", "of"], rows, "Classes that are mixed up most often")
-    page.add_numbers({"top1": predicted.top1, "images": len(predicted.labels), "confusion": confusion.tolist()})
+    numbers = {"top1": predicted.top1, "images": len(predicted.labels), "classes": list(class_names)}
+    page.add_numbers(numbers | {"confusion": confusion.tolist()})
 
 
 def add_mistakes(

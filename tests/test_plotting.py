@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import svp
-from svp.plotting import _METHODS, COLOURS, COLUMN, GREY, looks, new_figure, percent, save, style
+from svp.plotting import _METHODS, COLOURS, COLUMN, GREY, log_scale, looks, new_figure, percent, save, style
 from svp.tuners import get_methods, method_title
 
 Array = npt.NDArray[np.float64]
@@ -95,6 +95,28 @@ def test_a_figure_is_saved_as_png_and_pdf(tmp_path: Path) -> None:
     assert pdf.read_bytes().startswith(b"%PDF")
     assert b"/Type3" not in pdf.read_bytes()  # journals refuse these fonts
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((900, 2e6), ["1,000", "10,000", "100,000", "1,000,000"]),
+        ((1e-4, 5e-2), ["0.0001", "0.001", "0.01"]),
+        ((90, 250), ["100", "200"]),
+    ],
+)
+def test_numbers_on_a_logarithmic_axis_are_plain(values: tuple[float, float], expected: list[str]) -> None:
+    with style():
+        figure = new_figure(COLUMN, 2)
+        axis = figure.subplots()
+        axis.plot(values, [1, 2])
+        axis.margins(x=0)
+        log_scale(axis)
+        figure.draw_without_rendering()
+    low, high = axis.get_xlim()
+    ticks = zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
+    assert [label.get_text() for place, label in ticks if low <= place <= high] == expected
+    assert not any(label.get_text() for label in axis.get_xticklabels(minor=True))
 
 
 def test_percent() -> None:

@@ -152,6 +152,17 @@ def open_axis(axis: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
     axis.set_axisbelow(True)
 
 
+def log_scale(axis: Axes) -> None:
+    """A logarithmic x axis for what is drawn, with plain numbers; matplotlib's own are mathematics, which is switched off."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
 def percent(signed: bool = False) -> FuncFormatter:
     """Ticks of a share: 0.25 as 25%, a change with its sign."""
     from matplotlib.ticker import FuncFormatter

@@ -17,6 +17,7 @@ from svp.plotting import (
     GREY,
     SEQUENTIAL,
     Look,
+    log_scale,
     looks,
     new_figure,
     open_axis,
@@ -127,7 +128,7 @@ def parameters_figure(comparison: Comparison) -> Figure:
     for method, (trained_count, top1, std) in points.items():
         look, error = methods[method].look, 100 * std if std is not None else None
         axis.errorbar(trained_count, top1, yerr=error, fmt=look.marker, ms=5, color=look.colour, elinewidth=1, capsize=0)
-    axis.set_xscale("log")
+    log_scale(axis)
     axis.set_xlabel("trained parameters, with head" + ("" if len(study.columns[column]) == 1 else ", mean over data sets"))
     axis.set_ylabel(f"test top-1 (%), {_over(comparison, column)}")
     open_axis(axis, grid="both")
@@ -228,7 +229,7 @@ def search_figure(search: Search, trials: Sequence[Trial]) -> Figure:
             axis.set_xticks(range(len(part)), [str(value) for value in part])
             axis.set_xlim(-0.5, len(part) - 0.5)
         elif part.log:
-            axis.set_xscale("log")
+            log_scale(axis)
         open_axis(axis)
         axis.set_xlabel(name)
     figure.axes[0].set_ylabel("validation top-1 (%)")

@@ -174,7 +174,9 @@ def test_plain_model_keeps_the_order_of_its_patches() -> None:
     torch.testing.assert_close(record.mean("dt"), (record.forward.dt + record.backward.dt) / 2)
 
 
-@pytest.mark.parametrize("options", [{}, {"cross_prompt": "official"}, {"cross": False}, {"inner": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"cross_prompt": "official"}, {"cross": False}, {"inner": False}, {"prompt_cls_token": True}]
+)
 def test_prompts_equal_their_equations(options: dict[str, Any]) -> None:
     model = small_vim().eval()
     svp.tune(model, "svp", shared_layers=2, **options)
@@ -189,7 +191,7 @@ def test_prompts_equal_their_equations(options: dict[str, Any]) -> None:
     assert prompts is not None
     for layer in range(3):
         v, out = entered[2 * layer], entered[2 * layer + 1]
-        image_token = torch.arange(17) != 8
+        image_token = (torch.arange(17) != 8) | config.prompt_cls_token
         source = v.clone()
         if config.cross_prompt == "official":
             source[:, 9:] = out[:, :8]
@@ -204,6 +206,22 @@ def test_prompts_equal_their_equations(options: dict[str, Any]) -> None:
             torch.testing.assert_close(share[layer], torch.where(image_token, part / (a + b), 0.0))
         torch.testing.assert_close(prompts.alpha[layer], prompters.inner_scale[layer] if config.inner else zero[0, 0])
         torch.testing.assert_close(prompts.beta[layer], prompters.cross_scale[layer // 2] if config.cross else zero[0, 0])
+
+
+@pytest.mark.parametrize("options", [{}, {"cross_prompt": "official"}])
+def test_small_prompts_keep_their_digits_in_low_precision(options: dict[str, Any]) -> None:
+    """A token has 8 bits in bfloat16: of a prompt of a hundredth of it, one or two are left in their sum."""
+    model = small_vim().eval()
+    svp.tune(model, "svp", shared_layers=2, **options)
+    perturb(model.svp, 0.01)
+    wide = gates(model, images(model)).prompts
+    narrow = gates(model.bfloat16(), images(model)).prompts
+    assert wide is not None
+    assert narrow is not None
+    for name in ("norm", "inner_share", "cross_share"):
+        found, expected = getattr(narrow, name)[0], getattr(wide, name)[0]  # later layers see other tokens
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-6)
 
 
 def test_fresh_prompts_are_nothing() -> None:

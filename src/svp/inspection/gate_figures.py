@@ -188,7 +188,7 @@ def _draw_quarters(axis: Axes, base: Array, values: Array, look: Look, shift: fl
     """Relative change in every quarter and in all of the sequence, moved sideways by `shift`."""
     change = relative_change(base, values, [*quarters(base.shape[1]), slice(None)])
     places = np.arange(5) + shift
-    bar = dict(fmt=look.marker, color=look.colour, markersize=3.5, elinewidth=1, capsize=1.5, capthick=0.8)
+    bar: Any = dict(fmt=look.marker, color=look.colour, markersize=3.5, elinewidth=1, capsize=1.5, capthick=0.8)
     axis.errorbar(places, change.mean, np.nan_to_num(change.half_width), **bar)
 
 

@@ -190,11 +190,16 @@ class _Recorder:
         layer, tokens, layout = args
         if layout is not None:  # those that another method added are not prompted
             tokens, prompted = layout.own(tokens), layout.own(prompted)
-        prompt = prompted - tokens
-        config, nothing = prompters.config, torch.zeros_like(prompt)
-        inner = prompters.inner_prompt(layer, tokens) if config.inner else nothing
-        inner = inner * (prompt != 0).any(-1, keepdim=True)  # not every token is prompted
-        cross = prompt - inner if config.cross else nothing  # whichever token it was made from
+        config, cls_position = prompters.config, (tokens.shape[1] - 1) // 2
+        source = tokens
+        if config.cross_prompt == "official":  # behind the class token: what stands in front of it, prompted
+            source = torch.cat([tokens[:, : cls_position + 1], prompted[:, :cls_position]], dim=1)
+        mask = torch.ones_like(tokens[..., :1])
+        mask[:, cls_position] = config.prompt_cls_token
+        # not prompted - tokens, which has few digits left in low precision
+        inner = _wide(prompters.inner_prompt(layer, tokens) if config.inner else torch.zeros_like(tokens)) * mask
+        cross = _wide(prompters.cross_prompt(layer, source) if config.cross else torch.zeros_like(tokens)) * mask
+        prompt = inner + cross
         norm, inner_norm, cross_norm = _norm(prompt), _norm(inner), _norm(cross)
         self.prompts.append(
             dict(
@@ -313,8 +318,12 @@ def _as_written() -> AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
+def _wide(t: Tensor) -> Tensor:
+    return t.to(torch.promote_types(t.dtype, torch.float32))
+
+
 def _norm(t: Tensor) -> Tensor:
-    return t.to(torch.promote_types(t.dtype, torch.float32)).norm(dim=-1)
+    return _wide(t).norm(dim=-1)
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ nav a { margin-right: 1.2rem; white-space: nowrap; }
 figure { margin: 1rem 0 2rem; }
 img { max-width: 100%; height: auto; }
 figcaption, caption { color: #444; text-align: left; padding: .4rem 0; }
-table { border-collapse: collapse; margin: 2rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
+table { border-collapse: collapse; margin: 2rem 0; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
 td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 """
@@ -46,13 +46,15 @@ class Page:
         self.numbers: dict[str, Any] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add_figure(self, name: str, title: str, caption: str, figure: Figure) -> None:
-        """Save a figure as NAME.png and NAME.pdf."""
+    def add_figure(self, name: str, title: str | None, caption: str, figure: Figure) -> None:
+        """Save a figure as NAME.png and NAME.pdf, under a title or, without one, under that of the figure before."""
         save(figure, self.folder / name)
         width = round(_PIXELS_PER_INCH * figure.get_figwidth())
-        self.contents.append((name, title))
+        if title is not None:
+            self.contents.append((name, title))
+            self.parts.append(f'<h2 id="{name}">{escape(title)}</h2>')
         self.parts.append(
-            f'<h2 id="{name}">{escape(title)}</h2>\n<figure><img src="{name}.png" alt="{escape(title)}" width="{width}">'
+            f'<figure><img src="{name}.png" alt="{escape(caption)}" width="{width}">'
             f'<figcaption>{escape(caption)} <a href="{name}.pdf">PDF</a></figcaption></figure>'
         )
 

@@ -185,7 +185,7 @@ def show_gates(
             page.add_figure(f"gates-{number:03d}", str(path), f"{'; '.join(said)}.", plot_gate_maps(pixels, maps, extent))
             if prompts:
                 figure = plot_prompt_maps(pixels, prompts, extent)
-                page.add_figure(f"prompts-{number:03d}", f"{path}: prompts of {' and '.join(prompts)}", _PROMPTS, figure)
+                page.add_figure(f"prompts-{number:03d}", None, _PROMPTS, figure)
         for name, found in prompts.items():
             maps[name] |= {f"prompt_{key}": values for key, values in found.items()}
         page.add_numbers({str(path): {name: {g: m.tolist() for g, m in found.items()} for name, found in maps.items()}})

@@ -49,7 +49,7 @@ def add_activation(page: Page, models: Mapping[str, Activation], looks: Mapping[
     page.add_table(
         ["", "1st quarter", "2nd quarter", "3rd quarter", "4th quarter", "all"],
         rows,
-        "Change of the gates relative to the base model by quarter of the sequence, mean of both scans, with 95 % intervals",
+        "Change of the gates relative to the base model, in %, by quarter of the sequence; mean of both scans, 95 % intervals",
     )
     page.add_numbers({"relative_change_by_quarter_and_all": numbers})
 
@@ -58,7 +58,7 @@ def _change(mean: float, half_width: float) -> str:
     """A relative change in percent, to two digits of its interval."""
     half = 100 * half_width
     decimals = min(5, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 2
-    return f"{100 * mean:+z.{decimals}f} ± {half:.{decimals}f} %".replace("-", "\N{MINUS SIGN}")
+    return f"{100 * mean:+z.{decimals}f} ± {half:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def add_scales(page: Page, models: Mapping[str, Activation]) -> None:
@@ -133,13 +133,19 @@ def add_mistakes(
         return
     true, said, confidence = predicted.labels[worst], predicted.guesses[worst], predicted.confidence[worst]
     names = [shorten(name, _CAPTION_CHARACTERS) for name in class_names]
-    captions = [f"{names[t]} →\n{names[s]} {c:.0%}" for t, s, c in zip(true, said, confidence, strict=True)]
+    captions = [_caption(names[t], names[s], c) for t, s, c in zip(true, said, confidence, strict=True)]
     page.add_figure(
         "mistakes",
         "Surest mistakes",
         "Wrong images that the model was surest of: true class → what the model says, and how sure it is.",
         plot_images(images, captions),
     )
+
+
+def _caption(true: str, said: str, confidence: float) -> str:
+    """In one line if it is short."""
+    line = f"{true} → {said} {confidence:.0%}"
+    return line if len(line) <= _CAPTION_CHARACTERS + 5 else line.replace(" → ", " →\n")
 
 
 def add_reliability(page: Page, predicted: Predictions) -> None:

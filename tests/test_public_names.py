@@ -51,12 +51,12 @@ MAY_IMPORT = {
     "models": {"ops", "models", "paths"},
     "tuners": {"models", "tuners", "paths"},
     "data": {"data", "paths"},
-    "training": {"models", "tuners", "data", "training", "paths", "terminal"},
+    "training": {"models", "tuners", "data", "training", "paths", "plotting", "terminal"},
     "export": {"ops", "models", "tuners", "data", "training", "export", "paths"},
-    "bench": {"bench", "ops", "models", "tuners", "training", "paths", "terminal"},
-    "inspection": {"models", "tuners", "data", "training", "inspection", "paths", "terminal"},
-    "app": {"models", "tuners", "data", "training", "inspection", "app"},
-    "studies": {"models", "tuners", "data", "training", "studies", "paths", "terminal"},
+    "bench": {"bench", "ops", "models", "tuners", "training", "paths", "plotting", "terminal"},
+    "inspection": {"models", "tuners", "data", "training", "inspection", "paths", "plotting", "terminal"},
+    "app": {"models", "tuners", "data", "training", "inspection", "plotting", "app"},
+    "studies": {"models", "tuners", "data", "training", "studies", "paths", "plotting", "terminal"},
 }
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from svp.models.factory import model_info
-from svp.paths import write_atomically
+from svp.plotting import looks, new_figure, percent, save, style
 from svp.terminal import make_console, make_table
 from svp.training import ConfigError, Run, train
-from svp.training.display import style_axis
+from svp.training.display import style_epochs
+from svp.tuners import method_title
 
 METHODS = {"linear": 3e-2, "svp": 1e-2}
 """Methods and their learning rates, each the best of three on validation images."""
@@ -59,7 +60,7 @@ def demo(out: str | Path = "runs/demo") -> list[Run]:
             f"{result['training_seconds']:.0f} s",
         )
     console.print(table)
-    plot_comparison(runs, out / "demo.png")
+    plot_comparison(runs, out / "demo")
     best = runs[-1].directory
     image = first_test_image(best)
     console.print(
@@ -74,23 +75,23 @@ def demo(out: str | Path = "runs/demo") -> list[Run]:
 
 
 def plot_comparison(runs: list[Run], path: Path) -> None:
-    """Accuracy on validation images over the epochs, one line per method, as a PNG."""
+    """Accuracy on validation images over the epochs, one line per method, as PNG and PDF beside `path`."""
     import json
 
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    for run, colour in zip(runs, ("#777777", "#0072B2"), strict=True):
-        rows = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
-        values = [row["selection_top1"] for row in rows]
-        label = f"{run.result['method']}: {run.result['trainable_parameters']:,} parameters, test {run.result['top1']:.1%}"
-        axis.plot(range(1, len(values) + 1), values, marker="o", color=colour, label=label)
-    axis.set(ylabel="top-1 on validation images", title="Handwritten digits, frozen vim_nano")
-    style_axis(axis, share=True)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=144, format="png"))
+    with style():
+        figure = new_figure(4.6, 2.8)
+        axis = figure.subplots()
+        for run, look in zip(runs, looks([run.result["method"] for run in runs]), strict=True):
+            rows = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+            values = [row["selection_top1"] for row in rows]
+            name = method_title(run.result["method"])
+            label = f"{name}: {run.result['trainable_parameters']:,} parameters, test {run.result['top1']:.1%}"
+            curve = dict(color=look.colour, linestyle=look.line, marker=look.marker)
+            axis.plot(range(1, len(values) + 1), values, label=label, **curve)
+        axis.set(ylabel="top-1 on validation images", title="Handwritten digits, frozen vim_nano", ylim=(0, 1.02))
+        axis.yaxis.set_major_formatter(percent())
+        style_epochs(axis)
+        save(figure, path)
 
 
 def first_test_image(directory: Path) -> Path:

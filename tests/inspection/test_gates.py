@@ -23,9 +23,10 @@ DIRECTIONS = ("forward", "backward")
 def tuned(method: str, dtype: torch.dtype = torch.float64, img_size: int = 20, **options: Any) -> VisionMamba:
     """A small model whose method does something."""
     few: dict[str, Any] = {"svp": dict(shared_layers=2), "vpt_deep": dict(num_tokens=3), "affix": dict(num_tokens=3)}
-    few["svp+vpt_deep"] = dict(svp=few["svp"], vpt_deep=few["vpt_deep"])
     model = small_vim(img_size=img_size).eval()
-    tuner = svp.tune(model, method, **(few.get(method, {}) | options))
+    names = method.split("+")
+    given = few.get(method, {}) if len(names) == 1 else {name: few.get(name, {}) for name in names}
+    tuner = svp.tune(model, method, **(given | options))
     with torch.no_grad():
         for n, parameter in enumerate(tuner.trainable_parameters()):
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(n)))
@@ -113,20 +114,32 @@ def test_attention_times_input_is_the_output_of_the_scan(direction: str, dtype: 
     torch.testing.assert_close(found[1].y, expected, **tolerance)
 
 
-@pytest.mark.parametrize("method", ["svp", "additional_scan"])
-@pytest.mark.parametrize("backend", runnable_backends())
-def test_contributions_add_up_to_the_class_tokens_output_on_every_backend(backend: str, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "backend"),
+    [
+        *((method, backend) for method in ("svp", "additional_scan", "lora") for backend in runnable_backends()),
+        *((method, "auto") for method in (*svp.list_methods(), "svp+lora", "svp+vpt_deep")),
+    ],
+)
+def test_attention_is_what_the_model_computes_with_every_method_on_every_backend(method: str, backend: str) -> None:
+    """Over tokens and both directions, gated, it adds up to what every mixer's last projection gets, token by token."""
+    if "lora" in method or method == "dora":
+        pytest.importorskip("peft", reason="the package peft is not installed")
     model = tuned(method, torch.float32, img_size=12)
     x = images(model)
     with use_backend(backend):
-        (xz, expected), *_ = projections(model, x)
-        record = gates(model, x, attention=[0])
+        projected = projections(model, x)
+        record = gates(model, x, attention=range(3))
+        torch.testing.assert_close(record.logits, model(x))
     cls = record.cls_position
-    gate = F.silu(xz.chunk(2, dim=-1)[1][:, cls, None]) / 2
-    parts = [gate * a.matrix[:, cls] * a.x for a in (record.forward.attention[0], record.backward.attention[0])]
-    torch.testing.assert_close(sum(part.sum(1) for part in parts), expected[:, cls], rtol=0, atol=1e-5)
-    for part, direction in zip(parts, DIRECTIONS, strict=True):
-        torch.testing.assert_close(getattr(record, direction).contribution[0], part.norm(dim=2))
+    for layer, (xz, expected) in enumerate(projected):
+        gate = F.silu(xz.chunk(2, dim=-1)[1]) / 2
+        scans = [record.forward.attention[layer], record.backward.attention[layer]]
+        products = [torch.einsum("bijd,bjd->bid", scan.matrix, scan.x) for scan in scans]
+        torch.testing.assert_close(gate * (products[0] + products[1]), expected, rtol=0, atol=1e-5)
+        for scan, direction in zip(scans, DIRECTIONS, strict=True):
+            part = (gate[:, cls, None] * scan.matrix[:, cls] * scan.x).norm(dim=2)
+            torch.testing.assert_close(getattr(record, direction).contribution[layer], part)
 
 
 @pytest.mark.parametrize("method", ["vpt_shallow", "vpt_deep", "affix"])
@@ -161,7 +174,9 @@ def test_plain_model_keeps_the_order_of_its_patches() -> None:
     torch.testing.assert_close(record.mean("dt"), (record.forward.dt + record.backward.dt) / 2)
 
 
-@pytest.mark.parametrize("options", [{}, {"cross_prompt": "official"}, {"cross": False}, {"inner": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"cross_prompt": "official"}, {"cross": False}, {"inner": False}, {"prompt_cls_token": True}]
+)
 def test_prompts_equal_their_equations(options: dict[str, Any]) -> None:
     model = small_vim().eval()
     svp.tune(model, "svp", shared_layers=2, **options)
@@ -176,7 +191,7 @@ def test_prompts_equal_their_equations(options: dict[str, Any]) -> None:
     assert prompts is not None
     for layer in range(3):
         v, out = entered[2 * layer], entered[2 * layer + 1]
-        image_token = torch.arange(17) != 8
+        image_token = (torch.arange(17) != 8) | config.prompt_cls_token
         source = v.clone()
         if config.cross_prompt == "official":
             source[:, 9:] = out[:, :8]
@@ -191,6 +206,22 @@ def test_prompts_equal_their_equations(options: dict[str, Any]) -> None:
             torch.testing.assert_close(share[layer], torch.where(image_token, part / (a + b), 0.0))
         torch.testing.assert_close(prompts.alpha[layer], prompters.inner_scale[layer] if config.inner else zero[0, 0])
         torch.testing.assert_close(prompts.beta[layer], prompters.cross_scale[layer // 2] if config.cross else zero[0, 0])
+
+
+@pytest.mark.parametrize("options", [{}, {"cross_prompt": "official"}])
+def test_small_prompts_keep_their_digits_in_low_precision(options: dict[str, Any]) -> None:
+    """A token has 8 bits in bfloat16: of a prompt of a hundredth of it, one or two are left in their sum."""
+    model = small_vim().eval()
+    svp.tune(model, "svp", shared_layers=2, **options)
+    perturb(model.svp, 0.01)
+    wide = gates(model, images(model)).prompts
+    narrow = gates(model.bfloat16(), images(model)).prompts
+    assert wide is not None
+    assert narrow is not None
+    for name in ("norm", "inner_share", "cross_share"):
+        found, expected = getattr(narrow, name)[0], getattr(wide, name)[0]  # later layers see other tokens
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-6)
 
 
 def test_fresh_prompts_are_nothing() -> None:
@@ -240,6 +271,23 @@ def test_low_precision_is_summarised_in_float32() -> None:
     for record in (mixed, narrow):
         assert record.forward.dt.dtype == torch.float32
         torch.testing.assert_close(record.forward.dt, wide.forward.dt, rtol=0.05, atol=1e-3)
+
+
+def test_compiled_models_are_recorded() -> None:
+    """Compiled code calls no hooks that came after it."""
+    model = tuned("svp", torch.float32, img_size=12)
+    x = images(model, batch=1)
+    expected = gates(model, x)
+    whole = torch.compile(model, backend="eager")
+    for block in model.layers:
+        block.compile(backend="eager")
+    for compiled in (model, whole):
+        with torch.no_grad():
+            compiled(x)
+        record = gates(compiled, x)
+        torch.testing.assert_close(record.forward.update, expected.forward.update)
+        assert record.prompts is not None
+        assert "torch._dynamo" in str(type(whole))  # still compiled
 
 
 def traces(model: nn.Module) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from PIL import Image
 import svp
 from svp.cli import main
 from svp.data import open_data
-from svp.inspection.gate_figures import plot_gate_maps
+from svp.inspection.gate_figures import plot_gate_maps, plot_prompt_maps
 from svp.inspection.maps import patch_extent, pixels
 from svp.inspection.page import Page
+from svp.inspection.runs import open_runs
 from svp.inspection.score_figures import plot_confusion, plot_features
-from svp.inspection.style import style
+from svp.inspection.sections import _change
+from svp.plotting import style
 from svp.training import RunDirectory
 from tests.models.small import perturb, small_vim, small_vit
 from tests.training.conftest import write_photos
@@ -66,7 +69,7 @@ def test_gates(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     arguments = ["gates", str(place / "svp"), *photos, "--compare", str(place / "vpt"), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--device", "cpu"]) == 0
     assert capsys.readouterr().out == f"figures written to {tmp_path / 'out' / 'index.html'}\n"
-    assert shown(tmp_path / "out") == ["gates-000", "gates-001"]
+    assert shown(tmp_path / "out") == ["gates-000", "prompts-000", "gates-001", "prompts-001"]
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "VPT-deep says" in page
     assert "from added tokens" in page
@@ -83,6 +86,12 @@ def test_gates(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     record = svp.inspection.gates(model, pixels.unsqueeze(0))
     expected = record.image_map(record.mean("forget").mean(0))[0]
     np.testing.assert_allclose(maps["base"]["forget"], expected.numpy(), rtol=1e-5)
+    tuned = svp.inspection.gates(svp.load_adapter(place / "svp"), pixels.unsqueeze(0))
+    assert tuned.prompts is not None
+    assert not any(name.startswith("prompt") for model in ("base", "VPT-deep") for name in maps[model])
+    for name in ("norm", "relative_norm", "inner_share", "cross_share"):
+        expected = tuned.image_map(getattr(tuned.prompts, name).mean(0))[0]
+        np.testing.assert_allclose(maps["SVP"][f"prompt_{name}"], expected.numpy(), rtol=1e-4)
     assert main(["gates", str(place / "svp"), photos[0], "--layer", "1", "--out", str(tmp_path / "layer")]) == 0
     numbers = json.loads((tmp_path / "layer" / "numbers.json").read_text())
     np.testing.assert_allclose(
@@ -174,6 +183,13 @@ def test_pixels_undo_the_normalisation() -> None:
     np.testing.assert_allclose(pixels((image - mean) / std, inputs), image.permute(1, 2, 0).numpy(), atol=1e-6)
 
 
+def test_runs_of_one_method_are_told_apart(place: Path, tmp_path: Path) -> None:
+    other = adapter(tmp_path / "other", "svp", shared_layers=1)
+    compared = open_runs(place / "svp", [other, place / "vpt"], "cpu")
+    assert list(compared.models) == list(compared.looks) == ["base", "SVP, svp", "SVP, other", "VPT-deep"]
+    assert len(set(compared.looks.values())) == 4
+
+
 def test_colours_are_shared_by_all_models() -> None:
     maps = {"base": {"update": np.array([[1.0, 2.0]])}, "one": {"update": np.array([[0.0, 1.5]])}}
     with style():
@@ -181,7 +197,63 @@ def test_colours_are_shared_by_all_models() -> None:
     (_, base, one, change), *_ = [figure.axes[:4]]
     assert base.images[1].get_clim() == one.images[1].get_clim() == (0.0, 2.0)
     np.testing.assert_allclose(change.images[1].get_array(), [[-1 / 1.5, -0.5 / 1.5]])
-    assert change.images[1].get_clim() == pytest.approx((-1 / 1.5, 1 / 1.5))
+    limit = (0.5 + 0.98 * 0.5) / 1.5
+    assert change.images[1].get_clim() == pytest.approx((-limit, limit))
+
+
+def test_one_strong_change_does_not_hide_the_others() -> None:
+    base, tuned = np.ones((8, 8)), np.full((8, 8), 1.1)
+    tuned[0, 0] = 100.0
+    with style():
+        figure = plot_gate_maps(np.zeros((8, 8, 3)), {"base": {"dt": base}, "one": {"dt": tuned}}, (-0.5, 7.5, 7.5, -0.5))
+    assert figure.axes[3].images[1].get_clim()[1] == pytest.approx(0.1)
+
+
+def overlaps(texts: list[Any]) -> list[tuple[str, str]]:
+    """Pairs of texts, of a figure that is drawn, that cover each other."""
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text() and text.get_visible()]
+    return [(a, b) for (a, first), (b, second) in combinations(boxes, 2) if first.overlaps(second)]
+
+
+@pytest.mark.parametrize("others", [1, 3])
+def test_titles_of_maps_do_not_overlap(others: int) -> None:
+    names = ["base", "SVP", "position embedding", "full fine-tuning, second run"][: 1 + others]
+    maps = {name: {gate: np.eye(8) + 1 for gate in ("update", "forget", "contribution")} for name in names}
+    prompts = {name: np.eye(8) for name in ("norm", "relative_norm", "inner_share", "cross_share")}
+    with style():
+        for figure in (
+            plot_gate_maps(np.zeros((8, 8, 3)), maps, (-0.5, 7.5, 7.5, -0.5)),
+            plot_prompt_maps(np.zeros((8, 8, 3)), dict.fromkeys(names, prompts), (-0.5, 7.5, 7.5, -0.5)),
+        ):
+            figure.draw_without_rendering()
+            texts = [axis.title for axis in figure.axes] + [axis.yaxis.label for axis in figure.axes]
+            assert overlaps(texts) == []
+            boxes = {text.get_text(): text.get_window_extent() for text in texts if text.get_text()}
+            assert [text for text, box in boxes.items() if not 0 <= box.x0 < box.x1 <= figure.bbox.width] == []
+
+
+@pytest.mark.parametrize("classes", [2, 10, 30, 100])
+def test_all_of_a_confusion_matrix_lies_on_the_page(classes: int) -> None:
+    names = [f"European fire salamander {n}" for n in range(classes)]
+    with style():
+        figure = plot_confusion(np.eye(classes, dtype=np.int64), names)
+        figure.draw_without_rendering()
+    axis, *_ = figure.axes
+    names_of_rows = axis.get_yticklabels() if classes <= 30 else []
+    for text in (axis.xaxis.label, axis.yaxis.label, *names_of_rows):
+        box = text.get_window_extent()
+        assert figure.bbox.padded(1).containsx(box.x0), text
+        assert figure.bbox.padded(1).containsy(box.y0), text
+    assert overlaps(names_of_rows) == []
+    assert axis.get_window_extent().width > 0.3 * figure.bbox.width
+
+
+def test_a_change_has_the_digits_that_its_interval_allows() -> None:
+    assert _change(0.01234, 0.0056) == "+1.23 ± 0.56"
+    assert _change(-0.000012, 0.0000056) == "\N{MINUS SIGN}0.00120 ± 0.00056"
+    assert _change(-0.5, 0.21) == "\N{MINUS SIGN}50 ± 21"
+    assert _change(-0.00001, 0.02) == "+0.0 ± 2.0"
+    assert _change(0.0, 0.0) == "+0.00 ± 0.00"
 
 
 def test_page_escapes_names(tmp_path: Path) -> None:

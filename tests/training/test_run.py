@@ -35,6 +35,7 @@ def test_a_run_learns_and_leaves_what_it_promises(photos: Path, settings: dict[s
         "last/state.pt",
         "result.json",
         "curves.png",
+        "curves.pdf",
     }
     result = json.loads((run.directory / "result.json").read_text())
     assert result == json.loads(json.dumps(run.result))

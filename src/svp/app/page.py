@@ -14,9 +14,10 @@ from PIL import Image
 
 from svp.app.uploads import Upload
 from svp.app.workbench import Workbench
-from svp.inspection.style import BASE, COLOURS, method_name
+from svp.plotting import COLOURS, GREY
 from svp.training import Prediction
 from svp.training.use import as_csv
+from svp.tuners import method_title
 
 _CONCURRENT = 4  # images at a time: more wait, rather than share the cores of the same machine
 _MAPS = (
@@ -39,7 +40,7 @@ _CSS = f"""
 #samples .gallery-item, #samples .thumbnail-item {{ aspect-ratio: 1; width: 100%; height: auto; }}
 .tuned .bar, .base .bar {{ height: .55rem; }}
 .tuned {{ --stat-background-fill: {COLOURS[0]}; }}
-.base {{ --stat-background-fill: {BASE}; }}
+.base {{ --stat-background-fill: {GREY}; }}
 #facts table {{ font-variant-numeric: tabular-nums; }}
 """
 
@@ -226,7 +227,7 @@ def _row(prediction: Prediction) -> list[str]:
 def _title(workbench: Workbench) -> str:
     first = next(iter(workbench.adapters.values()))
     several = len(workbench.adapters) > 1
-    runs = f"{len(workbench.adapters)} adapters" if several else f"{first.name}, {method_name(first.info.method)}"
+    runs = f"{len(workbench.adapters)} adapters" if several else f"{first.name}, {method_title(first.info.method)}"
     size = first.info.inputs["img_size"]
     return f"<h1>svp</h1><p>{escape(runs)} on {escape(first.info.backbone.name)}, images of {size} x {size} pixels</p>"
 
@@ -239,7 +240,7 @@ def _facts(workbench: Workbench) -> str:
     for name, adapter in workbench.adapters.items():
         cells = (
             name,
-            method_name(adapter.info.method),
+            method_title(adapter.info.method),
             "" if adapter.top1 is None else f"{adapter.top1:.1%}",
             str(adapter.info.num_classes),
             f"{adapter.num_trainable:,}",

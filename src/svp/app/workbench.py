@@ -27,12 +27,12 @@ from svp.data import InputConfig, UnreadableImageError, eval_transform
 from svp.inspection import Gates, gates
 from svp.inspection.gate_figures import plot_gate_maps
 from svp.inspection.maps import Array, Direction, image_maps, patch_extent, pixels
-from svp.inspection.style import method_name, style
 from svp.models import Backbone, VisionMamba, WeightsError, state_sha256
+from svp.plotting import style
 from svp.training import Prediction, RunDirectory
 from svp.training.loop import make_accelerator
 from svp.training.use import Classifier, class_names, classify
-from svp.tuners import AdapterInfo, load_adapter
+from svp.tuners import AdapterInfo, load_adapter, method_title
 from svp.tuners.adapter_files import read_adapter_info
 from svp.tuners.base import get_methods
 
@@ -154,7 +154,7 @@ class Workbench:
         stamp = (image.st_mtime_ns, image.st_size)
         return {
             title: image_maps(self._record(name, inputs, path, stamp), layer, direction)
-            for title, name in {BASE: BASE, method_name(self.adapters[adapter].info.method): adapter}.items()
+            for title, name in {BASE: BASE, method_title(self.adapters[adapter].info.method): adapter}.items()
         }
 
     def draw_gates(self, path: Path, adapter: str, layer: int | None = None, direction: Direction = "both") -> Image.Image:

@@ -12,9 +12,8 @@ from rich.table import Table
 
 from svp.bench.suite import Row
 from svp.paths import write_atomically
+from svp.plotting import COLOURS, MARKERS, PAGE, new_figure, open_axis, save, style
 from svp.terminal import make_table
-
-_COLOURS = ("#0072B2", "#D55E00")  # Okabe and Ito's
 
 
 def to_table(rows: Sequence[Row]) -> Table:
@@ -37,25 +36,17 @@ def write_json(rows: Sequence[Row], machine: dict[str, Any], path: Path) -> None
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_resolution_figure(rows: Sequence[Row], path: Path) -> bool:
-    """Time and memory per image over the side of the image, as PNG; returns whether there was anything to draw."""
-    import matplotlib as mpl
-
+def write_resolution_figure(rows: Sequence[Row], path: Path) -> list[Path]:
+    """Time and memory per image over the side of the image, as PNG and PDF beside `path`; nothing if nothing was timed."""
     rows = [row for row in rows if row.section == "resolution"]
     if not rows:
-        return False
-    with mpl.rc_context({"font.size": 8.5, "axes.linewidth": 0.7}):
-        figure = _draw(rows)
-        write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=200, format="png"))
-    return True
+        return []
+    with style():
+        return save(_draw(rows), path)
 
 
 def _draw(rows: Sequence[Row]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.6, 2.7), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(PAGE, 2.6)
     time_axis, memory_axis = figure.subplots(1, 2)
     vim = next(row.case.model for row in rows if row.of == "svp")
     vit = next(row.of for row in rows if row.of != "svp")
@@ -66,15 +57,14 @@ def _draw(rows: Sequence[Row]) -> Any:
         (time_axis, (ours, theirs), "forward pass, ms per image"),
         (memory_axis, (memory["svp"], memory[vit]), "training step, MB per image"),
     ):
-        for (name, points), colour, marker in zip(zip((vim, vit), lines, strict=True), _COLOURS, "oD", strict=True):
-            axis.plot(list(points), list(points.values()), marker=marker, ms=4, lw=1.3, color=colour, label=name)
+        for number, (name, points) in enumerate(zip((vim, vit), lines, strict=True)):
+            axis.plot(list(points), list(points.values()), marker=MARKERS[number], color=COLOURS[number], label=name)
         axis.set_xlabel("side of the image (pixels)")
         axis.set_ylabel(label)
         axis.set_xticks(list(lines[0]))
         axis.set_ylim(bottom=0)
-        axis.grid(color="#777777", alpha=0.25, linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-    time_axis.legend(frameon=False)
+        open_axis(axis, grid="both")
+    time_axis.legend()
     return figure
 
 

@@ -18,7 +18,10 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images at a time (default: 8)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto takes a GPU if there is one")
     parser.add_argument(
-        "--out", default="runs/bench", metavar="DIR", help="folder of bench.json and resolution.png (default: runs/bench)"
+        "--out",
+        default="runs/bench",
+        metavar="DIR",
+        help="folder of bench.json and the figure resolution (default: runs/bench)",
     )
     values = parser.parse_args(argv)
     for option, low in (("rounds", 1), ("batch_size", 2)):
@@ -54,6 +57,6 @@ def _bench(sections: list[str], models: list[str] | None, rounds: int, batch_siz
         write_json(rows, described, folder / "bench.json")  # what is measured is kept, whatever comes
     console.print(to_table(rows))
     console.print(f"written to {folder / 'bench.json'}")
-    if write_resolution_figure(rows, folder / "resolution.png"):
-        console.print(f"           {folder / 'resolution.png'}")
+    for file in write_resolution_figure(rows, folder / "resolution"):
+        console.print(f"           {file}")
     return 0

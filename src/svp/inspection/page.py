@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svp.paths import write_atomically
+from svp.plotting import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
-figure { margin: 2rem 0; }
+nav a { margin-right: 1.2rem; white-space: nowrap; }
+figure { margin: 1rem 0 2rem; }
 img { max-width: 100%; height: auto; }
 figcaption, caption { color: #444; text-align: left; padding: .4rem 0; }
-table { border-collapse: collapse; margin: 2rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
+table { border-collapse: collapse; margin: 2rem 0; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
+td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 """
+
+
+_PIXELS_PER_INCH = 140  # the smallest text, of 6 points, is read without a zoom
 
 
 class Page:
@@ -37,17 +42,19 @@ class Page:
     def __init__(self, folder: Path, title: str, facts: Sequence[str]) -> None:
         self.folder, self.title, self.facts = folder, title, facts
         self.parts: list[str] = []
+        self.contents: list[tuple[str, str]] = []
         self.numbers: dict[str, Any] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add_figure(self, name: str, title: str, caption: str, figure: Figure) -> None:
-        """Save a figure as NAME.png and NAME.pdf."""
-        for form in ("png", "pdf"):
-            write_atomically(self.folder / f"{name}.{form}", partial(figure.savefig, format=form, dpi=200))
-            figure.set_layout_engine("none")  # laid out by now; to do so again takes as long as to draw
-        width = round(100 * figure.get_figwidth())
+    def add_figure(self, name: str, title: str | None, caption: str, figure: Figure) -> None:
+        """Save a figure as NAME.png and NAME.pdf, under a title or, without one, under that of the figure before."""
+        save(figure, self.folder / name)
+        width = round(_PIXELS_PER_INCH * figure.get_figwidth())
+        if title is not None:
+            self.contents.append((name, title))
+            self.parts.append(f'<h2 id="{name}">{escape(title)}</h2>')
         self.parts.append(
-            f'<h2 id="{name}">{escape(title)}</h2>\n<figure><img src="{name}.png" alt="{escape(title)}" width="{width}">'
+            f'<figure><img src="{name}.png" alt="{escape(caption)}" width="{width}">'
             f'<figcaption>{escape(caption)} <a href="{name}.pdf">PDF</a></figcaption></figure>'
         )
 
@@ -68,9 +75,11 @@ class Page:
     def write(self) -> Path:
         """Write ``numbers.json`` and ``index.html``; returns the latter."""
         facts = "".join(f"<li>{escape(fact)}</li>" for fact in self.facts)
+        contents = " ".join(f'<a href="#{name}">{escape(title)}</a>' for name, title in self.contents)
         page = (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
             f"<style>{_STYLE}</style></head>\n<body>\n<h1>{escape(self.title)}</h1>\n<ul>{facts}</ul>\n"
+            f"<nav>{contents}</nav>\n"
             + "\n".join(self.parts)
             + '\n<p><a href="numbers.json">numbers.json</a></p>\n</body></html>\n'
         )

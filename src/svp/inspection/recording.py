@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -120,11 +121,11 @@ class Gates:
 def gates(model: nn.Module, images: Tensor, attention: Iterable[int] = ()) -> Gates:
     """Run `model` on `images` in evaluation mode and record what its gates do; the model is left as it was.
 
-    Works for a plain and for a tuned model, wherever it runs. What is recorded is computed in plain PyTorch, in float32 or
-    wider, from what every mixer's first projection gives.
+    Works for a plain and for a tuned model, wherever it runs; a compiled one runs as it is written, as compiled code calls no
+    hooks. What is recorded is computed in plain PyTorch, in float32 or wider, from what every mixer's first projection gives.
 
     Args:
-        model: A ``VisionMamba``.
+        model: A ``VisionMamba``, or what ``torch.compile`` made of it.
         images: (batch, in_chans, height, width), prepared for the model, on its device.
         attention: Layers, counted from 0, whose full attention matrices are kept: batch * length^2 * d_inner numbers for
             each direction, d_state times as many while they are computed.
@@ -138,13 +139,14 @@ def gates(model: nn.Module, images: Tensor, attention: Iterable[int] = ()) -> Ga
         if not 0 <= layer < depth:
             raise ValueError(f"gates: attention names layer {layer}, expected 0 to {depth - 1}")
     recorder = _Recorder(vim, layers)
-    with _evaluating(model), recorder.attached():
-        logits = model(images)
+    with _evaluating(vim), recorder.attached(), _as_written():
+        logits = vim(images)
     return recorder.finish(logits)
 
 
 def with_scans(model: object) -> VisionMamba:
-    """`model`; raises ``ValueError`` if it has no scans."""
+    """`model`, or the one that was compiled; raises ``ValueError`` if it has no scans."""
+    model = getattr(model, "_orig_mod", model)
     if not isinstance(model, VisionMamba):
         raise ValueError(f"gates are recorded in the scans of a VisionMamba, this is a {type(model).__name__}")
     return model
@@ -188,11 +190,16 @@ class _Recorder:
         layer, tokens, layout = args
         if layout is not None:  # those that another method added are not prompted
             tokens, prompted = layout.own(tokens), layout.own(prompted)
-        prompt = prompted - tokens
-        config, nothing = prompters.config, torch.zeros_like(prompt)
-        inner = prompters.inner_prompt(layer, tokens) if config.inner else nothing
-        inner = inner * (prompt != 0).any(-1, keepdim=True)  # not every token is prompted
-        cross = prompt - inner if config.cross else nothing  # whichever token it was made from
+        config, cls_position = prompters.config, (tokens.shape[1] - 1) // 2
+        source = tokens
+        if config.cross_prompt == "official":  # behind the class token: what stands in front of it, prompted
+            source = torch.cat([tokens[:, : cls_position + 1], prompted[:, :cls_position]], dim=1)
+        mask = torch.ones_like(tokens[..., :1])
+        mask[:, cls_position] = config.prompt_cls_token
+        # not prompted - tokens, which has few digits left in low precision
+        inner = _wide(prompters.inner_prompt(layer, tokens) if config.inner else torch.zeros_like(tokens)) * mask
+        cross = _wide(prompters.cross_prompt(layer, source) if config.cross else torch.zeros_like(tokens)) * mask
+        prompt = inner + cross
         norm, inner_norm, cross_norm = _norm(prompt), _norm(inner), _norm(cross)
         self.prompts.append(
             dict(
@@ -306,8 +313,17 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def _as_written() -> AbstractContextManager[object]:
+    """No compiled code inside; without PyTorch's compiler, whose import takes seconds, there is none."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.to(torch.promote_types(t.dtype, torch.float32))
+
+
 def _norm(t: Tensor) -> Tensor:
-    return t.to(torch.promote_types(t.dtype, torch.float32)).norm(dim=-1)
+    return _wide(t).norm(dim=-1)
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from svp.data import (
     open_labelled,
 )
 from svp.inspection.activation import record_activation
-from svp.inspection.gate_figures import plot_gate_maps
-from svp.inspection.maps import image_maps, patch_extent, pixels
+from svp.inspection.gate_figures import plot_gate_maps, plot_prompt_maps
+from svp.inspection.maps import image_maps, patch_extent, pixels, prompt_maps
 from svp.inspection.page import Page
 from svp.inspection.predictions import record_predictions
 from svp.inspection.recording import Gates, gates, with_scans
@@ -38,11 +38,12 @@ from svp.inspection.sections import (
     add_reliability,
     add_scales,
 )
-from svp.inspection.style import method_name, style
 from svp.models import VisionMamba
+from svp.plotting import BASE as BASE_LOOK
+from svp.plotting import Look, looks, style
 from svp.training import RunDirectory
 from svp.training.loop import make_accelerator
-from svp.tuners import AdapterInfo, load_adapter
+from svp.tuners import AdapterInfo, load_adapter, method_title
 
 Progress = Callable[[int, int], None]
 
@@ -58,12 +59,14 @@ class Compared:
     Args:
         models: By the name that figures give them.
         directories: Of the runs, by the same names.
+        looks: In which figures show the models, by the same names.
         info: The adapter of the run that it is about.
         device: Where the models are.
     """
 
     models: dict[str, VisionMamba]
     directories: dict[str, Path]
+    looks: dict[str, Look]
     info: AdapterInfo
     device: torch.device
 
@@ -95,16 +98,16 @@ def open_runs(run: str | Path, compare: Sequence[str | Path] = (), device: str =
         ValueError: Backbones or the preparation of images differ, or the backbone is no ``VisionMamba``.
     """
     target = make_accelerator(device, "fp32").device
+    runs = [Path(directory) for directory in (run, *compare)]
     models: dict[str, VisionMamba] = {BASE: with_scans(load_adapter(run).tuner.detach())}
+    tuned = [_open_run(directory) for directory in runs]
+    infos: list[AdapterInfo] = [model.adapter for model in tuned]
+    methods = [info.method for info in infos]
     directories: dict[str, Path] = {}
-    infos: list[AdapterInfo] = []
-    for directory in map(Path, (run, *compare)):
-        RunDirectory(directory).how_chosen()
-        model = load_adapter(directory)
-        info: AdapterInfo = model.adapter
-        infos.append(info)
-        name = method_name(info.method)
-        name = name if name not in models else directory.name
+    for directory, model, info in zip(runs, tuned, infos, strict=True):
+        name = method_title(info.method)
+        if methods.count(info.method) > 1:
+            name = f"{name}, {directory.name}"
         if name in models:
             raise ValueError(f"{directory} is compared with itself, or with another run of this name")
         models[name], directories[name] = model, directory
@@ -115,7 +118,15 @@ def open_runs(run: str | Path, compare: Sequence[str | Path] = (), device: str =
             )
     for model in models.values():
         model.requires_grad_(False).to(target)
-    return Compared(models, directories, infos[0], target)
+    seen = dict(zip(models, [BASE_LOOK, *looks(methods)], strict=True))
+    return Compared(models, directories, seen, infos[0], target)
+
+
+def _open_run(directory: Path) -> VisionMamba:
+    """Its tuned model, with its ``AdapterInfo`` at ``adapter``."""
+    RunDirectory(directory).how_chosen()
+    model: VisionMamba = load_adapter(directory)
+    return model
 
 
 def show_gates(
@@ -160,15 +171,22 @@ def show_gates(
         f"Gates of {compared.subject}",
         [*compared.facts(), f"{where}, mean of both scans"],
     )
+    page.add_text(_MAPS)
     extent = patch_extent(compared.models[BASE])
     for number, path in enumerate(images):
         image = transform(load_image(path))
         records = {name: gates(model, image.unsqueeze(0).to(compared.device)) for name, model in compared.models.items()}
         maps = {name: image_maps(record, layer) for name, record in records.items()}
+        prompts = {name: found for name, record in records.items() if (found := prompt_maps(record, layer))}
         said = [_describe(name, records[name], compared.class_names) for name in compared.directories]
         with style():
-            figure = plot_gate_maps(pixels(image, compared.inputs), maps, extent)
-            page.add_figure(f"gates-{number:03d}", str(path), f"{'; '.join(said)}. {_MAPS}", figure)
+            shown = pixels(image, compared.inputs)
+            page.add_figure(f"gates-{number:03d}", str(path), f"{'; '.join(said)}.", plot_gate_maps(shown, maps, extent))
+            if prompts:
+                figure = plot_prompt_maps(shown, prompts, extent)
+                page.add_figure(f"prompts-{number:03d}", None, _PROMPTS, figure)
+        for name, found in prompts.items():
+            maps[name] |= {f"prompt_{key}": values for key, values in found.items()}
         page.add_numbers({str(path): {name: {g: m.tolist() for g, m in found.items()} for name, found in maps.items()}})
         if progress is not None:
             progress(number + 1, len(images))
@@ -178,7 +196,11 @@ def show_gates(
 _MAPS = (
     "Update gate |Δ B x| and forget gate exp(Δ A) of every patch, means over channels, states and both scans; and the patch's "
     "part in the class token's output, as a share of all tokens' parts. On the right, the difference to the base model, in "
-    "percent of the base model's mean over patches."
+    "percent of the base model's mean over patches; the few strongest lie beyond the pointed ends of their scale."
+)
+_PROMPTS = (
+    "Norm of every patch's prompt, the same relative to the token that it is added to, and its shares of inner and of cross "
+    "prompt."
 )
 
 
@@ -249,7 +271,7 @@ def inspect_run(
         facts.append(f"epoch chosen: {how_chosen}")
     page = Page(Path(out) if out else directory / "inspection", f"Inside {compared.subject}", facts)
     with style():
-        add_activation(page, activations)
+        add_activation(page, activations, compared.looks)
         add_scales(page, activations)
         add_features(page, features, np.asarray(sample.labels), compared.class_names)
         add_confusion(page, predicted, compared.class_names)

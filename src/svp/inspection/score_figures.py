@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from svp.inspection.predictions import Reliability
-from svp.inspection.style import BASE, COLOURS, COLUMN, MARKERS, PAGE, new_figure, open_axis, percent
+from svp.plotting import COLOURS, COLUMN, GREY, MARKERS, PAGE, SMALL, new_figure, open_axis, percent, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,6 +19,12 @@ Integers = npt.NDArray[np.int64]
 
 _NAMED = 30
 """Classes whose names fit beside a confusion matrix."""
+_COLOURED = 20
+"""Classes that can be told apart among points."""
+_PANELS, _LEGEND, _LEGEND_CHARACTERS = 4, 1.3, 17
+"""Panels in a row; inches and characters of the legend."""
+_FEW = 10
+"""Images of a bin below which its bar is pale."""
 
 
 def plot_features(embedded: Mapping[str, Array], labels: Integers, class_names: Sequence[str]) -> Figure:
@@ -29,56 +35,67 @@ def plot_features(embedded: Mapping[str, Array], labels: Integers, class_names: 
         labels: (images,)
         class_names: By label; of more classes than can be told apart, the frequent ones are coloured.
     """
-    looks = [(shade, marker) for marker in MARKERS for shade in COLOURS]
-    frequent = np.argsort(-np.bincount(labels, minlength=len(class_names)), kind="stable")[: len(looks)]
+    frequent = np.argsort(-np.bincount(labels, minlength=len(class_names)), kind="stable")[:_COLOURED]
     coloured = sorted(int(label) for label in frequent if label in labels)
-    size = (PAGE - 0.9) / max(len(embedded), 2)
-    figure = new_figure(size * len(embedded) + 0.9, size + 0.2)
-    for axis, (title, points) in zip(figure.subplots(1, len(embedded), squeeze=False)[0], embedded.items(), strict=True):
+    rows = -(-len(embedded) // _PANELS)
+    columns = -(-len(embedded) // rows)
+    side = (PAGE - _LEGEND) / max(columns, 2)
+    figure = new_figure(side * columns + _LEGEND, max(rows * (side + 0.25), 0.13 * len(coloured) + 0.2))
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat[len(embedded) :]:
+        axis.set_visible(False)
+    for axis, (title, points) in zip(axes.flat, embedded.items(), strict=False):
         others = ~np.isin(labels, coloured)
-        axis.scatter(*points[others].T, s=6, color=BASE, alpha=0.3, linewidth=0)
-        for (shade, marker), label in zip(looks, coloured, strict=False):
+        axis.scatter(*points[others].T, s=6, color=GREY, alpha=0.3, linewidth=0)
+        for number, label in enumerate(coloured):
             chosen = points[labels == label]
-            axis.scatter(*chosen.T, s=11, color=shade, marker=marker, alpha=0.8, linewidth=0, label=class_names[label])
+            shade, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]  # 7 and 8: 56 pairs
+            axis.scatter(*chosen.T, s=12, color=shade, marker=marker, alpha=0.8, linewidth=0)
         axis.set(xticks=[], yticks=[], title=title)
         axis.set_box_aspect(1)
-        for spine in axis.spines.values():
-            spine.set_color("#bbbbbb")
-    handles, names = axis.get_legend_handles_labels()
+        axis.spines[:].set_color("#bbbbbb")
+    others_handle, *handles = axes.flat[0].collections
+    names = [shorten(class_names[label], _LEGEND_CHARACTERS) for label in coloured]
+    if len(coloured) < len(np.unique(labels)):
+        handles, names = [*handles, others_handle], [*names, "other classes"]
     figure.legend(handles, names, loc="outside right center", handletextpad=0.1)
     return figure
 
 
 def plot_confusion(confusion: Integers, class_names: Sequence[str]) -> Figure:
-    """Share of every class's images that was taken for which class; counts where they fit."""
+    """Share of every class's images that was taken for which class; names and counts where they fit, else places."""
     classes = len(class_names)
     named = classes <= _NAMED
-    side = min(PAGE, max(COLUMN, 0.28 * classes + 1.0)) if named else PAGE
-    figure = new_figure(side, side * 0.86)
+    names = [shorten(name, 24) for name in class_names]
+    beside = 0.065 * max(map(len, names)) if named else 0.3  # what the names take
+    cells = min(0.3 * classes, PAGE - 1.6 - beside) if named else PAGE - 2.2
+    cells = max(cells, COLUMN - 1.6 - beside, 1.2)
+    figure = new_figure(cells + beside + 1.4, cells + beside + 0.5)
     axis = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     if named:
-        axis.set_xticks(range(classes), class_names, rotation=90 if max(map(len, class_names)) > 3 else 0)
-        axis.set_yticks(range(classes), class_names)
+        axis.set_xticks(range(classes), names, rotation=90 if max(map(len, names)) > 3 else 0)
+        axis.set_yticks(range(classes), names)
+        size = min(SMALL, 72 * cells / classes / 2.4)  # three digits in a cell
         for row, column in zip(*np.nonzero(confusion), strict=True):
-            dark = shares[row, column] > 0.55
-            shade = "white" if dark else "black"
-            axis.text(column, row, confusion[row, column], ha="center", va="center", fontsize="x-small", color=shade)
-    axis.set(xlabel="predicted class", ylabel="true class")
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
+            shade = "white" if shares[row, column] > 0.55 else "black"
+            axis.text(column, row, confusion[row, column], ha="center", va="center", fontsize=size, color=shade)
+    where = "" if named else ", by number from 0"
+    axis.set(xlabel=f"predicted class{where}", ylabel=f"true class{where}")
+    axis.tick_params(length=0 if named else 2)
+    axis.spines[:].set_visible(not named)
     bar = figure.colorbar(drawn, ax=axis, fraction=0.045, pad=0.02, label="share of the true class", format=percent())
     bar.outline.set_visible(False)
     return figure
 
 
 def plot_images(images: Sequence[Array], captions: Sequence[str], columns: int = 6) -> Figure:
-    """Images in a grid, each with its caption: (height, width, 3), 0 to 1."""
+    """Images in a grid, each with its caption of two lines: (height, width, 3), 0 to 1."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     cell = PAGE / 6
-    figure = new_figure(cell * columns, (cell + 0.16) * rows)
+    figure = new_figure(cell * columns, (cell + 0.3) * rows)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -90,6 +107,8 @@ def plot_images(images: Sequence[Array], captions: Sequence[str], columns: int =
 
 def plot_reliability(reliability: Reliability) -> Figure:
     """Accuracy by confidence, with 95 % intervals (Wilson), and how many images have which confidence."""
+    from matplotlib.patches import Patch
+
     figure = new_figure(COLUMN, COLUMN * 1.12)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
     counts = reliability.counts
@@ -98,16 +117,19 @@ def plot_reliability(reliability: Reliability) -> Figure:
     width, centres = 0.94 * edges[1], ((edges[1:] + edges[:-1]) / 2)[filled]
     accuracy, confidence = reliability.accuracy[filled], reliability.confidence[filled]
     low, high = _wilson(accuracy, counts[filled])
-    gap = dict(color="none", edgecolor=COLOURS[1], hatch="////", linewidth=0.6)
-    top.bar(centres, accuracy, width, color=COLOURS[0], alpha=0.8, label="accuracy")
-    top.bar(centres, confidence - accuracy, width, bottom=accuracy, label="gap to confidence", **gap)
+    gap: Any = dict(facecolor="none", edgecolor=COLOURS[1], hatch="////", linewidth=0.6)
+    many = counts[filled] >= _FEW
+    for bins, alpha in ((many, 0.8), (~many, 0.25)):
+        top.bar(centres[bins], accuracy[bins], width, color=COLOURS[0], alpha=alpha, linewidth=0)
+        top.bar(centres[bins], (confidence - accuracy)[bins], width, bottom=accuracy[bins], alpha=min(1, 2 * alpha), **gap)
+    entries = [Patch(color=COLOURS[0], alpha=0.8, label="accuracy"), Patch(label="gap to confidence", **gap)]
     interval = (accuracy - low, high - accuracy)
     top.errorbar(centres, accuracy, interval, fmt="none", color="black", capsize=1.5, linewidth=0.7, clip_on=False)
-    top.plot([0, 1], [0, 1], color=BASE, linestyle="--", linewidth=0.8)
+    top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=0.8)
     top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    top.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, ncols=2)
-    figure.suptitle(f"expected calibration error {reliability.expected_calibration_error:.1%}", fontsize="medium")
-    bottom.bar(centres, counts[filled] / counts.sum(), width, color=BASE)
+    top.legend(handles=entries, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, ncols=2)
+    figure.suptitle(f"expected calibration error {reliability.expected_calibration_error:.1%}")
+    bottom.bar(centres, counts[filled] / counts.sum(), width, color=GREY)
     bottom.set(xlabel="confidence", ylabel="images")
     bottom.xaxis.set_major_formatter(percent())
     for axis in (top, bottom):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,23 +15,25 @@ from svp.inspection.gate_figures import plot_activation, plot_scales
 from svp.inspection.page import Page
 from svp.inspection.predictions import Predictions
 from svp.inspection.score_figures import plot_confusion, plot_features, plot_images, plot_reliability
+from svp.plotting import Look, shorten
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 _PAIRS = 10
+_CAPTION_CHARACTERS = 17
 
 
-def add_activation(page: Page, models: Mapping[str, Activation]) -> None:
+def add_activation(page: Page, models: Mapping[str, Activation], looks: Mapping[str, Look]) -> None:
     """How far are the gates opened along the sequence? The base model first."""
     for direction, title in (("both", "mean of both scans"), ("forward", "forward scan"), ("backward", "backward scan")):
         page.add_figure(
             f"activation-{direction}",
             f"Gates along the sequence, {title}",
             "Update and forget gate at every image token, means over channels, states, layers and images; bands are 95 % "
-            "intervals of the mean over images. Right, the change relative to the base model, thick for the four quarters of "
-            "the sequence, with their 95 % intervals.",
-            plot_activation(models, direction),
+            "intervals of the mean over images. Middle, the change relative to the base model; right, the same in the four "
+            "quarters of the sequence and in all of it, with 95 % intervals.",
+            plot_activation(models, looks, direction),
         )
     (_, base), *tuned = models.items()
     rows: list[list[str]] = []
@@ -41,14 +44,21 @@ def add_activation(page: Page, models: Mapping[str, Activation]) -> None:
             reference = base.of(gate)
             change = relative_change(reference, model.of(gate), [*quarters(reference.shape[1]), slice(None)])
             cells = zip(change.mean, change.half_width, strict=True)
-            rows.append([f"{name}, {gate}", *(f"{mean:+.2%} ± {half:.2%}" for mean, half in cells)])
+            rows.append([f"{name}, {gate}", *(_change(mean, half) for mean, half in cells)])
             numbers[name][gate] = {"change": change.mean.tolist(), "half_width": change.half_width.tolist()}
     page.add_table(
         ["", "1st quarter", "2nd quarter", "3rd quarter", "4th quarter", "all"],
         rows,
-        "Change of the gates relative to the base model by quarter of the sequence, mean of both scans, with 95 % intervals",
+        "Change of the gates relative to the base model, in %, by quarter of the sequence; mean of both scans, 95 % intervals",
     )
     page.add_numbers({"relative_change_by_quarter_and_all": numbers})
+
+
+def _change(mean: float, half_width: float) -> str:
+    """A relative change in percent, to two digits of its interval."""
+    half = 100 * half_width
+    decimals = min(5, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 2
+    return f"{100 * mean:+z.{decimals}f} ± {half:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def add_scales(page: Page, models: Mapping[str, Activation]) -> None:
@@ -57,7 +67,8 @@ def add_scales(page: Page, models: Mapping[str, Activation]) -> None:
         page.add_figure(
             f"prompts-{number}",
             f"Prompts of {name} by layer",
-            "Left, size of alpha (inner prompts) and beta (cross prompts): mean, 10th and 90th percentile over channels. "
+            "Left, size of alpha (inner prompts) and beta (cross prompts): mean and the range from the 10th to the 90th "
+            "percentile over channels. "
             "Middle, norm of a prompt relative to that of its token; right, share of both kinds: means over tokens "
             "and images.",
             plot_scales(model.prompts),
@@ -74,7 +85,11 @@ def add_features(page: Page, features: Mapping[str, Array], labels: Integers, cl
     separable = 1 < len(np.unique(labels)) < len(labels)
     for name, values in features.items():
         silhouettes[name] = float(silhouette_score(values, labels)) if separable else None
-        title = name if silhouettes[name] is None else f"{name}, silhouette {silhouettes[name]:.2f}"
+        title = (
+            name
+            if silhouettes[name] is None
+            else f"{name}\nsilhouette {silhouettes[name]:z.2f}".replace("-0.", "\N{MINUS SIGN}0.")
+        )
         perplexity = min(30.0, (len(values) - 1) / 3)
         embedded[title] = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(values)
     page.add_figure(
@@ -105,7 +120,8 @@ def add_confusion(page: Page, predicted: Predictions, class_names: Sequence[str]
     ]
     if rows:
         page.add_table(["", "images", "of"], rows, "Classes that are mixed up most often")
-    page.add_numbers({"top1": predicted.top1, "images": len(predicted.labels), "confusion": confusion.tolist()})
+    numbers = {"top1": predicted.top1, "images": len(predicted.labels), "classes": list(class_names)}
+    page.add_numbers(numbers | {"confusion": confusion.tolist()})
 
 
 def add_mistakes(
@@ -116,13 +132,20 @@ def add_mistakes(
         page.add_text("No image is taken for another class.")
         return
     true, said, confidence = predicted.labels[worst], predicted.guesses[worst], predicted.confidence[worst]
-    captions = [f"{class_names[t]} → {class_names[s]}  {c:.0%}" for t, s, c in zip(true, said, confidence, strict=True)]
+    names = [shorten(name, _CAPTION_CHARACTERS) for name in class_names]
+    captions = [_caption(names[t], names[s], c) for t, s, c in zip(true, said, confidence, strict=True)]
     page.add_figure(
         "mistakes",
         "Surest mistakes",
         "Wrong images that the model was surest of: true class → what the model says, and how sure it is.",
         plot_images(images, captions),
     )
+
+
+def _caption(true: str, said: str, confidence: float) -> str:
+    """In one line if it is short."""
+    line = f"{true} → {said} {confidence:.0%}"
+    return line if len(line) <= _CAPTION_CHARACTERS + 5 else line.replace(" → ", " →\n")
 
 
 def add_reliability(page: Page, predicted: Predictions) -> None:
@@ -132,7 +155,7 @@ def add_reliability(page: Page, predicted: Predictions) -> None:
         "reliability",
         "Reliability",
         "Accuracy of the images in every bin of confidence with 95 % intervals, and the gap to their mean confidence; below, "
-        "the share of images in the bin.",
+        "the share of images in the bin. Bins of fewer than ten images are pale.",
         plot_reliability(reliability),
     )
     numbers = {name: values.tolist() for name, values in asdict(reliability).items()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from svp.paths import write_atomically
+from svp.plotting import BASE, PAGE, looks, new_figure, open_axis, percent, save, style
 from svp.terminal import make_console, make_table
 
 if TYPE_CHECKING:
@@ -76,49 +76,45 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def plot_curves(rows: Sequence[dict[str, Any]], best_epoch: int, path: Path, title: str) -> None:
-    """Loss over the epochs, and accuracy where a split was scored after each, as a PNG.
+def plot_curves(rows: Sequence[dict[str, Any]], best_epoch: int, path: Path, title: str, method: str) -> None:
+    """Loss over the epochs, and accuracy where a split was scored after each, as PNG and PDF.
 
     Args:
         rows: As in ``metrics.jsonl``.
         best_epoch: The one that was kept, counted from 0.
-        path: The PNG.
+        path: Of both files, without their endings.
         title: How it was chosen.
+        method: What was trained.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    blue, orange = "#0072B2", "#D55E00"  # apart for colour-blind readers too
+    (look,) = looks([method])
     epochs = [row["epoch"] + 1 for row in rows]
     split = {"val": "validation"}.get(rows[0]["selection_split"], rows[0]["selection_split"])
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(fill(title, 120), fontsize="medium", parse_math=False)
-    loss, *others = figure.subplots(1, 2 if split else 1, squeeze=False)[0]
-    loss.plot(epochs, [row["train_loss"] for row in rows], color=blue, marker=".", label="training (augmented)")
-    loss.set(ylabel="loss")
-    for accuracy in others:
-        loss.plot(epochs, [row["selection_loss"] for row in rows], color=orange, marker=".", label=split)
-        accuracy.plot(epochs, [row["selection_top1"] for row in rows], color=orange, marker=".", label=f"{split} top-1")
-        best = rows[best_epoch]["selection_top1"]
-        accuracy.plot(
-            best_epoch + 1, best, "o", mfc="none", mec=orange, ms=10, label=f"chosen: epoch {best_epoch + 1}, {best:.1%}"
-        )
-        accuracy.set(ylabel="accuracy")
-        style_axis(accuracy, share=True)
-    style_axis(loss)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=144, format="png"))
+    with style():
+        figure = new_figure(PAGE, 2.6)
+        figure.suptitle(fill(title, 110), parse_math=False)
+        loss, *others = figure.subplots(1, 2 if split else 1, squeeze=False)[0]
+        training = [row["train_loss"] for row in rows]
+        loss.plot(epochs, training, color=BASE.colour, marker=BASE.marker, label="training (augmented)")
+        for accuracy in others:
+            curve = dict(color=look.colour, marker=look.marker)
+            loss.plot(epochs, [row["selection_loss"] for row in rows], label=split, **curve)
+            accuracy.plot(epochs, [row["selection_top1"] for row in rows], label=f"{split} top-1", **curve)
+            best = rows[best_epoch]["selection_top1"]
+            ring = dict(marker="o", mfc="none", mec=look.colour, ms=9, linestyle="none")
+            accuracy.plot(best_epoch + 1, best, label=f"chosen: epoch {best_epoch + 1}, {best:.1%}", **ring)
+            accuracy.set(ylabel="accuracy", ylim=(0, 1.02))
+            accuracy.yaxis.set_major_formatter(percent())
+        loss.set(ylabel="loss")
+        for axis in (loss, *others):
+            style_epochs(axis)
+        save(figure, path)
 
 
-def style_axis(axis: Axes, share: bool = False) -> None:
-    """The look of labelled curves over the epochs; a `share` is shown from 0 to 100 %."""
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+def style_epochs(axis: Axes) -> None:
+    """The look of labelled curves over the epochs."""
+    from matplotlib.ticker import MaxNLocator
 
+    open_axis(axis)
     axis.set_xlabel("epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", color="#777777", alpha=0.25, linewidth=0.6)
-    axis.legend(frameon=False)
-    if share:
-        axis.set_ylim(0, 1.02)
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.legend()

@@ -429,7 +429,7 @@ class _Trainer:
         )
         result = self._result(rows, best, scores, lost)
         if self.accelerator.is_main_process:
-            plot_curves(rows, best, self.directory.path / "curves.png", result["how_chosen"])
+            plot_curves(rows, best, self.directory.path / "curves", result["how_chosen"], result["method"])
             self.directory.write_result(result)
         self.accelerator.wait_for_everyone()
         self._print(result)

@@ -34,7 +34,7 @@ class RunDirectory:
 
     ``config.yaml`` everything resolved; ``splits.json`` which image is used for what; ``metrics.jsonl`` a line per epoch;
     ``adapter.safetensors`` and ``adapter.json`` the epoch that is kept; ``last/state.pt`` what a resumed run starts from;
-    ``result.json`` the outcome; ``curves.png``.
+    ``result.json`` the outcome; ``curves.png``, ``curves.pdf``.
     """
 
     path: Path

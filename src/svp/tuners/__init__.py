@@ -4,7 +4,16 @@ from svp.tuners.adapter import AdapterConfig, AdapterMethod
 from svp.tuners.adapter_files import AdapterInfo, load_adapter, read_adapter_info, save_adapter
 from svp.tuners.additional_scan import AdditionalScanConfig, AdditionalScanMethod
 from svp.tuners.affix import AffixConfig, AffixMethod
-from svp.tuners.base import Method, MethodConfig, get_methods, list_methods, make_methods, options_of, register_method
+from svp.tuners.base import (
+    Method,
+    MethodConfig,
+    get_methods,
+    list_methods,
+    make_methods,
+    method_title,
+    options_of,
+    register_method,
+)
 from svp.tuners.full import FullConfig, FullMethod
 from svp.tuners.linear import LinearConfig, LinearMethod
 from svp.tuners.lora import DoRAMethod, LoRAConfig, LoRAMethod, LoRAPartialConfig, LoRAPartialMethod
@@ -54,6 +63,7 @@ __all__ = [
     "load_adapter",
     "load_official",
     "make_methods",
+    "method_title",
     "options_of",
     "read_adapter_info",
     "register_method",

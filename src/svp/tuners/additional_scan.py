@@ -66,7 +66,7 @@ class MoreStates(nn.Module):
         nn.init.zeros_(self.x_proj.weight[num_states:])
 
 
-@register_method("additional_scan", AdditionalScanConfig)
+@register_method("additional_scan", AdditionalScanConfig, title="additional-scan")
 class AdditionalScanMethod(Method[AdditionalScanConfig]):
     """More states; they are found at ``model.additional_scan[layer][direction]``, direction 1 the backward one."""
 

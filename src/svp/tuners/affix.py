@@ -69,7 +69,7 @@ class _Drop:
         return self.layout.own(output)
 
 
-@register_method("affix", AffixConfig)
+@register_method("affix", AffixConfig, title="affix-tuning")
 class AffixMethod(Method[AffixConfig]):
     """Tokens that only the mixers see; they are found at ``model.affix.tokens``, (depth, num_tokens, embed_dim),
     where they stand at ``model.affix.layout``."""

@@ -36,6 +36,8 @@ class Method(ABC, Generic[ConfigT]):
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    """The name as papers write it."""
     config_class: ClassVar[type[MethodConfig]]
     default_lr: ClassVar[float]
     """Peak learning rate of AdamW at the default batch of 32; not scaled with the batch."""
@@ -68,8 +70,13 @@ _METHODS: dict[str, type[Method[Any]]] = {}
 MethodT = TypeVar("MethodT", bound=type[Method[Any]])
 
 
-def register_method(name: str, config_class: type[MethodConfig]) -> Callable[[MethodT], MethodT]:
+def register_method(name: str, config_class: type[MethodConfig], *, title: str | None = None) -> Callable[[MethodT], MethodT]:
     """Class decorator that makes a method available as ``svp.tune(model, name)`` and ``svp train --method name``.
+
+    Args:
+        name: What users type.
+        config_class: Its options.
+        title: What figures call it; the name if None.
 
     Raises:
         ValueError: The name is taken, or holds the "+" that joins names.
@@ -80,12 +87,20 @@ def register_method(name: str, config_class: type[MethodConfig]) -> Callable[[Me
             raise ValueError(f"a method named {name!r} is registered already: {_METHODS[name].__qualname__}")
         if "+" in name:
             raise ValueError(f"a method cannot be named {name!r}: '+' joins the names of methods")
-        method_class.name = name
+        method_class.name, method_class.title = name, title or name
         method_class.config_class = config_class
         _METHODS[name] = method_class
         return method_class
 
     return register
+
+
+def method_title(name: str) -> str:
+    """Methods as papers write them: "SVP + LoRA" for "svp+lora"; a name that is no method's is its own title."""
+    try:
+        return " + ".join(method_class.title for method_class in get_methods(name))
+    except ValueError:
+        return name
 
 
 def list_methods() -> list[str]:

@@ -19,7 +19,7 @@ class FullConfig(MethodConfig):
     """Full fine-tuning has no options."""
 
 
-@register_method("full", FullConfig)
+@register_method("full", FullConfig, title="full fine-tuning")
 class FullMethod(Method[FullConfig]):
     """Train everything."""
 

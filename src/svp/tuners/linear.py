@@ -19,7 +19,7 @@ class LinearConfig(MethodConfig):
     """The linear probe has no options."""
 
 
-@register_method("linear", LinearConfig)
+@register_method("linear", LinearConfig, title="linear probe")
 class LinearMethod(Method[LinearConfig]):
     """Train the head only."""
 

@@ -109,7 +109,7 @@ def _check_update(method: str, rank: int, alpha: float, dropout: float) -> None:
         raise ValueError(f"{method}: dropout is {dropout}, expected 0 <= dropout < 1")
 
 
-@register_method("lora", LoRAConfig)
+@register_method("lora", LoRAConfig, title="LoRA")
 class LoRAMethod(Method[LoRAConfig]):
     """PEFT's LoRA layers stand in the place of the maps."""
 
@@ -162,7 +162,7 @@ class LoRAMethod(Method[LoRAConfig]):
         return paths
 
 
-@register_method("dora", LoRAConfig)
+@register_method("dora", LoRAConfig, title="DoRA")
 class DoRAMethod(LoRAMethod):
     """PEFT's DoRA layers stand in the place of the maps."""
 
@@ -208,7 +208,7 @@ class LowRankSlices(nn.Module):
             self.base_layer.weight[part] += self.scale * B @ A
 
 
-@register_method("lora_partial", LoRAPartialConfig)
+@register_method("lora_partial", LoRAPartialConfig, title="partial LoRA")
 class LoRAPartialMethod(Method[LoRAPartialConfig]):
     """``LowRankSlices`` stand in the place of the projections."""
 

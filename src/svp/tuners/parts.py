@@ -57,7 +57,7 @@ class PartConfig(MethodConfig):
     """No options."""
 
 
-@register_method("bitfit", PartConfig)
+@register_method("bitfit", PartConfig, title="BitFit")
 class BitFitMethod(PartMethod[PartConfig]):
     """Train every bias."""
 
@@ -67,7 +67,7 @@ class BitFitMethod(PartMethod[PartConfig]):
         return [name for name, _ in model.named_parameters() if name.endswith(".bias")]
 
 
-@register_method("norm", PartConfig)
+@register_method("norm", PartConfig, title="norms")
 class NormMethod(PartMethod[PartConfig]):
     """Train the norms: weights, and in a ViT their biases."""
 
@@ -93,7 +93,7 @@ class PartialConfig(MethodConfig):
             raise ValueError(f"partial: blocks is {self.blocks}, expected 1 or more")
 
 
-@register_method("partial", PartialConfig)
+@register_method("partial", PartialConfig, title="last blocks")
 class PartialMethod(PartMethod[PartialConfig]):
     """Train the last blocks and the final norm."""
 
@@ -125,7 +125,7 @@ class DMethod(PartMethod[PartConfig]):
         return _of_mixers(model, "D", "D_b")
 
 
-@register_method("conv1d", PartConfig)
+@register_method("conv1d", PartConfig, title="convolutions")
 class Conv1dMethod(PartMethod[PartConfig]):
     """Train the filters of both directions."""
 
@@ -133,7 +133,7 @@ class Conv1dMethod(PartMethod[PartConfig]):
         return _of_mixers(model, "conv1d.weight", "conv1d_b.weight")
 
 
-@register_method("cls_token", PartConfig)
+@register_method("cls_token", PartConfig, title="class token")
 class ClsTokenMethod(PartMethod[PartConfig]):
     """Train the class token."""
 
@@ -143,7 +143,7 @@ class ClsTokenMethod(PartMethod[PartConfig]):
         return ["cls_token"]
 
 
-@register_method("pos_embed", PartConfig)
+@register_method("pos_embed", PartConfig, title="position embedding")
 class PosEmbedMethod(PartMethod[PartConfig]):
     """Train the position embedding; the model's input size is fixed as long as it does."""
 

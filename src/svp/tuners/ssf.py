@@ -88,7 +88,7 @@ class ScaledConv1d(nn.Module):
         return functional_call(self.base_layer, {"weight": weight, "bias": bias}, (x,))
 
 
-@register_method("ssf", SSFConfig)
+@register_method("ssf", SSFConfig, title="SSF")
 class SSFMethod(Method[SSFConfig]):
     """Scale and shift behind every map; they are found at ``model.ssf``, below the path of their map in the model."""
 

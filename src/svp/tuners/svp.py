@@ -221,7 +221,7 @@ def _weigh_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (simam(images), *rest)
 
 
-@register_method("svp", SVPConfig)
+@register_method("svp", SVPConfig, title="SVP")
 class SVPMethod(Method[SVPConfig]):
     """Selective Visual Prompting; the prompters are found at ``model.svp``."""
 

@@ -76,7 +76,7 @@ class _FrameImages:
         return (self.frame(images), *rest)
 
 
-@register_method("vp", VPConfig)
+@register_method("vp", VPConfig, title="VP")
 class VPMethod(Method[VPConfig]):
     """A learned frame around every image; it is found at ``model.vp``."""
 

@@ -146,7 +146,7 @@ class VPTMethod(Method[VPTConfig]):
         return tuner.add("vpt", prompts)
 
 
-@register_method("vpt_shallow", VPTConfig)
+@register_method("vpt_shallow", VPTConfig, title="VPT-shallow")
 class VPTShallowMethod(VPTMethod):
     """Prompts join at the first block and go through all."""
 
@@ -154,7 +154,7 @@ class VPTShallowMethod(VPTMethod):
         return 1
 
 
-@register_method("vpt_deep", VPTConfig)
+@register_method("vpt_deep", VPTConfig, title="VPT-deep")
 class VPTDeepMethod(VPTMethod):
     """Every block has prompts of its own."""
 

@@ -91,9 +91,9 @@ def test_full_fine_tuning_takes_the_memory_of_a_whole_model(small_runs: list[Pat
     assert full.num_bytes == 4 * full.num_trainable
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_twenty_threads_get_the_numbers_of_one(workbench: Workbench, small_runs: list[Path], images: list[Path]) -> None:
     """Classes, and gates, which hook into the models, of adapters in turn."""
-    assert torch.get_num_threads() == 2
     others = [method for method in OPTIONS if method != "svp"]
     jobs = [(path, "svp" if n % 2 else others[n // 2 % len(others)]) for n, path in enumerate(images)]
     fresh = Workbench(small_runs, "cpu")  # whose gates are not recorded yet
@@ -112,6 +112,7 @@ def test_twenty_threads_get_the_numbers_of_one(workbench: Workbench, small_runs:
             np.testing.assert_allclose(many_map, one_map, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("method", ["plain", "lora"])
 def test_kernels_run_in_twenty_threads_at_once(method: str) -> None:
     """One model, no lock, two threads in every kernel: the fused scan, and the single ones that LoRA on its inputs needs."""
@@ -124,7 +125,6 @@ def test_kernels_run_in_twenty_threads_at_once(method: str) -> None:
     def run(x: Tensor) -> Tensor:
         return model(x)
 
-    assert torch.get_num_threads() == 2
     expected = [run(x) for x in batches]
     with ThreadPoolExecutor(20) as pool:
         for found, alone in zip(pool.map(run, batches), expected, strict=True):

@@ -27,10 +27,13 @@ def add_prompts_reference(hidden: Tensor, prompts: Prompts) -> Tensor:
     hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
     if not prompts.terms:
         return hidden
-    total: Tensor | int = 0
-    for pre_activation, scale in prompts.terms:
-        prompt = F.silu(pre_activation.to(hidden.dtype))
-        total = total + (prompt if scale is None else scale * prompt)
+    first, *rest = (_prompt(*prompt, dtype=hidden.dtype) for prompt in prompts.terms)
+    total = sum(rest, first)
     if prompts.prompted is not None:
         total = torch.where(prompts.prompted[:, None], total, 0)
     return hidden + total
+
+
+def _prompt(pre_activation: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    prompt = F.silu(pre_activation.to(dtype))
+    return prompt if scale is None else scale * prompt

@@ -49,14 +49,14 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 MAY_IMPORT = {
     "ops": {"ops"},
     "models": {"ops", "models", "paths"},
-    "tuners": {"models", "tuners", "paths"},
+    "tuners": {"ops", "models", "tuners", "paths"},
     "data": {"data", "paths"},
     "training": {"models", "tuners", "data", "training", "paths", "plotting", "terminal"},
     "export": {"ops", "models", "tuners", "data", "training", "export", "paths"},
     "bench": {"bench", "ops", "models", "tuners", "training", "paths", "plotting", "terminal"},
     "inspection": {"models", "tuners", "data", "training", "inspection", "paths", "plotting", "terminal"},
     "app": {"models", "tuners", "data", "training", "inspection", "plotting", "app"},
-    "studies": {"models", "tuners", "data", "training", "studies", "paths", "plotting", "terminal"},
+    "studies": {"models", "tuners", "data", "training", "studies", "paths", "plotting", "process", "terminal"},
 }
 
 

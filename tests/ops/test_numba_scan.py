@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from svp.ops import selective_scan, use_backend
 from svp.ops.selective_scan import cpu_numba, library
-from tests.ops.numba_helpers import assert_close
+from tests.ops.numba_helpers import TOLERANCES, assert_close
 
 NAMES = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
 SEQUENCES = ("x", "dt", "B", "C", "z")
@@ -87,12 +87,18 @@ def run(
 
 def check(given_arguments: dict[str, Tensor | None], reverse: bool, needed: Iterable[str] = NAMES) -> None:
     dtype = given_arguments["x"].dtype  # type: ignore[union-attr]
-    truth = run("reference", given_arguments, reverse, needed)
+    truth = run("reference", given_arguments, reverse)
     actual = run("numba", given_arguments, reverse, needed)
-    assert actual.keys() == truth.keys()
+    assert actual.keys() == {name for name in truth if name.removeprefix("gradient of ") in {*needed, "y", "last state"}}
     assert actual["y"].dtype == dtype
     for name, value in actual.items():
-        assert_close(value, truth[name], name)
+        assert_close(value, truth[name], name, _tolerance_of_a_sum(truth) if name == "gradient of dt_bias" else None)
+
+
+def _tolerance_of_a_sum(truth: dict[str, Tensor]) -> float:
+    """For the gradient of dt_bias, the sum of that of dt over tokens: its terms may be hundreds of times as large as it is."""
+    terms, total = truth["gradient of dt"].abs().sum((0, 1)).max(), truth["gradient of dt_bias"].abs().max()
+    return TOLERANCES[torch.float32] * ((1 + terms) / (1 + total)).item()
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])

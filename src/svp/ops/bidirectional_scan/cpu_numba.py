@@ -35,6 +35,7 @@ from svp.ops.selective_scan.cpu_numba import chunk_states, chunk_states_kept, ch
 from svp.ops.simd import INLINED, LOG2_E, OPTIONS, broadcast, empty, fma, load, sigmoid, softplus, splat, store
 from svp.ops.threads import run_kernel
 
+_CONV_CHUNK = 32  # tokens
 _CHUNK = 64  # tokens of the forward pass
 _KEPT_VECTORS = 4096  # states of a chunk of the backward pass
 _TILE_VECTORS = 1024  # of a tile, 64 kB: the backward pass keeps six of them in the L2 cache
@@ -92,44 +93,44 @@ def _through_silu(grad, a):
 
 @njit(**INLINED)
 def _conv_backward_item(
-    item, tiles, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
+    item, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
 ):
-    """Gradient of x from those of both convolved inputs, of one tile of an image; the first half of every row of `grad_x`.
+    """Gradient of x from those of both convolved inputs, of one chunk of tokens; the first half of every row of `grad_x`.
 
-    Those of the taps, and of the bias behind them, are kept per image: (batch, d_conv + 1, d_inner).
+    Those of the taps, and of the bias behind them, are kept per chunk: (items, d_conv + 1, d_inner).
     """
     length, channels, width = grad_forward.shape[1], grad_forward.shape[2], grad_x.shape[2]
-    image, tile = item // tiles, item % tiles
-    first, last = tile * (channels // LANES) // tiles, (tile + 1) * (channels // LANES) // tiles
+    image, chunk = item // chunks, item % chunks
+    first, last = chunk * length // chunks, (chunk + 1) * length // chunks
     margin = d_conv - 1
-    padded = length + 2 * margin  # tokens of a block, zeros on either side
-    of_a, of_a_b = empty((last - first) * padded * LANES), empty((last - first) * padded * LANES)
+    # gradients in front of the SiLU, 0 beyond the sequence: of_a begins at token `first`, of_a_b `margin` tokens before
+    of_a, of_a_b = empty((last - first + margin) * channels), empty((last - first + margin) * channels)
     of_a[:] = _ZERO
     of_a_b[:] = _ZERO
-    for t in range(length):
-        for block in range(first, last):
-            channel = block * LANES
+    for t in range(max(first - margin, 0), min(last + margin, length)):
+        for channel in range(0, channels, LANES):
             a, a_b = _filtered(image, t, length, d_conv, channel, x, forward, backward)
-            at, in_tile = (image * length + t) * channels + channel, ((block - first) * padded + margin + t) * LANES
-            store(of_a, in_tile, _through_silu(load(grad_forward, at), a))
-            store(of_a_b, in_tile, _through_silu(load(grad_backward, at), a_b))
-    for t in range(length):
-        for block in range(first, last):
+            at = (image * length + t) * channels + channel
+            if t >= first:
+                store(of_a, (t - first) * channels + channel, _through_silu(load(grad_forward, at), a))
+            if t < last:
+                store(of_a_b, (t - first + margin) * channels + channel, _through_silu(load(grad_backward, at), a_b))
+    for t in range(first, last):
+        for channel in range(0, channels, LANES):
             # token t was seen by tap k of the forward filter at t + margin - k, of the backward one at t - margin + k
-            channel, in_tile = block * LANES, ((block - first) * padded + margin + t) * LANES
             total = splat(_ZERO)
             for k in range(d_conv):
-                at = k * channels + channel
-                total = fma(load(forward.conv, at), load(of_a, in_tile + (margin - k) * LANES), total)
-                total = fma(load(backward.conv, at), load(of_a_b, in_tile - (margin - k) * LANES), total)
+                tap = k * channels + channel
+                total = fma(load(forward.conv, tap), load(of_a, (t - first + margin - k) * channels + channel), total)
+                total = fma(load(backward.conv, tap), load(of_a_b, (t - first + k) * channels + channel), total)
             store(grad_x, (image * length + t) * width + channel, total)
     if need_weights:
-        for block in range(first, last):
-            channel, start = block * LANES, ((block - first) * padded + margin) * LANES
+        for channel in range(0, channels, LANES):
             for k in range(d_conv + 1):
                 total, total_b = splat(_ZERO), splat(_ZERO)
-                for t in range(length):
-                    of_t, of_t_b = load(of_a, start + t * LANES), load(of_a_b, start + t * LANES)
+                for t in range(first, last):
+                    of_t = load(of_a, (t - first) * channels + channel)
+                    of_t_b = load(of_a_b, (t - first + margin) * channels + channel)
                     before, behind = t - margin + k, t + margin - k
                     if k == d_conv:
                         total, total_b = total + of_t, total_b + of_t_b
@@ -138,7 +139,7 @@ def _conv_backward_item(
                             total = fma(of_t, load(x.data, image * x.image + before * x.token + channel), total)
                         if behind < length:
                             total_b = fma(of_t_b, load(x.data, image * x.image + behind * x.token + channel), total_b)
-                at = (image * (d_conv + 1) + k) * channels + channel
+                at = (item * (d_conv + 1) + k) * channels + channel
                 store(grad_taps, at, total)
                 store(grad_taps_b, at, total_b)
 
@@ -157,22 +158,22 @@ def _conv_parallel(items, chunks, d_conv, x, forward, backward, x_forward, x_bac
 
 @njit(**OPTIONS)
 def _conv_backward_serial(
-    items, tiles, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
+    items, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
 ):
     for item in range(items):
         _conv_backward_item(
-            item, tiles, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
+            item, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
             grad_x, grad_taps, grad_taps_b,
         )  # fmt: skip
 
 
 @njit(parallel=True, **OPTIONS)
 def _conv_backward_parallel(
-    items, tiles, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
+    items, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
 ):
     for item in prange(items):
         _conv_backward_item(
-            item, tiles, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
+            item, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
             grad_x, grad_taps, grad_taps_b,
         )  # fmt: skip
 
@@ -452,12 +453,12 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
     batch, length, d_inner = call.inner
     d_state = weights[5].shape[1]
     padded_states = math.ceil(d_state / LANES) * LANES
-    kept = batch if need_weights else 0  # gradients of weights per image
+    kept = batch if need_weights else 0  # gradients of weights per image, those of the convolution per chunk
     grad_xz = torch.empty(batch, length, 2 * d_inner, dtype=call.dtype)
     grad_x, grad_raw = ([torch.empty(call.inner, dtype=call.dtype) for _ in range(2)] for _ in range(2))
     grad_BC = [[torch.zeros(call.items, length, padded_states) for _ in range(2)] for _ in range(2)]
     grad_AD = [[torch.empty(kept, d_inner // LANES, d_state, LANES), torch.empty(kept, d_inner)] for _ in range(2)]
-    grad_taps = [torch.empty(kept, call.d_conv + 1, d_inner) for _ in range(2)]
+    grad_taps = [torch.empty(kept * call.chunks, call.d_conv + 1, d_inner) for _ in range(2)]
     run_kernel(
         _backward_parallel,
         _backward_serial,
@@ -481,8 +482,8 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
     run_kernel(
         _conv_backward_parallel,
         _conv_backward_serial,
-        batch * call.tiles,
-        call.tiles,
+        batch * call.chunks,
+        call.chunks,
         call.d_conv,
         call.x,
         *call.kernel_weights,
@@ -524,14 +525,13 @@ class _Call:
         self.groups = groups_per_image(batch, blocks)
         self.items = batch * self.groups
         self.tile = max(1, min(_TILE_VECTORS // length, blocks // self.groups))
-        self.tiles = math.ceil(blocks / self.tile)
+        self.chunks = math.ceil(length / _CONV_CHUNK)
         self.convolved = [torch.empty(self.inner, dtype=self.dtype) for _ in range(2)]
-        chunks = math.ceil(length / _CHUNK)
         run_kernel(
             _conv_parallel,
             _conv_serial,
-            batch * chunks,
-            chunks,
+            batch * self.chunks,
+            self.chunks,
             self.d_conv,
             self.x,
             *self.kernel_weights,

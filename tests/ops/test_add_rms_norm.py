@@ -70,13 +70,16 @@ def run(backend: str, tensors: Case, needed: set[str] | None = None, dtype: torc
 def check(backend: str, tensors: Case, needed: set[str] | None = None, dtype: torch.dtype | None = None) -> None:
     exact = {name: t if t.dtype == torch.bool else t.double() for name, t in tensors.items()}
     truth = run("reference", exact, needed)
+    # the norm divides the rounding of the sum by its rms, which the few channels of a narrow token can make tiny
+    amplified = max(1.0, 0.25 / (truth["total"].square().mean(-1) + 1e-5).sqrt().min().item())
     for name, value in run(backend, tensors, needed, dtype).items():
         source = tensors.get(name.removeprefix("grad "))
         expected = torch.float32 if name == "total" else dtype or tensors["weight"].dtype if name == "normed" else source.dtype
         assert value.dtype == expected, name
         # Triton's interpreter cuts bfloat16 off where a GPU rounds it
         cut_off = backend == "triton" and value.dtype == torch.bfloat16
-        assert_close(value, truth[name], name, 2 * TOLERANCES[value.dtype] if cut_off else None)
+        tolerance = TOLERANCES[value.dtype] * (2 if cut_off else 1)
+        assert_close(value, truth[name], name, tolerance * (1 if name == "total" else amplified))
 
 
 @pytest.mark.parametrize("backend", KERNELS)
@@ -102,6 +105,7 @@ def test_equals_reference(backend: str, prompts: int, residual: bool, dtype: tor
 def test_equals_reference_anywhere(
     batch: int, length: int, d_model: int, prompts: int, residual: bool, without: set[str], needed: set[str]
 ) -> None:
+    torch.manual_seed(0)  # the same numbers when hypothesis tries the case again
     tensors = {k: t for k, t in case(batch, length, d_model, prompts, residual).items() if k not in without}
     check("numba", tensors, needed & tensors.keys() or {"hidden"})
 
@@ -112,6 +116,7 @@ def test_equals_reference_anywhere(
 def test_triton_equals_reference_anywhere(
     batch: int, length: int, d_model: int, prompts: int, residual: bool, frozen: bool
 ) -> None:
+    torch.manual_seed(0)
     tensors = case(batch, length, d_model, prompts, residual)
     check("triton", tensors, tensors.keys() - {"prompted", "weight"} if frozen else None)
 

@@ -229,6 +229,13 @@ def empty(size):
     return space[skipped : skipped + size]
 
 
+@njit(**OPTIONS)
+def clear(array):
+    """Zeros everywhere in an array of whole vectors; an assignment would be compiled as a parallel loop of its own."""
+    for at in range(0, array.size, LANES):
+        store(array, at, splat(np.float32(0)))
+
+
 LOG2_E = np.float32(1.4426950408889634)
 
 _ZERO, _ONE = np.float32(0), np.float32(1)

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from svp.ops.rows import LANES, Rows, flat, numpy_view, rows
 from svp.ops.selective_scan.cpu_numba import chunk_states, chunk_states_kept, chunk_sweep, groups_per_image, to_blocks
-from svp.ops.simd import INLINED, LOG2_E, OPTIONS, broadcast, empty, fma, load, sigmoid, softplus, splat, store
+from svp.ops.simd import INLINED, LOG2_E, OPTIONS, broadcast, clear, empty, fma, load, sigmoid, softplus, splat, store
 from svp.ops.threads import run_kernel
 
 _CONV_CHUNK = 32  # tokens
@@ -105,8 +105,8 @@ def _conv_backward_item(
     margin = d_conv - 1
     # gradients in front of the SiLU, 0 beyond the sequence: of_a begins at token `first`, of_a_b `margin` tokens before
     of_a, of_a_b = empty((last - first + margin) * channels), empty((last - first + margin) * channels)
-    of_a[:] = _ZERO
-    of_a_b[:] = _ZERO
+    clear(of_a)
+    clear(of_a_b)
     for t in range(max(first - margin, 0), min(last + margin, length)):
         for channel in range(0, channels, LANES):
             a, a_b = _filtered(image, t, length, d_conv, channel, x, forward, backward)
@@ -181,7 +181,7 @@ def _conv_backward_parallel(
 # scan -------------------------------------------------------------------------------------------------------------------
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _fill_tile(image, first, last, x, tile):
     """tile (block, length, 16) of the blocks from `first` to `last` - 1 of x (batch, length, channels)"""
     length, channels = x.shape[1], x.shape[2]
@@ -218,7 +218,7 @@ def _raw_steps(count, image, token, direction, block, p, weights, raw):
         store(raw, i * LANES, a)
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _chunk_steps(count, image, token, direction, block, x, at, p, weights, step, step_x):
     """step[i] and step[i] * x[i] of `count` tokens from `token` on; `at` is where the block begins in the tile `x`."""
     _raw_steps(count, image, token, direction, block, p, weights, step)
@@ -235,12 +235,12 @@ def _B_and_C(p, weights):
     return Rows(p.data[dt_rank:], p.image, p.token), Rows(p.data[dt_rank + d_state :], p.image, p.token)
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _direction(image, block, length, direction, x, at, p, weights, y, h, step, step_x, sums):
     """Adds the output of one direction of one block of channels to the tile `y`."""
     d_state, skip = weights.decay_rate.shape[1], load(weights.D, block * LANES)
     B, C = _B_and_C(p, weights)
-    h[:] = _ZERO
+    clear(h)
     for start in range(0, length, _CHUNK):
         count = min(_CHUNK, length - start)
         token = start if direction == 1 else length - 1 - start
@@ -267,7 +267,7 @@ def _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backw
         last = min(first + tile, end)
         _fill_tile(image, first, last, x_forward, x)
         _fill_tile(image, first, last, x_backward, x_b)
-        y[:] = _ZERO
+        clear(y)
         for block in range(first, last):
             at = (block - first) * length * LANES
             _direction(image, block, length, 1, x, at, p, forward, y, h, step, step_x, sums)
@@ -291,7 +291,7 @@ def _scan_parallel(items, groups, tile, x_forward, x_backward, p, p_b, forward, 
         _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out)
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _direction_backward(
     item, image, block, length, chunk, direction, x, at, p, weights, grad_y, y, need_weights,
     step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A, products_B, products_C,
@@ -307,7 +307,7 @@ def _direction_backward(
     first = 0 if direction == 1 else length - 1
     chunks = (length + chunk - 1) // chunk
     skip = load(weights.D, channel)
-    starts[0] = _ZERO
+    clear(starts[0])
     for c in range(chunks - 1):
         token = first + direction * c * chunk
         _chunk_steps(chunk, image, token, direction, block, x, at, p, weights, step, step_x)
@@ -316,8 +316,8 @@ def _direction_backward(
         chunk_states(
             chunk, image, token, direction, channel, d_state, weights.decay_rate, B, C, step, step_x, starts[c + 1], sums
         )
-    grad_h[:] = _ZERO
-    of_A[:] = _ZERO
+    clear(grad_h)
+    clear(of_A)
     total_D = splat(_ZERO)
     for c in range(chunks - 1, -1, -1):
         count = min(chunk, length - c * chunk)
@@ -370,8 +370,8 @@ def _backward_item(
     grad_h, of_A = empty(d_state * LANES), empty(d_state * LANES)
     padded_states = grad_BC[0].shape[2]
     products_B, products_C = empty(padded_states * LANES), empty(padded_states * LANES)
-    products_B[:] = _ZERO
-    products_C[:] = _ZERO
+    clear(products_B)
+    clear(products_C)
     size = tile * length * LANES
     x, x_b, y, grad_y, of_raw, of_raw_b = empty(size), empty(size), empty(size), empty(size), empty(size), empty(size)
     half = splat(_HALF)
@@ -380,7 +380,7 @@ def _backward_item(
         last = min(first + tile, end)
         _fill_tile(image, first, last, x_forward, x)
         _fill_tile(image, first, last, x_backward, x_b)
-        y[:] = _ZERO
+        clear(y)
         for t in range(length):
             for block in range(first, last):
                 gate = load(z.data, image * z.image + t * z.token + block * LANES)

@@ -8,7 +8,7 @@ With s = 1 / sqrt(mean(r^2) + eps), gn and gr the gradients of the norm and of r
     gscale = sum over tokens of g SiLU(a)           gw = sum over tokens of gn r s
 
 Sums over tokens are kept per item and the host adds them up. Where everything that is as wide as `hidden` is bfloat16, the
-kernels read and write its bits; the dtype decides what is compiled.
+kernels read and write that.
 """
 
 from __future__ import annotations
@@ -17,82 +17,17 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from numba import njit, prange, types
-from numba.extending import overload
+from numba import njit, prange
 from torch import Tensor
 
-from svp.ops.rows import LANES, Rows, flat, pad_channels, rows
+from svp.ops.rows import LANES, flat, numpy_view, pad_channels, rows
 from svp.ops.simd import INLINED, OPTIONS, empty, fma, load, sigmoid, splat, store
 from svp.ops.threads import run_kernel
 
 _TOKENS = 64  # of an item
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_HALF_WORD, _LOW, _NO_SIGN, _INF, _QUIET = (np.uint32(n) for n in (16, 0x7FFF, 0x7FFFFFFF, 0x7F800000, 0x40))
-
-
-# rows of float32 and of bfloat16 ----------------------------------------------------------------------------------------
-
-
-@njit(**OPTIONS)
-def _new_space(channels):
-    """Place for a token in float32, and the same as bits."""
-    space = empty(channels)
-    return space, space.view(np.uint32)
-
-
-def _open(data, at, channels, space):
-    """The array, and the offset in it, where the token at `at` is found in float32."""
-    raise NotImplementedError
-
-
-def _place(data, at, space):
-    """Where a token is to be written in float32, so that ``_close`` can bring it to `at`."""
-    raise NotImplementedError
-
-
-def _close(data, at, channels, space):
-    raise NotImplementedError
-
-
-@overload(_open)
-def _(data, at, channels, space):
-    if data.dtype == types.float32:
-        return lambda data, at, channels, space: (data, at)
-
-    def widen(data, at, channels, space):
-        values, bits = space
-        halves = data[at : at + channels]  # offsets from zero: else the loop, looking for negative ones, is not vectorised
-        for i in range(channels):
-            bits[i] = np.uint32(halves[i]) << _HALF_WORD
-        return values, 0
-
-    return widen
-
-
-@overload(_place)
-def _(data, at, space):
-    if data.dtype == types.float32:
-        return lambda data, at, space: (data, at)
-    return lambda data, at, space: (space[0], 0)
-
-
-@overload(_close)
-def _(data, at, channels, space):
-    if data.dtype == types.float32:
-        return lambda data, at, channels, space: None
-
-    def round_to_nearest_even(data, at, channels, space):
-        bits, halves = space[1], data[at : at + channels]
-        for i in range(channels):
-            word = bits[i]
-            half = np.uint32(word >> _HALF_WORD)
-            rounded = np.uint32(np.uint32(word + _LOW) + (half & np.uint32(1))) >> _HALF_WORD
-            halves[i] = np.uint16(half | _QUIET if word & _NO_SIGN > _INF else rounded)
-
-    return round_to_nearest_even
 
 
 @njit(**dict(OPTIONS, forceinline=True))
@@ -114,35 +49,30 @@ def _forward_item(
     """`tokens` (batch, length); `width` without the padding of channels; `count` prompts, `scales` (count, channels)."""
     channels = weight.size
     batch, length = tokens
-    space_h, space_1, space_2 = _new_space(channels), _new_space(channels), _new_space(channels)
     lanes = empty(LANES)
     for token in range(item * _TOKENS, min((item + 1) * _TOKENS, batch * length)):
         image, t = token // length, token % length
         out = token * channels
-        h, at_h = _open(hidden.data, image * hidden.image + t * hidden.token, channels, space_h)
-        at_r = image * residual.image + t * residual.token
+        at_h, at_r = image * hidden.image + t * hidden.token, image * residual.image + t * residual.token
         prompts = count if count > 0 and prompted[t] else 0
         # without a prompt hidden is passed in its place, and not looked at
-        p_1, at_1 = _open(first.data, image * first.image + t * first.token, channels if prompts > 0 else 0, space_1)
-        p_2, at_2 = _open(second.data, image * second.image + t * second.token, channels if prompts > 1 else 0, space_2)
+        at_1, at_2 = image * first.image + t * first.token, image * second.image + t * second.token
         squares = splat(_ZERO)
         for channel in range(0, channels, LANES):
-            value = load(h, at_h + channel)
+            value = load(hidden.data, at_h + channel)
             if prompts > 0:
-                a = load(p_1, at_1 + channel)
+                a = load(first.data, at_1 + channel)
                 value = fma(load(scales, channel), a * sigmoid(a), value)
             if prompts > 1:
-                a = load(p_2, at_2 + channel)
+                a = load(second.data, at_2 + channel)
                 value = fma(load(scales, channels + channel), a * sigmoid(a), value)
             if has_residual:
                 value = value + load(residual.data, at_r + channel)
             store(total, out + channel, value)
             squares = fma(value, value, squares)
         inverse = splat(_ONE / np.sqrt(_sum_of_lanes(squares, lanes) / np.float32(width) + eps))
-        n, at_n = _place(normed, out, space_h)
         for channel in range(0, channels, LANES):
-            store(n, at_n + channel, load(total, out + channel) * inverse * load(weight, channel))
-        _close(normed, out, channels, space_h)
+            store(normed, out + channel, load(total, out + channel) * inverse * load(weight, channel))
 
 
 @njit(**OPTIONS)
@@ -175,7 +105,6 @@ def _backward_item(
     """Sums over the tokens of the item go to its row of grad_weight, (items, channels), and grad_scales, twice as wide."""
     channels = weight.size
     batch, length = tokens
-    space_n, space_1, space_2 = _new_space(channels), _new_space(channels), _new_space(channels)
     lanes = empty(LANES)
     of_weight, of_first = item * channels, 2 * item * channels
     of_second = of_first + channels
@@ -190,54 +119,46 @@ def _backward_item(
         image, t = token // length, token % length
         out = token * channels
         at_t = image * grad_total.image + t * grad_total.token
-        at_r = image * total.image + t * total.token
-        gn, at_n = _open(grad_normed.data, image * grad_normed.image + t * grad_normed.token, channels, space_n)
+        at_r, at_n = image * total.image + t * total.token, image * grad_normed.image + t * grad_normed.token
         prompts = count if count > 0 and prompted[t] else 0
-        p_1, at_1 = _open(first.data, image * first.image + t * first.token, channels if prompts > 0 else 0, space_1)
-        p_2, at_2 = _open(second.data, image * second.image + t * second.token, channels if prompts > 1 else 0, space_2)
+        at_1, at_2 = image * first.image + t * first.token, image * second.image + t * second.token
         squares, products = zero, zero
         for channel in range(0, channels, LANES):
             r = load(total.data, at_r + channel)
             squares = fma(r, r, squares)
-            products = fma(load(gn, at_n + channel) * load(weight, channel), r, products)
+            products = fma(load(grad_normed.data, at_n + channel) * load(weight, channel), r, products)
         inverse = _ONE / np.sqrt(_sum_of_lanes(squares, lanes) / np.float32(width) + eps)
         shared = splat(-_sum_of_lanes(products, lanes) * inverse * inverse * inverse / np.float32(width))
         scaled = splat(inverse)
-        if need_activations:
-            g_1, at_g1 = _place(grad_first, out, space_1)
-            g_2, at_g2 = _place(grad_second, out, space_2)
         for channel in range(0, channels, LANES):
             r = load(total.data, at_r + channel)
-            n = load(gn, at_n + channel) * scaled
+            n = load(grad_normed.data, at_n + channel) * scaled
             g = fma(shared, r, fma(n, load(weight, channel), load(grad_total.data, at_t + channel)))
             if need_total:
                 store(grad, out + channel, g)
             if need_weight:
                 store(grad_weight, of_weight + channel, fma(n, r, load(grad_weight, of_weight + channel)))
             if prompts > 0:
-                a = load(p_1, at_1 + channel)
+                a = load(first.data, at_1 + channel)
                 s = sigmoid(a)
                 silu = a * s
                 if need_scales:
                     store(grad_scales, of_first + channel, fma(g, silu, load(grad_scales, of_first + channel)))
                 if need_activations:
-                    store(g_1, at_g1 + channel, g * load(scales, channel) * fma(silu, one - s, s))
+                    store(grad_first, out + channel, g * load(scales, channel) * fma(silu, one - s, s))
             if prompts > 1:
-                a = load(p_2, at_2 + channel)
+                a = load(second.data, at_2 + channel)
                 s = sigmoid(a)
                 silu = a * s
                 if need_scales:
                     store(grad_scales, of_second + channel, fma(g, silu, load(grad_scales, of_second + channel)))
                 if need_activations:
-                    store(g_2, at_g2 + channel, g * load(scales, channels + channel) * fma(silu, one - s, s))
-        if need_activations:
-            if prompts == 0:  # of `count`
-                for channel in range(0, channels, LANES):
-                    store(g_1, at_g1 + channel, zero)
-                    if count > 1:
-                        store(g_2, at_g2 + channel, zero)
-            _close(grad_first, out, channels, space_1)
-            _close(grad_second, out, channels if count > 1 else 0, space_2)
+                    store(grad_second, out + channel, g * load(scales, channels + channel) * fma(silu, one - s, s))
+        if need_activations and prompts == 0:  # of `count`
+            for channel in range(0, channels, LANES):
+                store(grad_first, out + channel, zero)
+                if count > 1:
+                    store(grad_second, out + channel, zero)
 
 
 @njit(**OPTIONS)
@@ -281,9 +202,9 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """r and n of ``svp.ops.add_rms_norm``."""
     batch, length, width = hidden.shape
-    half = _all_bfloat16(dtype, hidden, *pre_activations)
-    total, normed = _new_rows(hidden, torch.float32), _new_rows(hidden, torch.bfloat16 if half else torch.float32)
-    stream = _rows(hidden, half)
+    stream_dtype = _stream_dtype(dtype, hidden, *pre_activations)
+    total, normed = _new_rows(hidden, torch.float32), _new_rows(hidden, stream_dtype)
+    stream = rows(pad_channels(hidden), stream_dtype)
     items = math.ceil(batch * length / _TOKENS)
     run_kernel(
         _forward_parallel,
@@ -295,10 +216,10 @@ def forward(
         stream,
         rows(pad_channels(total if residual is None else residual)),
         residual is not None,
-        *_prompts(pre_activations, scales, prompted, stream, half),
+        *_prompts(pre_activations, scales, prompted, stream, stream_dtype),
         flat(pad_channels(weight)),
-        _bits(total),
-        _bits(normed),
+        numpy_view(total),
+        numpy_view(normed),
     )
     return _trim(total, width), _trim(normed, width).to(dtype)
 
@@ -319,13 +240,12 @@ def backward(
     count = len(pre_activations)
     need_total, need_weight = needed[:2]
     need_activations, need_scales = any(needed[2 : 2 + count]), any(needed[2 + count :])
-    half = _all_bfloat16(grad_normed.dtype, *pre_activations)
-    of_normed = _rows(grad_normed, half)
+    stream_dtype = _stream_dtype(grad_normed.dtype, *pre_activations)
+    of_normed = rows(pad_channels(grad_normed), stream_dtype)
     items = math.ceil(batch * length / _TOKENS)
     channels = width + -width % LANES
     nothing = total.new_empty(0)
     grad = _new_rows(total, torch.float32) if need_total else nothing
-    stream_dtype = torch.bfloat16 if half else torch.float32
     grad_activations = [
         _new_rows(total, stream_dtype) if need_activations and i < count else nothing.to(stream_dtype) for i in range(2)
     ]
@@ -341,13 +261,13 @@ def backward(
         rows(pad_channels(grad_total)),
         of_normed,
         rows(pad_channels(total)),
-        *_prompts(pre_activations, scales, prompted, of_normed, half),
+        *_prompts(pre_activations, scales, prompted, of_normed, stream_dtype),
         flat(pad_channels(weight)),
         need_total,
         need_weight,
         need_activations,
         need_scales,
-        *(_bits(t) for t in (grad, *grad_activations, grad_weight, grad_scales)),
+        *(numpy_view(t.view(-1)) for t in (grad, *grad_activations, grad_weight, grad_scales)),
     )
     grads: list[Tensor] = [_trim(grad, width)] if need_total else []
     if need_weight:
@@ -359,8 +279,10 @@ def backward(
     return grads
 
 
-def _all_bfloat16(dtype: torch.dtype, *tensors: Tensor) -> bool:
-    return all(d == torch.bfloat16 for d in (dtype, *(t.dtype for t in tensors)))
+def _stream_dtype(dtype: torch.dtype, *tensors: Tensor) -> torch.dtype:
+    """In which the kernels read and write what is as wide as `hidden`."""
+    half = all(d == torch.bfloat16 for d in (dtype, *(t.dtype for t in tensors)))
+    return torch.bfloat16 if half else torch.float32
 
 
 def _new_rows(like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -368,32 +290,18 @@ def _new_rows(like: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty(batch, length, width + -width % LANES, dtype=dtype)
 
 
-def _bits(t: Tensor) -> npt.NDArray[Any]:
-    """The memory of a contiguous tensor: float32, or bfloat16 as uint16."""
-    return t.view(-1).view(torch.int16).numpy().view(np.uint16) if t.dtype == torch.bfloat16 else t.view(-1).numpy()
-
-
-def _rows(t: Tensor, half: bool) -> Any:
-    """``rows`` of `t` with padded channels, or the same of its bits."""
-    t = pad_channels(t)
-    if not half:
-        return rows(t)
-    t = t if t.stride(2) == 1 else t.contiguous()
-    image, token, _ = t.stride()
-    span = (t.shape[0] - 1) * image + (t.shape[1] - 1) * token + t.shape[2] if t.numel() else 0
-    return Rows(_bits(t.as_strided((span,), (1,))), image, token)
-
-
-def _prompts(pre_activations: list[Tensor], scales: list[Tensor], prompted: Tensor | None, none: Any, half: bool) -> Any:
+def _prompts(
+    pre_activations: list[Tensor], scales: list[Tensor], prompted: Tensor | None, none: Any, dtype: torch.dtype
+) -> Any:
     """The kernels' arguments from `count` to `prompted`; `none` stands where a prompt is missing."""
-    given = [_rows(a, half) for a in pre_activations]
+    given = [rows(pad_channels(a), dtype) for a in pre_activations]
     packed = (
         F.pad(torch.stack([s.detach().float() for s in scales]), (0, -scales[0].shape[0] % LANES))
         if scales
         else torch.empty(0)
     )
     mask = np.empty(0, np.bool_) if prompted is None else prompted.contiguous().numpy()
-    return len(given), *[*given, none, none][:2], _bits(packed), mask
+    return len(given), *[*given, none, none][:2], packed.view(-1).numpy(), mask
 
 
 def _trim(t: Tensor, width: int) -> Tensor:

@@ -20,10 +20,11 @@ from svp.ops import Direction
 from svp.ops.bidirectional_scan import cpu_numba as kernels
 from svp.ops.bidirectional_scan.cpu_numba import _chunk_steps, chunk_states, chunk_states_kept, chunk_sweep
 from svp.ops.rows import LANES, Rows, rows
-from svp.ops.simd import OPTIONS
+from svp.ops.simd import OPTIONS, fma, load, store
 from svp.process import prepare
 
 LENGTH, CHUNK, D_STATE, DT_RANK, D_CONV = 197, 64, 16, 24, 4
+PEAK_CHAINS, PEAK_ROUNDS = 12, 200_000
 
 
 @njit(**dict(OPTIONS, cache=False))
@@ -43,6 +44,20 @@ def _parts(part, blocks, x, p, B, C, weights, scratch, states, decays, of_BC, pr
                 CHUNK, 0, 0, 1, block * LANES, 0, weights.decay_rate, B, C, step, step_x, states, decays, grad_y,
                 False, True, 0, grad_h, grad_step, grad_step_x, h, of_BC[0], of_BC[1], products[0], products[1],
             )  # fmt: skip
+
+
+@njit(**dict(OPTIONS, cache=False))
+def _peak(x):
+    """Twelve independent chains of multiplications and additions, in registers."""
+    factor, term = load(x, 0), load(x, LANES)
+    a, b, c, d, e, f = (term, term, term, term, term, term)
+    g, h, i, j, k, m = (factor, factor, factor, factor, factor, factor)
+    for _ in range(PEAK_ROUNDS):
+        a, b, c = fma(a, factor, term), fma(b, factor, term), fma(c, factor, term)
+        d, e, f = fma(d, factor, term), fma(e, factor, term), fma(f, factor, term)
+        g, h, i = fma(g, factor, term), fma(h, factor, term), fma(i, factor, term)
+        j, k, m = fma(j, factor, term), fma(k, factor, term), fma(m, factor, term)
+    store(x, 2 * LANES, a + b + c + d + e + f + g + h + i + j + k + m)
 
 
 def best_seconds(function: Callable[[], object], rounds: int = 15) -> float:
@@ -87,6 +102,11 @@ def main() -> None:
     of_BC = tuple(np.zeros((1, CHUNK, D_STATE), np.float32) for _ in range(2))
     products = tuple(np.zeros(D_STATE * LANES, np.float32) for _ in range(2))
     x = noise(CHUNK * LANES)
+    print(f"{'vector instructions':22s} {PEAK_CHAINS * PEAK_ROUNDS / best_seconds(partial(_peak, x)) / 1e9:6.2f} billion/s")
+    for dtype in (torch.float32, torch.bfloat16):
+        square = torch.randn(2048, 2048).to(dtype)
+        seconds = best_seconds(partial(torch.mm, square, square))
+        print(f"{'products, ' + str(dtype).removeprefix('torch.'):22s} {2 * 2048**3 / seconds / 1e9:6.0f} GFLOP/s")
     for part, name in enumerate(("step sizes", "states", "states, kept", "sweep back")):
         run = partial(_parts, part, blocks, x, projected, B, C, weights, scratch, states, decays, of_BC, products)
         seconds = best_seconds(run)

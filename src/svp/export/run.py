@@ -17,6 +17,7 @@ from svp.export.program import trace
 from svp.models import Backbone
 from svp.paths import write_atomically
 from svp.training import RunDirectory, RunError
+from svp.training.use import class_names
 from svp.tuners import AdapterInfo, load_adapter
 
 _FORMATS: dict[str, Any] = {"onnx": onnx_file, "torch": torch_file}
@@ -114,5 +115,5 @@ def _metadata(info: AdapterInfo, inputs: InputConfig) -> dict[str, str]:
         "std": inputs.std,
     }
     model = {"svp": svp, "backbone": info.backbone.name, "method": info.method, "options": info.options}
-    values = {"class_names": info.class_names, "preprocessing": preprocessing, "model": model}
+    values = {"class_names": class_names(info), "preprocessing": preprocessing, "model": model}
     return {name: json.dumps(value) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""A study on a Ray cluster of two CPUs, one of whose processes is killed in the middle."""
+"""Studies and searches on a Ray cluster of two CPUs; of the study one process is killed in the middle."""
 
 from __future__ import annotations
 
@@ -6,23 +6,35 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from svp.studies import make_study, run_study
+from svp.studies import make_search, make_study, run_search, run_study
 from svp.studies.tables import accuracy_table
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 
-@pytest.mark.slow
-def test_a_killed_worker_does_not_keep_the_table_from_completing(
-    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a cluster that lasts as long as the test."""
+    from ray.cluster_utils import Cluster
+
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        yield cluster.address
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_does_not_keep_the_table_from_completing(values: dict[str, Any], tmp_path: Path, cluster: str) -> None:
     values["settings"]["epochs"] = 3
     values["methods"] = {"linear": {"lr": 0.01}}
     values["seeds"] = [0, 1]
@@ -31,24 +43,28 @@ def test_a_killed_worker_does_not_keep_the_table_from_completing(
     def kill_one() -> None:
         while not list((tmp_path / "study").glob("runs/*/metrics.jsonl")):
             time.sleep(0.02)
-        processes = [p for p in psutil.Process().children(recursive=True) if "_execute_on_ray" in p.name()]
+        processes = [p for p in psutil.Process().children(recursive=True) if "execute" in p.name()]
         killed.append(processes[0].pid)
         os.kill(processes[0].pid, signal.SIGKILL)
 
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    try:
-        killer = threading.Thread(target=kill_one, daemon=True)
-        killer.start()
-        outcomes = []
-        comparison = run_study(
-            make_study(values), tmp_path / "study", ray=cluster.address, report=lambda job, failure: outcomes.append(failure)
-        )
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    outcomes = []
+    comparison = run_study(
+        make_study(values), tmp_path / "study", ray=cluster, report=lambda job, failure: outcomes.append(failure)
+    )
     assert killed
     assert outcomes == [None] * 2
     assert comparison.is_complete
     assert "±" in accuracy_table(comparison).rows[0][1]
+
+
+@pytest.mark.slow
+def test_a_search_shares_the_journal(values: dict[str, Any], tmp_path: Path, cluster: str) -> None:
+    part = {name: values[name] for name in ("name", "settings", "data")}
+    search = make_search(part | {"space": {"lr": {"low": 1e-3, "high": 0.1, "log": True}}, "trials": 3})
+    trials = run_search(search, tmp_path / "search", ray=cluster)
+    assert [trial.state for trial in trials] == ["complete"] * 3
+    assert len({trial.point["lr"] for trial in trials}) == 3
+    assert trials[0].top1 == max(trial.top1 or 0 for trial in trials)
+    assert run_search(search, tmp_path / "search", ray="nowhere") == trials  # nothing is left to do

@@ -79,7 +79,6 @@ def test_command_line(search: dict[str, Any], tmp_path: Path, capsys: pytest.Cap
     assert f"best       {out}" in text
     assert "test top-1" not in text
     assert "complete" in (out / "search.md").read_text()
-    assert main(["study", "sensitivity", str(file), "--out", str(out), "--ray", "auto"]) == 2
 
 
 def test_the_figure_is_an_image(search: dict[str, Any], tmp_path: Path) -> None:

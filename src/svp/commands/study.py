@@ -70,9 +70,7 @@ def _run(study: Study | Search, out: str | None, workers: int | None, ray: str |
     folder = Path(out or f"runs/{study.name}")
     try:
         if isinstance(study, Search):
-            if ray is not None:
-                raise UsageError("a search does not run on Ray; start it on several machines with the same --out")
-            return 0 if search_and_show(study, folder, workers or 1) else 1
+            return 0 if search_and_show(study, folder, workers or 1, ray) else 1
         return 0 if run_and_show(study, folder, workers or 1, ray) else 1
     except KeyboardInterrupt:
         print("\nsvp study: interrupted; the same command goes on", file=sys.stderr)

@@ -48,11 +48,11 @@ def run_and_show(study: Study, folder: Path, workers: int = 1, ray: str | None =
     return comparison.is_complete and not comparison.failed
 
 
-def search_and_show(search: Search, folder: Path, workers: int = 1) -> bool:
+def search_and_show(search: Search, folder: Path, workers: int = 1, ray: str | None = None) -> bool:
     """Run a search, print its trials and the best of them, write them; returns whether one reached the end."""
     console = make_console()
     console.print(f"{search.name}: {search.trials} trials of {', '.join(search.space)} on {search.data}, in {folder}\n")
-    trials = run_search(search, folder, workers)
+    trials = run_search(search, folder, workers, ray)
     table = search_table(search, trials)
     console.print()
     console.print(_as_rich(replace(table, rows=table.rows[:10])))

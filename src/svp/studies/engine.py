@@ -10,12 +10,13 @@ import multiprocessing
 import os
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -23,6 +24,9 @@ from svp.paths import write_atomically
 from svp.process import prepare
 from svp.studies.study import Job
 from svp.training import train
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Outcome = tuple[Job, str | None]
 """A job that ended, and why it failed if it did."""
@@ -160,7 +164,12 @@ def _prepare_worker(threads: int, gpu: str | None) -> None:
 # Ray ----------------------------------------------------------------------------------------------------------------------
 
 
-def _on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
+def call_on_ray(function: Callable[[T], R], arguments: Iterable[T], address: str) -> Iterator[tuple[T, R | Exception]]:
+    """``function(argument)`` for each, as tasks of a Ray cluster; yields argument and outcome as they end.
+
+    A task takes one CPU, and one GPU where the cluster has any. Ray starts one whose process or machine died once more, three
+    times at most; then its outcome is the error.
+    """
     try:
         import ray
     except ImportError as error:
@@ -170,23 +179,29 @@ def _on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(address=address, log_to_driver=False)
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+
+    def run(argument: T) -> R:
+        prepare()
+        torch.set_num_threads(1)
+        return function(argument)
+
     gpus = 1 if resources.get("GPU") else 0
-    # Ray starts a run whose process or machine died once more, where it goes on from its last epoch
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_execute_on_ray)
-    running = {remote.remote(job): job for job in map(_with_absolute_path, jobs)}
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(run).options(name=function.__name__)
+    running = {task.remote(argument): argument for argument in arguments}
     while running:
         (done,), _ = ray.wait(list(running), num_returns=1)
-        job = running.pop(done)
+        argument = running.pop(done)
         try:
-            outcome = ray.get(done)
+            yield argument, ray.get(done)
         except ray.exceptions.RayError as error:
-            outcome = _failed(job, f"{type(error).__name__}: {' '.join(str(error).split())}")
+            yield argument, error
+
+
+def _on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
+    for job, outcome in call_on_ray(execute, [_with_absolute_path(job) for job in jobs], address):
+        if isinstance(outcome, Exception):
+            outcome = _failed(job, f"{type(outcome).__name__}: {' '.join(str(outcome).split())}")
         yield job, outcome
-
-
-def _execute_on_ray(job: Job) -> str | None:
-    torch.set_num_threads(1)
-    return execute(job)
 
 
 def _with_absolute_path(job: Job) -> Job:

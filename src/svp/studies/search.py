@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svp.studies.engine import logged, start_worker, terminate
+from svp.studies.engine import call_on_ray, logged, start_worker, terminate
 from svp.studies.study import Cell, Job, make_study
 from svp.studies.variants import point_settings
 from svp.training import ConfigError, make_config, train
@@ -139,19 +139,30 @@ def _space(values: Any) -> dict[str, Range | tuple[Any, ...]]:
     return space
 
 
-def run_search(search: Search, folder: str | Path, workers: int = 1) -> list[Trial]:
+def run_search(search: Search, folder: str | Path, workers: int = 1, ray: str | None = None) -> list[Trial]:
     """Run trials until the folder's journal holds as many as asked for; returns all of it, the best first.
 
     A line is printed per trial. A search that was killed goes on, but for the trials that were running.
 
+    Args:
+        search: What to search.
+        folder: Of the journal and the trials.
+        workers: Processes that take part.
+        ray: Address of a Ray cluster whose CPUs or GPUs take part instead, see ``run_jobs``.
+
     Raises:
-        RuntimeError: Optuna is not installed.
+        RuntimeError: Optuna, or Ray, is not installed.
+        ConnectionError: There is no cluster at the address.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     study = _open_journal(search, folder, seed=search.seed)
-    if _ended(study) < search.trials:
-        if workers == 1:
+    if (missing := search.trials - _ended(study)) > 0:
+        if ray is not None:
+            turns = [_Turn(search, folder.resolve(), first=i == 0 and missing == search.trials) for i in range(missing)]
+            for _, outcome in call_on_ray(_take_turn, turns, ray):
+                print(f"a trial was lost: {outcome}" if isinstance(outcome, Exception) else outcome, flush=True)
+        elif workers == 1:
             _take_part(search, folder, 0)
         else:
             pools = [start_worker(number, workers) for number in range(workers)]
@@ -195,13 +206,39 @@ def _take_part(search: Search, folder: Path, number: int) -> None:
         study = _open_journal(search, folder, seed=search.seed)  # the others must not propose the same
 
     def report(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        done = _as_trial(search, folder, trial)
-        score = "" if done.top1 is None else f" validation top-1 {done.top1:.2%},"
-        print(f"[{_ended(study)}/{search.trials}] {describe(done.point)}:{score} {done.state}", flush=True)
+        print(_line(search, folder, study, trial), flush=True)
         if _ended(study) >= search.trials:
             study.stop()
 
     study.optimize(lambda trial: _objective(trial, search, folder), callbacks=[report], catch=(Exception,))
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """To run one trial; the `first` of a search proposes by its seed, the others must not propose the same."""
+
+    search: Search
+    folder: Path
+    first: bool
+
+
+def _take_turn(turn: _Turn) -> str:
+    study = _open_journal(turn.search, turn.folder, seed=turn.search.seed if turn.first else None)
+    lines: list[str] = []
+
+    def report(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        lines.append(_line(turn.search, turn.folder, study, trial))
+
+    study.optimize(
+        lambda trial: _objective(trial, turn.search, turn.folder), n_trials=1, callbacks=[report], catch=(Exception,)
+    )
+    return lines[0]
+
+
+def _line(search: Search, folder: Path, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> str:
+    done = _as_trial(search, folder, trial)
+    score = "" if done.top1 is None else f" validation top-1 {done.top1:.2%},"
+    return f"[{_ended(study)}/{search.trials}] {describe(done.point)}:{score} {done.state}"
 
 
 def _objective(trial: optuna.Trial, search: Search, folder: Path) -> float:

@@ -255,7 +255,7 @@ class Scans(Dataset[Tensor]):
         return 2
 
     def __getitem__(self, index: int) -> Tensor:
-        torch.get_num_threads = lambda: 2  # a worker has 1; if asked for more, it needs threads of its own
+        torch.get_num_threads = lambda: 2  # a worker has 1; even if asked for more, no pool may start after a fork
         return selective_scan(**arguments(seed=index), backend="numba")  # type: ignore[arg-type]
 
 

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
+from numba import njit, prange
 from torch import Tensor
 
 from svp.ops.rows import LANES, flat, numpy_view, pad_channels, rows
-from svp.ops.simd import OPTIONS, empty, fma, load, sigmoid, splat, store
+from svp.ops.simd import INLINED, OPTIONS, empty, fma, load, sigmoid, splat, store
 from svp.ops.threads import run_kernel
 
 _TOKENS = 64  # of an item
@@ -42,103 +42,149 @@ def _sum_of_lanes(vector, space):
 # kernels ----------------------------------------------------------------------------------------------------------------
 
 
-@njit(**OPTIONS)
-def _forward(
-    items, tokens, width, eps, hidden, residual, has_residual, count, first, second, scales, prompted, weight, total, normed
+@njit(**INLINED)
+def _forward_item(
+    item, tokens, width, eps, hidden, residual, has_residual, count, first, second, scales, prompted, weight, total, normed
 ):
     """`tokens` (batch, length); `width` without the padding of channels; `count` prompts, `scales` (count, channels)."""
     channels = weight.size
     batch, length = tokens
     lanes = empty(LANES)
-    for item in range(items[0], items[1]):
-        for token in range(item * _TOKENS, min((item + 1) * _TOKENS, batch * length)):
-            image, t = token // length, token % length
-            out = token * channels
-            at_h, at_r = image * hidden.image + t * hidden.token, image * residual.image + t * residual.token
-            prompts = count if count > 0 and prompted[t] else 0
-            # without a prompt hidden is passed in its place, and not looked at
-            at_1, at_2 = image * first.image + t * first.token, image * second.image + t * second.token
-            squares = splat(_ZERO)
-            for channel in range(0, channels, LANES):
-                value = load(hidden.data, at_h + channel)
-                if prompts > 0:
-                    a = load(first.data, at_1 + channel)
-                    value = fma(load(scales, channel), a * sigmoid(a), value)
-                if prompts > 1:
-                    a = load(second.data, at_2 + channel)
-                    value = fma(load(scales, channels + channel), a * sigmoid(a), value)
-                if has_residual:
-                    value = value + load(residual.data, at_r + channel)
-                store(total, out + channel, value)
-                squares = fma(value, value, squares)
-            inverse = splat(_ONE / np.sqrt(_sum_of_lanes(squares, lanes) / np.float32(width) + eps))
-            for channel in range(0, channels, LANES):
-                store(normed, out + channel, load(total, out + channel) * inverse * load(weight, channel))
+    for token in range(item * _TOKENS, min((item + 1) * _TOKENS, batch * length)):
+        image, t = token // length, token % length
+        out = token * channels
+        at_h, at_r = image * hidden.image + t * hidden.token, image * residual.image + t * residual.token
+        prompts = count if count > 0 and prompted[t] else 0
+        # without a prompt hidden is passed in its place, and not looked at
+        at_1, at_2 = image * first.image + t * first.token, image * second.image + t * second.token
+        squares = splat(_ZERO)
+        for channel in range(0, channels, LANES):
+            value = load(hidden.data, at_h + channel)
+            if prompts > 0:
+                a = load(first.data, at_1 + channel)
+                value = fma(load(scales, channel), a * sigmoid(a), value)
+            if prompts > 1:
+                a = load(second.data, at_2 + channel)
+                value = fma(load(scales, channels + channel), a * sigmoid(a), value)
+            if has_residual:
+                value = value + load(residual.data, at_r + channel)
+            store(total, out + channel, value)
+            squares = fma(value, value, squares)
+        inverse = splat(_ONE / np.sqrt(_sum_of_lanes(squares, lanes) / np.float32(width) + eps))
+        for channel in range(0, channels, LANES):
+            store(normed, out + channel, load(total, out + channel) * inverse * load(weight, channel))
 
 
 @njit(**OPTIONS)
-def _backward(
-    items, tokens, width, eps, grad_total, grad_normed, total, count, first, second, scales, prompted, weight,
+def _forward_serial(
+    items, tokens, width, eps, hidden, residual, has_residual, count, first, second, scales, prompted, weight, total, normed
+):
+    for item in range(items):
+        _forward_item(
+            item, tokens, width, eps, hidden, residual, has_residual, count, first, second, scales, prompted, weight,
+            total, normed,
+        )  # fmt: skip
+
+
+@njit(parallel=True, **OPTIONS)
+def _forward_parallel(
+    items, tokens, width, eps, hidden, residual, has_residual, count, first, second, scales, prompted, weight, total, normed
+):
+    for item in prange(items):
+        _forward_item(
+            item, tokens, width, eps, hidden, residual, has_residual, count, first, second, scales, prompted, weight,
+            total, normed,
+        )  # fmt: skip
+
+
+@njit(**INLINED)
+def _backward_item(
+    item, tokens, width, eps, grad_total, grad_normed, total, count, first, second, scales, prompted, weight,
     need_total, need_weight, need_activations, need_scales, grad, grad_first, grad_second, grad_weight, grad_scales,
 ):  # fmt: skip
     """Sums over the tokens of the item go to its row of grad_weight, (items, channels), and grad_scales, twice as wide."""
     channels = weight.size
     batch, length = tokens
     lanes = empty(LANES)
+    of_weight, of_first = item * channels, 2 * item * channels
+    of_second = of_first + channels
     one, zero = splat(_ONE), splat(_ZERO)
-    for item in range(items[0], items[1]):
-        of_weight, of_first = item * channels, 2 * item * channels
-        of_second = of_first + channels
-        if need_weight:
+    if need_weight:
+        for channel in range(0, channels, LANES):
+            store(grad_weight, of_weight + channel, zero)
+    if need_scales:
+        for channel in range(0, 2 * channels, LANES):
+            store(grad_scales, of_first + channel, zero)
+    for token in range(item * _TOKENS, min((item + 1) * _TOKENS, batch * length)):
+        image, t = token // length, token % length
+        out = token * channels
+        at_t = image * grad_total.image + t * grad_total.token
+        at_r, at_n = image * total.image + t * total.token, image * grad_normed.image + t * grad_normed.token
+        prompts = count if count > 0 and prompted[t] else 0
+        at_1, at_2 = image * first.image + t * first.token, image * second.image + t * second.token
+        squares, products = zero, zero
+        for channel in range(0, channels, LANES):
+            r = load(total.data, at_r + channel)
+            squares = fma(r, r, squares)
+            products = fma(load(grad_normed.data, at_n + channel) * load(weight, channel), r, products)
+        inverse = _ONE / np.sqrt(_sum_of_lanes(squares, lanes) / np.float32(width) + eps)
+        shared = splat(-_sum_of_lanes(products, lanes) * inverse * inverse * inverse / np.float32(width))
+        scaled = splat(inverse)
+        for channel in range(0, channels, LANES):
+            r = load(total.data, at_r + channel)
+            n = load(grad_normed.data, at_n + channel) * scaled
+            g = fma(shared, r, fma(n, load(weight, channel), load(grad_total.data, at_t + channel)))
+            if need_total:
+                store(grad, out + channel, g)
+            if need_weight:
+                store(grad_weight, of_weight + channel, fma(n, r, load(grad_weight, of_weight + channel)))
+            if prompts > 0:
+                a = load(first.data, at_1 + channel)
+                s = sigmoid(a)
+                silu = a * s
+                if need_scales:
+                    store(grad_scales, of_first + channel, fma(g, silu, load(grad_scales, of_first + channel)))
+                if need_activations:
+                    store(grad_first, out + channel, g * load(scales, channel) * fma(silu, one - s, s))
+            if prompts > 1:
+                a = load(second.data, at_2 + channel)
+                s = sigmoid(a)
+                silu = a * s
+                if need_scales:
+                    store(grad_scales, of_second + channel, fma(g, silu, load(grad_scales, of_second + channel)))
+                if need_activations:
+                    store(grad_second, out + channel, g * load(scales, channels + channel) * fma(silu, one - s, s))
+        if need_activations and prompts == 0:  # of `count`
             for channel in range(0, channels, LANES):
-                store(grad_weight, of_weight + channel, zero)
-        if need_scales:
-            for channel in range(0, 2 * channels, LANES):
-                store(grad_scales, of_first + channel, zero)
-        for token in range(item * _TOKENS, min((item + 1) * _TOKENS, batch * length)):
-            image, t = token // length, token % length
-            out = token * channels
-            at_t = image * grad_total.image + t * grad_total.token
-            at_r, at_n = image * total.image + t * total.token, image * grad_normed.image + t * grad_normed.token
-            prompts = count if count > 0 and prompted[t] else 0
-            at_1, at_2 = image * first.image + t * first.token, image * second.image + t * second.token
-            squares, products = zero, zero
-            for channel in range(0, channels, LANES):
-                r = load(total.data, at_r + channel)
-                squares = fma(r, r, squares)
-                products = fma(load(grad_normed.data, at_n + channel) * load(weight, channel), r, products)
-            inverse = _ONE / np.sqrt(_sum_of_lanes(squares, lanes) / np.float32(width) + eps)
-            shared = splat(-_sum_of_lanes(products, lanes) * inverse * inverse * inverse / np.float32(width))
-            scaled = splat(inverse)
-            for channel in range(0, channels, LANES):
-                r = load(total.data, at_r + channel)
-                n = load(grad_normed.data, at_n + channel) * scaled
-                g = fma(shared, r, fma(n, load(weight, channel), load(grad_total.data, at_t + channel)))
-                if need_total:
-                    store(grad, out + channel, g)
-                if need_weight:
-                    store(grad_weight, of_weight + channel, fma(n, r, load(grad_weight, of_weight + channel)))
-                if prompts > 0:
-                    a = load(first.data, at_1 + channel)
-                    s = sigmoid(a)
-                    silu = a * s
-                    if need_scales:
-                        store(grad_scales, of_first + channel, fma(g, silu, load(grad_scales, of_first + channel)))
-                    if need_activations:
-                        store(grad_first, out + channel, g * load(scales, channel) * fma(silu, one - s, s))
-                if prompts > 1:
-                    a = load(second.data, at_2 + channel)
-                    s = sigmoid(a)
-                    silu = a * s
-                    if need_scales:
-                        store(grad_scales, of_second + channel, fma(g, silu, load(grad_scales, of_second + channel)))
-                    if need_activations:
-                        store(grad_second, out + channel, g * load(scales, channels + channel) * fma(silu, one - s, s))
-            if need_activations and prompts == 0:  # of `count`
-                for channel in range(0, channels, LANES):
-                    store(grad_first, out + channel, zero)
-                    if count > 1:
-                        store(grad_second, out + channel, zero)
+                store(grad_first, out + channel, zero)
+                if count > 1:
+                    store(grad_second, out + channel, zero)
+
+
+@njit(**OPTIONS)
+def _backward_serial(
+    items, tokens, width, eps, grad_total, grad_normed, total, count, first, second, scales, prompted, weight,
+    need_total, need_weight, need_activations, need_scales, grad, grad_first, grad_second, grad_weight, grad_scales,
+):  # fmt: skip
+    for item in range(items):
+        _backward_item(
+            item, tokens, width, eps, grad_total, grad_normed, total, count, first, second, scales, prompted, weight,
+            need_total, need_weight, need_activations, need_scales,
+            grad, grad_first, grad_second, grad_weight, grad_scales,
+        )  # fmt: skip
+
+
+@njit(parallel=True, **OPTIONS)
+def _backward_parallel(
+    items, tokens, width, eps, grad_total, grad_normed, total, count, first, second, scales, prompted, weight,
+    need_total, need_weight, need_activations, need_scales, grad, grad_first, grad_second, grad_weight, grad_scales,
+):  # fmt: skip
+    for item in prange(items):
+        _backward_item(
+            item, tokens, width, eps, grad_total, grad_normed, total, count, first, second, scales, prompted, weight,
+            need_total, need_weight, need_activations, need_scales,
+            grad, grad_first, grad_second, grad_weight, grad_scales,
+        )  # fmt: skip
 
 
 # from tensors to kernels ------------------------------------------------------------------------------------------------
@@ -161,7 +207,8 @@ def forward(
     stream = rows(pad_channels(hidden), stream_dtype)
     items = math.ceil(batch * length / _TOKENS)
     run_kernel(
-        _forward,
+        _forward_parallel,
+        _forward_serial,
         items,
         (batch, length),
         width,
@@ -205,7 +252,8 @@ def backward(
     grad_weight = torch.empty(items if need_weight else 0, channels)
     grad_scales = torch.empty(items if need_scales else 0, 2, channels)
     run_kernel(
-        _backward,
+        _backward_parallel,
+        _backward_serial,
         items,
         (batch, length),
         width,

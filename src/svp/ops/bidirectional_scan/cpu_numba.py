@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit
+from numba import njit, prange
 from torch import Tensor
 
 from svp.ops.rows import LANES, Rows, flat, numpy_view, rows
@@ -72,18 +72,17 @@ def _filtered(image, t, length, d_conv, channel, x, forward, backward):
     return a, a_b
 
 
-@njit(**OPTIONS)
-def _conv(items, chunks, d_conv, x, forward, backward, x_forward, x_backward):
+@njit(**INLINED)
+def _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward):
     """SiLU of both filters, of one chunk of tokens of an image."""
     length, channels = x_forward.shape[1], x_forward.shape[2]
-    for item in range(items[0], items[1]):
-        image, chunk = item // chunks, item % chunks
-        for t in range(chunk * length // chunks, (chunk + 1) * length // chunks):
-            for channel in range(0, channels, LANES):
-                a, a_b = _filtered(image, t, length, d_conv, channel, x, forward, backward)
-                at = (image * length + t) * channels + channel
-                store(x_forward, at, a * sigmoid(a))
-                store(x_backward, at, a_b * sigmoid(a_b))
+    image, chunk = item // chunks, item % chunks
+    for t in range(chunk * length // chunks, (chunk + 1) * length // chunks):
+        for channel in range(0, channels, LANES):
+            a, a_b = _filtered(image, t, length, d_conv, channel, x, forward, backward)
+            at = (image * length + t) * channels + channel
+            store(x_forward, at, a * sigmoid(a))
+            store(x_backward, at, a_b * sigmoid(a_b))
 
 
 @njit(**dict(OPTIONS, forceinline=True))
@@ -92,59 +91,91 @@ def _through_silu(grad, a):
     return grad * (slope * fma(a, splat(_ONE) - slope, splat(_ONE)))
 
 
-@njit(**OPTIONS)
-def _conv_backward(
-    items, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
+@njit(**INLINED)
+def _conv_backward_item(
+    item, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
 ):
     """Gradient of x from those of both convolved inputs, of one chunk of tokens; the first half of every row of `grad_x`.
 
     Those of the taps, and of the bias behind them, are kept per chunk: (items, d_conv + 1, d_inner).
     """
     length, channels, width = grad_forward.shape[1], grad_forward.shape[2], grad_x.shape[2]
+    image, chunk = item // chunks, item % chunks
+    first, last = chunk * length // chunks, (chunk + 1) * length // chunks
     margin = d_conv - 1
-    longest = (length + chunks - 1) // chunks
     # gradients in front of the SiLU, 0 beyond the sequence: of_a begins at token `first`, of_a_b `margin` tokens before
-    of_a, of_a_b = empty((longest + margin) * channels), empty((longest + margin) * channels)
-    for item in range(items[0], items[1]):
-        image, chunk = item // chunks, item % chunks
-        first, last = chunk * length // chunks, (chunk + 1) * length // chunks
-        clear(of_a)
-        clear(of_a_b)
-        for t in range(max(first - margin, 0), min(last + margin, length)):
-            for channel in range(0, channels, LANES):
-                a, a_b = _filtered(image, t, length, d_conv, channel, x, forward, backward)
-                at = (image * length + t) * channels + channel
-                if t >= first:
-                    store(of_a, (t - first) * channels + channel, _through_silu(load(grad_forward, at), a))
-                if t < last:
-                    store(of_a_b, (t - first + margin) * channels + channel, _through_silu(load(grad_backward, at), a_b))
-        for t in range(first, last):
-            for channel in range(0, channels, LANES):
-                # token t was seen by tap k of the forward filter at t + margin - k, of the backward one at t - margin + k
-                total = splat(_ZERO)
-                for k in range(d_conv):
-                    tap = k * channels + channel
-                    total = fma(load(forward.conv, tap), load(of_a, (t - first + margin - k) * channels + channel), total)
-                    total = fma(load(backward.conv, tap), load(of_a_b, (t - first + k) * channels + channel), total)
-                store(grad_x, (image * length + t) * width + channel, total)
-        if need_weights:
-            for channel in range(0, channels, LANES):
-                for k in range(d_conv + 1):
-                    total, total_b = splat(_ZERO), splat(_ZERO)
-                    for t in range(first, last):
-                        of_t = load(of_a, (t - first) * channels + channel)
-                        of_t_b = load(of_a_b, (t - first + margin) * channels + channel)
-                        before, behind = t - margin + k, t + margin - k
-                        if k == d_conv:
-                            total, total_b = total + of_t, total_b + of_t_b
-                        else:
-                            if before >= 0:
-                                total = fma(of_t, load(x.data, image * x.image + before * x.token + channel), total)
-                            if behind < length:
-                                total_b = fma(of_t_b, load(x.data, image * x.image + behind * x.token + channel), total_b)
-                    at = (item * (d_conv + 1) + k) * channels + channel
-                    store(grad_taps, at, total)
-                    store(grad_taps_b, at, total_b)
+    of_a, of_a_b = empty((last - first + margin) * channels), empty((last - first + margin) * channels)
+    clear(of_a)
+    clear(of_a_b)
+    for t in range(max(first - margin, 0), min(last + margin, length)):
+        for channel in range(0, channels, LANES):
+            a, a_b = _filtered(image, t, length, d_conv, channel, x, forward, backward)
+            at = (image * length + t) * channels + channel
+            if t >= first:
+                store(of_a, (t - first) * channels + channel, _through_silu(load(grad_forward, at), a))
+            if t < last:
+                store(of_a_b, (t - first + margin) * channels + channel, _through_silu(load(grad_backward, at), a_b))
+    for t in range(first, last):
+        for channel in range(0, channels, LANES):
+            # token t was seen by tap k of the forward filter at t + margin - k, of the backward one at t - margin + k
+            total = splat(_ZERO)
+            for k in range(d_conv):
+                tap = k * channels + channel
+                total = fma(load(forward.conv, tap), load(of_a, (t - first + margin - k) * channels + channel), total)
+                total = fma(load(backward.conv, tap), load(of_a_b, (t - first + k) * channels + channel), total)
+            store(grad_x, (image * length + t) * width + channel, total)
+    if need_weights:
+        for channel in range(0, channels, LANES):
+            for k in range(d_conv + 1):
+                total, total_b = splat(_ZERO), splat(_ZERO)
+                for t in range(first, last):
+                    of_t = load(of_a, (t - first) * channels + channel)
+                    of_t_b = load(of_a_b, (t - first + margin) * channels + channel)
+                    before, behind = t - margin + k, t + margin - k
+                    if k == d_conv:
+                        total, total_b = total + of_t, total_b + of_t_b
+                    else:
+                        if before >= 0:
+                            total = fma(of_t, load(x.data, image * x.image + before * x.token + channel), total)
+                        if behind < length:
+                            total_b = fma(of_t_b, load(x.data, image * x.image + behind * x.token + channel), total_b)
+                at = (item * (d_conv + 1) + k) * channels + channel
+                store(grad_taps, at, total)
+                store(grad_taps_b, at, total_b)
+
+
+@njit(**OPTIONS)
+def _conv_serial(items, chunks, d_conv, x, forward, backward, x_forward, x_backward):
+    for item in range(items):
+        _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward)
+
+
+@njit(parallel=True, **OPTIONS)
+def _conv_parallel(items, chunks, d_conv, x, forward, backward, x_forward, x_backward):
+    for item in prange(items):
+        _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward)
+
+
+@njit(**OPTIONS)
+def _conv_backward_serial(
+    items, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
+):
+    for item in range(items):
+        _conv_backward_item(
+            item, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
+            grad_x, grad_taps, grad_taps_b,
+        )  # fmt: skip
+
+
+@njit(parallel=True, **OPTIONS)
+def _conv_backward_parallel(
+    items, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
+):
+    for item in prange(items):
+        _conv_backward_item(
+            item, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
+            grad_x, grad_taps, grad_taps_b,
+        )  # fmt: skip
 
 
 # scan -------------------------------------------------------------------------------------------------------------------
@@ -220,33 +251,44 @@ def _direction(image, block, length, direction, x, at, p, weights, y, h, step, s
             store(y, t, load(y, t) + fma(skip, load(x, t), load(sums, i * LANES)))
 
 
-@njit(**OPTIONS)
-def _scan(items, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out):
+@njit(**INLINED)
+def _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out):
     """One image, one group of channel blocks, at most `tile` of them at a time."""
     length, channels = out.shape[1], out.shape[2]
     d_state, blocks = forward.decay_rate.shape[1], channels // LANES
+    image, group = item // groups, item % groups
     h = empty(d_state * LANES)
     step, step_x, sums = empty(_CHUNK * LANES), empty(_CHUNK * LANES), empty(_CHUNK * LANES)
     size = tile * length * LANES
     x, x_b, y = empty(size), empty(size), empty(size)
     half = splat(_HALF)
-    for item in range(items[0], items[1]):
-        image, group = item // groups, item % groups
-        end = (group + 1) * blocks // groups
-        for first in range(group * blocks // groups, end, tile):
-            last = min(first + tile, end)
-            _fill_tile(image, first, last, x_forward, x)
-            _fill_tile(image, first, last, x_backward, x_b)
-            clear(y)
+    end = (group + 1) * blocks // groups
+    for first in range(group * blocks // groups, end, tile):
+        last = min(first + tile, end)
+        _fill_tile(image, first, last, x_forward, x)
+        _fill_tile(image, first, last, x_backward, x_b)
+        clear(y)
+        for block in range(first, last):
+            at = (block - first) * length * LANES
+            _direction(image, block, length, 1, x, at, p, forward, y, h, step, step_x, sums)
+            _direction(image, block, length, -1, x_b, at, p_b, backward, y, h, step, step_x, sums)
+        for t in range(length):
             for block in range(first, last):
-                at = (block - first) * length * LANES
-                _direction(image, block, length, 1, x, at, p, forward, y, h, step, step_x, sums)
-                _direction(image, block, length, -1, x_b, at, p_b, backward, y, h, step, step_x, sums)
-            for t in range(length):
-                for block in range(first, last):
-                    gate = load(z.data, image * z.image + t * z.token + block * LANES)
-                    value = load(y, ((block - first) * length + t) * LANES)
-                    store(out, (image * length + t) * channels + block * LANES, value * (half * gate * sigmoid(gate)))
+                gate = load(z.data, image * z.image + t * z.token + block * LANES)
+                value = load(y, ((block - first) * length + t) * LANES)
+                store(out, (image * length + t) * channels + block * LANES, value * (half * gate * sigmoid(gate)))
+
+
+@njit(**OPTIONS)
+def _scan_serial(items, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out):
+    for item in range(items):
+        _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out)
+
+
+@njit(parallel=True, **OPTIONS)
+def _scan_parallel(items, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out):
+    for item in prange(items):
+        _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out)
 
 
 @njit(**INLINED)
@@ -311,14 +353,15 @@ def _direction_backward(
             store(grad_AD[0], of_image * d_state + n * LANES, load(of_A, n * LANES))
 
 
-@njit(**OPTIONS)
-def _backward(
-    items, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+@njit(**INLINED)
+def _backward_item(
+    item, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
     grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
 ):  # fmt: skip
     """One image, one group of channel blocks. grad_z goes to the second half of every row of `grad_z`."""
     length, channels, width = x_forward.shape[1], x_forward.shape[2], grad_z.shape[2]
     d_state, blocks = forward.decay_rate.shape[1], channels // LANES
+    image, group = item // groups, item % groups
     chunks = (length + chunk - 1) // chunk
     step, step_x, slope, sums = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
     grad_s, grad_step, grad_step_x = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
@@ -332,42 +375,64 @@ def _backward(
     size = tile * length * LANES
     x, x_b, y, grad_y, of_raw, of_raw_b = empty(size), empty(size), empty(size), empty(size), empty(size), empty(size)
     half = splat(_HALF)
-    for item in range(items[0], items[1]):
-        image, group = item // groups, item % groups
-        end = (group + 1) * blocks // groups
-        for first in range(group * blocks // groups, end, tile):
-            last = min(first + tile, end)
-            _fill_tile(image, first, last, x_forward, x)
-            _fill_tile(image, first, last, x_backward, x_b)
-            clear(y)
-            for t in range(length):
-                for block in range(first, last):
-                    gate = load(z.data, image * z.image + t * z.token + block * LANES)
-                    grad = load(grad_out.data, image * grad_out.image + t * grad_out.token + block * LANES)
-                    store(grad_y, ((block - first) * length + t) * LANES, half * grad * (gate * sigmoid(gate)))
+    end = (group + 1) * blocks // groups
+    for first in range(group * blocks // groups, end, tile):
+        last = min(first + tile, end)
+        _fill_tile(image, first, last, x_forward, x)
+        _fill_tile(image, first, last, x_backward, x_b)
+        clear(y)
+        for t in range(length):
             for block in range(first, last):
-                at = (block - first) * length * LANES
-                _direction_backward(
-                    item, image, block, length, chunk, 1, x, at, p, forward, grad_y, y, need_weights,
-                    step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A,
-                    products_B, products_C, of_raw, grad_BC, grad_AD,
-                )  # fmt: skip
-                _direction_backward(
-                    item, image, block, length, chunk, -1, x_b, at, p_b, backward, grad_y, y, need_weights,
-                    step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A,
-                    products_B, products_C, of_raw_b, grad_BC_b, grad_AD_b,
-                )  # fmt: skip
-            for t in range(length):
-                for block in range(first, last):
-                    row, channel = image * length + t, block * LANES
-                    in_tile, at = ((block - first) * length + t) * LANES, row * channels + channel
-                    store(grad_x, at, load(x, in_tile))
-                    store(grad_x_b, at, load(x_b, in_tile))
-                    store(grad_raw, at, load(of_raw, in_tile))
-                    store(grad_raw_b, at, load(of_raw_b, in_tile))
-                    gate = load(z.data, image * z.image + t * z.token + channel)
-                    grad = load(grad_out.data, image * grad_out.image + t * grad_out.token + channel)
-                    store(grad_z, row * width + channels + channel, _through_silu(half * grad, gate) * load(y, in_tile))
+                gate = load(z.data, image * z.image + t * z.token + block * LANES)
+                grad = load(grad_out.data, image * grad_out.image + t * grad_out.token + block * LANES)
+                store(grad_y, ((block - first) * length + t) * LANES, half * grad * (gate * sigmoid(gate)))
+        for block in range(first, last):
+            at = (block - first) * length * LANES
+            _direction_backward(
+                item, image, block, length, chunk, 1, x, at, p, forward, grad_y, y, need_weights,
+                step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A,
+                products_B, products_C, of_raw, grad_BC, grad_AD,
+            )  # fmt: skip
+            _direction_backward(
+                item, image, block, length, chunk, -1, x_b, at, p_b, backward, grad_y, y, need_weights,
+                step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A,
+                products_B, products_C, of_raw_b, grad_BC_b, grad_AD_b,
+            )  # fmt: skip
+        for t in range(length):
+            for block in range(first, last):
+                row, channel = image * length + t, block * LANES
+                in_tile, at = ((block - first) * length + t) * LANES, row * channels + channel
+                store(grad_x, at, load(x, in_tile))
+                store(grad_x_b, at, load(x_b, in_tile))
+                store(grad_raw, at, load(of_raw, in_tile))
+                store(grad_raw_b, at, load(of_raw_b, in_tile))
+                gate = load(z.data, image * z.image + t * z.token + channel)
+                grad = load(grad_out.data, image * grad_out.image + t * grad_out.token + channel)
+                store(grad_z, row * width + channels + channel, _through_silu(half * grad, gate) * load(y, in_tile))
+
+
+@njit(**OPTIONS)
+def _backward_serial(
+    items, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+    grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
+):  # fmt: skip
+    for item in range(items):
+        _backward_item(
+            item, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+            grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
+        )  # fmt: skip
+
+
+@njit(parallel=True, **OPTIONS)
+def _backward_parallel(
+    items, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+    grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
+):  # fmt: skip
+    for item in prange(items):
+        _backward_item(
+            item, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
+            grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
+        )  # fmt: skip
 
 
 # from tensors to kernels ------------------------------------------------------------------------------------------------
@@ -377,7 +442,7 @@ def forward(xz: Tensor, weights: list[Tensor]) -> Tensor:
     """``svp.ops.bidirectional_scan``; `weights` are the fields of both directions, one after the other."""
     call = _Call(xz, weights)
     out = torch.empty(call.inner, dtype=call.dtype)
-    run_kernel(_scan, call.items, call.groups, call.tile, *call.scan_inputs, numpy_view(out))
+    run_kernel(_scan_parallel, _scan_serial, call.items, call.groups, call.tile, *call.scan_inputs, numpy_view(out))
     return out.to(xz.dtype)
 
 
@@ -395,7 +460,8 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
     grad_AD = [[torch.empty(kept, d_inner // LANES, d_state, LANES), torch.empty(kept, d_inner)] for _ in range(2)]
     grad_taps = [torch.empty(kept * call.chunks, call.d_conv + 1, d_inner) for _ in range(2)]
     run_kernel(
-        _backward,
+        _backward_parallel,
+        _backward_serial,
         call.items,
         call.groups,
         call.tile,
@@ -414,7 +480,8 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
         grad_p.append(torch.cat([grad_raw[side] @ dt_proj, *of_BC], dim=-1).view(batch * length, -1))
         grad_x[side].view(-1, d_inner).addmm_(grad_p[side], x_proj)
     run_kernel(
-        _conv_backward,
+        _conv_backward_parallel,
+        _conv_backward_serial,
         batch * call.chunks,
         call.chunks,
         call.d_conv,
@@ -461,7 +528,8 @@ class _Call:
         self.chunks = math.ceil(length / _CONV_CHUNK)
         self.convolved = [torch.empty(self.inner, dtype=self.dtype) for _ in range(2)]
         run_kernel(
-            _conv,
+            _conv_parallel,
+            _conv_serial,
             batch * self.chunks,
             self.chunks,
             self.d_conv,

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import njit, prange
 from torch import Tensor
 
 from svp.ops.rows import LANES, flat, pad_channels, rows
-from svp.ops.simd import OPTIONS, empty, fma, load, sigmoid, splat, store
+from svp.ops.simd import INLINED, OPTIONS, empty, fma, load, sigmoid, splat, store
 from svp.ops.threads import run_kernel
 
 _TILE = 64  # tokens
@@ -46,59 +46,91 @@ def _filtered(x, image, i, length, first, direction, channel, weight, bias, chan
     return total
 
 
-@njit(**OPTIONS)
-def _forward(items, tiles, x, weight, bias, silu, first, direction, y):
+@njit(**INLINED)
+def _forward_item(item, tiles, x, weight, bias, silu, first, direction, y):
     length, channels = y.shape[1], y.shape[2]
     d_conv = weight.size // channels
-    for item in range(items[0], items[1]):
-        image, start = item // tiles, item % tiles * _TILE
-        for i in range(start, min(start + _TILE, length)):
-            out = (image * length + first + direction * i) * channels
-            for channel in range(0, channels, LANES):
-                value = _filtered(x, image, i, length, first, direction, channel, weight, bias, channels, d_conv)
-                if silu:
-                    value = value * sigmoid(value)
-                store(y, out + channel, value)
+    image, start = item // tiles, item % tiles * _TILE
+    for i in range(start, min(start + _TILE, length)):
+        out = (image * length + first + direction * i) * channels
+        for channel in range(0, channels, LANES):
+            value = _filtered(x, image, i, length, first, direction, channel, weight, bias, channels, d_conv)
+            if silu:
+                value = value * sigmoid(value)
+            store(y, out + channel, value)
 
 
 @njit(**OPTIONS)
-def _backward(
-    items, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight, grad_x, grad_weight, grad_bias
+def _forward_serial(items, tiles, x, weight, bias, silu, first, direction, y):
+    for item in range(items):
+        _forward_item(item, tiles, x, weight, bias, silu, first, direction, y)
+
+
+@njit(parallel=True, **OPTIONS)
+def _forward_parallel(items, tiles, x, weight, bias, silu, first, direction, y):
+    for item in prange(items):
+        _forward_item(item, tiles, x, weight, bias, silu, first, direction, y)
+
+
+@njit(**INLINED)
+def _backward_item(
+    item, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight, grad_x, grad_weight, grad_bias
 ):
     length, channels = grad_x.shape[1], bias.size
     d_conv = weight.size // channels
+    image, start = item // tiles, item % tiles * _TILE
+    stop = min(start + _TILE, length)
     one = splat(_ONE)
     # the gradient before the activation, of the tile and the d_conv - 1 steps behind it that its tokens still reach
     grad_a = empty((_TILE + d_conv - 1) * LANES)
-    for item in range(items[0], items[1]):
-        image, start = item // tiles, item % tiles * _TILE
-        stop = min(start + _TILE, length)
-        for channel in range(0, channels, LANES):
-            total = splat(_ZERO)
-            for i in range(start, stop + d_conv - 1):
-                grad = _input(grad_y, image, i, length, first, direction, channel)
-                if silu and i < length:
-                    a = _filtered(x, image, i, length, first, direction, channel, weight, bias, channels, d_conv)
-                    slope = sigmoid(a)
-                    grad = grad * (slope * fma(a, one - slope, one))
-                store(grad_a, (i - start) * LANES, grad)
-                if i < stop:
-                    total = total + grad
-            if need_x:
-                for i in range(start, stop):
-                    value = splat(_ZERO)
-                    for k in range(d_conv):
-                        at = (i - start + d_conv - 1 - k) * LANES
-                        value = fma(load(weight, k * channels + channel), load(grad_a, at), value)
-                    store(grad_x, (image * length + first + direction * i) * channels + channel, value)
-            if need_weight:
-                store(grad_bias, item * channels + channel, total)
+    for channel in range(0, channels, LANES):
+        total = splat(_ZERO)
+        for i in range(start, stop + d_conv - 1):
+            grad = _input(grad_y, image, i, length, first, direction, channel)
+            if silu and i < length:
+                a = _filtered(x, image, i, length, first, direction, channel, weight, bias, channels, d_conv)
+                slope = sigmoid(a)
+                grad = grad * (slope * fma(a, one - slope, one))
+            store(grad_a, (i - start) * LANES, grad)
+            if i < stop:
+                total = total + grad
+        if need_x:
+            for i in range(start, stop):
+                value = splat(_ZERO)
                 for k in range(d_conv):
-                    total = splat(_ZERO)
-                    for i in range(start, stop):
-                        value = _input(x, image, i - (d_conv - 1) + k, length, first, direction, channel)
-                        total = fma(load(grad_a, (i - start) * LANES), value, total)
-                    store(grad_weight, (item * d_conv + k) * channels + channel, total)
+                    at = (i - start + d_conv - 1 - k) * LANES
+                    value = fma(load(weight, k * channels + channel), load(grad_a, at), value)
+                store(grad_x, (image * length + first + direction * i) * channels + channel, value)
+        if need_weight:
+            store(grad_bias, item * channels + channel, total)
+            for k in range(d_conv):
+                total = splat(_ZERO)
+                for i in range(start, stop):
+                    value = _input(x, image, i - (d_conv - 1) + k, length, first, direction, channel)
+                    total = fma(load(grad_a, (i - start) * LANES), value, total)
+                store(grad_weight, (item * d_conv + k) * channels + channel, total)
+
+
+@njit(**OPTIONS)
+def _backward_serial(
+    items, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight, grad_x, grad_weight, grad_bias
+):
+    for item in range(items):
+        _backward_item(
+            item, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight,
+            grad_x, grad_weight, grad_bias,
+        )  # fmt: skip
+
+
+@njit(parallel=True, **OPTIONS)
+def _backward_parallel(
+    items, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight, grad_x, grad_weight, grad_bias
+):
+    for item in prange(items):
+        _backward_item(
+            item, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight,
+            grad_x, grad_weight, grad_bias,
+        )  # fmt: skip
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, reverse: bool) -> Tensor:
@@ -107,7 +139,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | No
     y = torch.empty(batch, length, d_inner + -d_inner % LANES)
     tiles = math.ceil(length / _TILE)
     inputs = _kernel_inputs(x, weight, bias, activation, reverse)
-    run_kernel(_forward, batch * tiles, tiles, *inputs, y.numpy())
+    run_kernel(_forward_parallel, _forward_serial, batch * tiles, tiles, *inputs, y.numpy())
     return y[..., :d_inner].to(x.dtype).contiguous()
 
 
@@ -130,7 +162,8 @@ def backward(
     partial = batch * tiles if need_weight else 0
     grad_weight, grad_bias = torch.empty(partial, d_conv, channels), torch.empty(partial, channels)
     run_kernel(
-        _backward,
+        _backward_parallel,
+        _backward_serial,
         batch * tiles,
         tiles,
         rows(pad_channels(grad_y)),

@@ -17,15 +17,15 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
+from numba import njit, prange
 from torch import Tensor
 
 from svp.ops.rows import LANES, flat, pad_channels, rows
 from svp.ops.simd import (
+    INLINED,
     LOG2_E,
     OPTIONS,
     broadcast,
-    clear,
     empty,
     exp2,
     fma,
@@ -36,7 +36,7 @@ from svp.ops.simd import (
     splat,
     store,
 )
-from svp.ops.threads import run_kernel
+from svp.ops.threads import kernel_threads, run_kernel
 
 _FORWARD_CHUNK = 64  # tokens; three vectors each, so that a chunk stays in the L1 cache
 _KEPT_VECTORS = 4096  # states of a backward chunk, 256 kB, and as many decays: both in the L2 cache
@@ -70,33 +70,44 @@ def chunk_states(count, image, token, direction, channel, d_state, decay_rate, B
         store(y, i * LANES, total)
 
 
-@njit(**OPTIONS)
-def _forward(items, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state):
+@njit(**INLINED)
+def _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state):
     """One image, one group of channel blocks."""
     length, blocks, d_state = y.shape[1], decay_rate.shape[0], decay_rate.shape[1]
+    image, group = item // groups, item % groups
     h = empty(d_state * LANES)
     step, step_x, sums = empty(_FORWARD_CHUNK * LANES), empty(_FORWARD_CHUNK * LANES), empty(_FORWARD_CHUNK * LANES)
-    for item in range(items[0], items[1]):
-        image, group = item // groups, item % groups
-        for block in range(group * blocks // groups, (group + 1) * blocks // groups):
-            channel = block * LANES
-            clear(h)
-            for start in range(0, length, _FORWARD_CHUNK):
-                count = min(_FORWARD_CHUNK, length - start)
-                token = first + direction * start
-                _chunk_steps(count, image, token, direction, channel, x, dt, dt_bias, step, step_x)
-                chunk_states(count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, h, sums)
-                for i in range(count):
-                    t = token + direction * i
-                    value = load(sums, i * LANES)
-                    if has_D:
-                        value = fma(load(D, channel), load(x.data, image * x.image + t * x.token + channel), value)
-                    if has_z:
-                        gate = load(z.data, image * z.image + t * z.token + channel)
-                        value = value * (gate * sigmoid(gate))
-                    store(y, (image * length + t) * blocks * LANES + channel, value)
-            for n in range(d_state):
-                store(last_state, ((image * blocks + block) * d_state + n) * LANES, load(h, n * LANES))
+    for block in range(group * blocks // groups, (group + 1) * blocks // groups):
+        channel = block * LANES
+        h[:] = _ZERO
+        for start in range(0, length, _FORWARD_CHUNK):
+            count = min(_FORWARD_CHUNK, length - start)
+            token = first + direction * start
+            _chunk_steps(count, image, token, direction, channel, x, dt, dt_bias, step, step_x)
+            chunk_states(count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, h, sums)
+            for i in range(count):
+                t = token + direction * i
+                value = load(sums, i * LANES)
+                if has_D:
+                    value = fma(load(D, channel), load(x.data, image * x.image + t * x.token + channel), value)
+                if has_z:
+                    gate = load(z.data, image * z.image + t * z.token + channel)
+                    value = value * (gate * sigmoid(gate))
+                store(y, (image * length + t) * blocks * LANES + channel, value)
+        for n in range(d_state):
+            store(last_state, ((image * blocks + block) * d_state + n) * LANES, load(h, n * LANES))
+
+
+@njit(**OPTIONS)
+def _forward_serial(items, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state):
+    for item in range(items):
+        _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state)
+
+
+@njit(parallel=True, **OPTIONS)
+def _forward_parallel(items, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state):
+    for item in prange(items):
+        _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state)
 
 
 @njit(**OPTIONS)
@@ -166,73 +177,94 @@ def chunk_sweep(
                 store(grad_C, at, load(grad_C, at) + lane_sums(products_C, n * LANES))
 
 
-@njit(**OPTIONS)
-def _backward(
-    items, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
+@njit(**INLINED)
+def _backward_item(
+    item, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
     need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
 ):  # fmt: skip
     """One image, one group of channel blocks. `grad_state`, the gradient of the last state, is overwritten."""
     length, blocks, d_state = grad_x.shape[1], decay_rate.shape[0], decay_rate.shape[1]
+    image, group = item // groups, item % groups
     width = d_state * LANES
     chunks = (length + chunk - 1) // chunk
     step, step_x, sums = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
     grad_s, grad_step, grad_step_x = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
     starts = empty(chunks * width).reshape(chunks, width)  # the state before every chunk
-    clear(starts[0])
+    starts[0] = _ZERO
     states, decays = empty((chunk + 1) * width), empty(chunk * width)
     products_B, products_C = empty(grad_B.shape[2] * LANES), empty(grad_B.shape[2] * LANES)
-    clear(products_B)
-    clear(products_C)
+    products_B[:] = _ZERO
+    products_C[:] = _ZERO
     one = splat(_ONE)
 
-    for item in range(items[0], items[1]):
-        image, group = item // groups, item % groups
-        for block in range(group * blocks // groups, (group + 1) * blocks // groups):
-            channel = block * LANES
-            skip, bias, total_D = load(D, channel), load(dt_bias, channel), splat(_ZERO)
-            for c in range(chunks - 1):
-                token = first + direction * c * chunk
-                _chunk_steps(chunk, image, token, direction, channel, x, dt, dt_bias, step, step_x)
-                for n in range(d_state):  # an assignment of arrays would compile the words of an error about their shapes
-                    store(starts, (c + 1) * width + n * LANES, load(starts, c * width + n * LANES))
-                chunk_states(
-                    chunk, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, starts[c + 1], sums
-                )
-            for c in range(chunks - 1, -1, -1):
-                count = min(chunk, length - c * chunk)
-                token = first + direction * c * chunk
-                _chunk_steps(count, image, token, direction, channel, x, dt, dt_bias, step, step_x)
-                chunk_states_kept(
-                    count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, starts[c],
-                    states, decays, sums,
-                )  # fmt: skip
-                _chunk_grad_sums(count, image, token, direction, channel, grad_y, z, has_z, grad_s)
-                chunk_sweep(
-                    count, image, token, direction, channel, item, decay_rate, B, C, step, step_x, states, decays, grad_s,
-                    need_A, need_BC, (image * blocks + block) * width, grad_state, grad_step, grad_step_x,
-                    grad_A, grad_B, grad_C, products_B, products_C,
-                )  # fmt: skip
-                for i in range(count):
-                    t = token + direction * i
-                    out = (image * length + t) * blocks * LANES + channel
-                    x_t = load(x.data, image * x.image + t * x.token + channel)
-                    of_step_x = load(grad_step_x, i * LANES)
-                    of_step = fma(of_step_x, x_t, load(grad_step, i * LANES))
-                    raw_step = load(dt.data, image * dt.image + t * dt.token + channel) + bias
-                    store(grad_dt, out, of_step * sigmoid(raw_step))
-                    of_x, ungated = of_step_x * load(step, i * LANES), load(sums, i * LANES)
-                    if has_D:
-                        grad = load(grad_s, i * LANES)
-                        of_x = fma(skip, grad, of_x)
-                        total_D = fma(grad, x_t, total_D)
-                        ungated = fma(skip, x_t, ungated)
-                    store(grad_x, out, of_x)
-                    if need_z:
-                        gate = load(z.data, image * z.image + t * z.token + channel)
-                        slope = sigmoid(gate)
-                        grad = load(grad_y.data, image * grad_y.image + t * grad_y.token + channel)
-                        store(grad_z, out, grad * ungated * (slope * fma(gate, one - slope, one)))
-            store(grad_D, (image * blocks + block) * LANES, total_D)
+    for block in range(group * blocks // groups, (group + 1) * blocks // groups):
+        channel = block * LANES
+        skip, bias, total_D = load(D, channel), load(dt_bias, channel), splat(_ZERO)
+        for c in range(chunks - 1):
+            token = first + direction * c * chunk
+            _chunk_steps(chunk, image, token, direction, channel, x, dt, dt_bias, step, step_x)
+            for n in range(d_state):  # an assignment of arrays would compile the words of an error about their shapes
+                store(starts, (c + 1) * width + n * LANES, load(starts, c * width + n * LANES))
+            chunk_states(chunk, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, starts[c + 1], sums)
+        for c in range(chunks - 1, -1, -1):
+            count = min(chunk, length - c * chunk)
+            token = first + direction * c * chunk
+            _chunk_steps(count, image, token, direction, channel, x, dt, dt_bias, step, step_x)
+            chunk_states_kept(
+                count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, starts[c],
+                states, decays, sums,
+            )  # fmt: skip
+            _chunk_grad_sums(count, image, token, direction, channel, grad_y, z, has_z, grad_s)
+            chunk_sweep(
+                count, image, token, direction, channel, item, decay_rate, B, C, step, step_x, states, decays, grad_s,
+                need_A, need_BC, (image * blocks + block) * width, grad_state, grad_step, grad_step_x,
+                grad_A, grad_B, grad_C, products_B, products_C,
+            )  # fmt: skip
+            for i in range(count):
+                t = token + direction * i
+                out = (image * length + t) * blocks * LANES + channel
+                x_t = load(x.data, image * x.image + t * x.token + channel)
+                of_step_x = load(grad_step_x, i * LANES)
+                of_step = fma(of_step_x, x_t, load(grad_step, i * LANES))
+                raw_step = load(dt.data, image * dt.image + t * dt.token + channel) + bias
+                store(grad_dt, out, of_step * sigmoid(raw_step))
+                of_x, ungated = of_step_x * load(step, i * LANES), load(sums, i * LANES)
+                if has_D:
+                    grad = load(grad_s, i * LANES)
+                    of_x = fma(skip, grad, of_x)
+                    total_D = fma(grad, x_t, total_D)
+                    ungated = fma(skip, x_t, ungated)
+                store(grad_x, out, of_x)
+                if need_z:
+                    gate = load(z.data, image * z.image + t * z.token + channel)
+                    slope = sigmoid(gate)
+                    grad = load(grad_y.data, image * grad_y.image + t * grad_y.token + channel)
+                    store(grad_z, out, grad * ungated * (slope * fma(gate, one - slope, one)))
+        store(grad_D, (image * blocks + block) * LANES, total_D)
+
+
+@njit(**OPTIONS)
+def _backward_serial(
+    items, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
+    need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
+):  # fmt: skip
+    for item in range(items):
+        _backward_item(
+            item, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
+            need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
+        )  # fmt: skip
+
+
+@njit(parallel=True, **OPTIONS)
+def _backward_parallel(
+    items, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
+    need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
+):  # fmt: skip
+    for item in prange(items):
+        _backward_item(
+            item, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
+            need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
+        )  # fmt: skip
 
 
 def forward(
@@ -254,7 +286,7 @@ def forward(
     last_state = torch.empty(batch, blocks, d_state, LANES)
     groups = groups_per_image(batch, blocks)
     inputs = _kernel_inputs(x, dt, A, B, C, D, z, dt_bias, reverse)
-    run_kernel(_forward, batch * groups, groups, *inputs, y.numpy(), last_state.numpy())
+    run_kernel(_forward_parallel, _forward_serial, batch * groups, groups, *inputs, y.numpy(), last_state.numpy())
     return y[..., :d_inner].to(x.dtype).contiguous(), _from_blocks(last_state, d_inner)
 
 
@@ -288,7 +320,8 @@ def backward(
     grad_D = torch.empty(batch, blocks, LANES)
     outputs = (to_blocks(grad_state), grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z)
     run_kernel(
-        _backward,
+        _backward_parallel,
+        _backward_serial,
         batch * groups,
         groups,
         chunk,
@@ -353,7 +386,7 @@ def _kernel_inputs(
 
 def groups_per_image(batch: int, blocks: int) -> int:
     """Groups of channel blocks per image: as few as give every thread the same number of work items."""
-    threads = torch.get_num_threads()
+    threads = kernel_threads()
     return 1 if batch >= 8 * threads else min(blocks, threads // math.gcd(batch, threads))
 
 

@@ -19,8 +19,9 @@ from numba import njit
 from svp.ops import Direction
 from svp.ops.bidirectional_scan import cpu_numba as kernels
 from svp.ops.bidirectional_scan.cpu_numba import _chunk_steps, chunk_states, chunk_states_kept, chunk_sweep
+from svp.ops.compiling import OPTIONS
 from svp.ops.rows import LANES, Rows, rows
-from svp.ops.simd import OPTIONS, fma, load, store
+from svp.ops.simd import fma, load, store
 from svp.process import prepare
 
 LENGTH, CHUNK, D_STATE, DT_RANK, D_CONV = 197, 64, 16, 24, 4

@@ -23,13 +23,8 @@ from numba.core.datamodel import models
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, register_model
 
+from svp.ops.compiling import OPTIONS
 from svp.ops.rows import LANES
-
-OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, boundscheck=False, error_model="numpy")
-"""Options of every kernel."""
-
-INLINED: dict[str, Any] = dict(OPTIONS, inline="always")
-"""Options of a kernel's body, which is compiled where it is called and not by itself: compiling takes a quarter less time."""
 
 _INLINE: dict[str, Any] = dict(OPTIONS, forceinline=True)
 _FLAGS = ("contract", "nsz", "arcp", "afn")

@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from numba import njit, prange
 from torch import Tensor
 
+from svp.ops.compiling import INLINED, OPTIONS, kernel
 from svp.ops.rows import LANES, flat, numpy_view, pad_channels, rows
-from svp.ops.simd import INLINED, OPTIONS, empty, fma, load, sigmoid, splat, store
+from svp.ops.simd import empty, fma, load, sigmoid, splat, store
 from svp.ops.threads import run_kernel
 
 _TOKENS = 64  # of an item
@@ -75,7 +76,7 @@ def _forward_item(
             store(normed, out + channel, load(total, out + channel) * inverse * load(weight, channel))
 
 
-@njit(**OPTIONS)
+@kernel()
 def _forward_serial(
     items, tokens, width, eps, hidden, residual, has_residual, count, first, second, scales, prompted, weight, total, normed
 ):
@@ -86,7 +87,7 @@ def _forward_serial(
         )  # fmt: skip
 
 
-@njit(parallel=True, **OPTIONS)
+@kernel(parallel=True)
 def _forward_parallel(
     items, tokens, width, eps, hidden, residual, has_residual, count, first, second, scales, prompted, weight, total, normed
 ):
@@ -161,7 +162,7 @@ def _backward_item(
                     store(grad_second, out + channel, zero)
 
 
-@njit(**OPTIONS)
+@kernel()
 def _backward_serial(
     items, tokens, width, eps, grad_total, grad_normed, total, count, first, second, scales, prompted, weight,
     need_total, need_weight, need_activations, need_scales, grad, grad_first, grad_second, grad_weight, grad_scales,
@@ -174,7 +175,7 @@ def _backward_serial(
         )  # fmt: skip
 
 
-@njit(parallel=True, **OPTIONS)
+@kernel(parallel=True)
 def _backward_parallel(
     items, tokens, width, eps, grad_total, grad_normed, total, count, first, second, scales, prompted, weight,
     need_total, need_weight, need_activations, need_scales, grad, grad_first, grad_second, grad_weight, grad_scales,

@@ -30,9 +30,10 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
+from svp.ops.compiling import INLINED, OPTIONS, kernel
 from svp.ops.rows import LANES, Rows, flat, numpy_view, rows
 from svp.ops.selective_scan.cpu_numba import chunk_states, chunk_states_kept, chunk_sweep, groups_per_image, to_blocks
-from svp.ops.simd import INLINED, LOG2_E, OPTIONS, broadcast, clear, empty, fma, load, sigmoid, softplus, splat, store
+from svp.ops.simd import LOG2_E, broadcast, clear, empty, fma, load, sigmoid, softplus, splat, store
 from svp.ops.threads import run_kernel
 
 _CONV_CHUNK = 32  # tokens
@@ -144,19 +145,19 @@ def _conv_backward_item(
                 store(grad_taps_b, at, total_b)
 
 
-@njit(**OPTIONS)
+@kernel()
 def _conv_serial(items, chunks, d_conv, x, forward, backward, x_forward, x_backward):
     for item in range(items):
         _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward)
 
 
-@njit(parallel=True, **OPTIONS)
+@kernel(parallel=True)
 def _conv_parallel(items, chunks, d_conv, x, forward, backward, x_forward, x_backward):
     for item in prange(items):
         _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward)
 
 
-@njit(**OPTIONS)
+@kernel()
 def _conv_backward_serial(
     items, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
 ):
@@ -167,7 +168,7 @@ def _conv_backward_serial(
         )  # fmt: skip
 
 
-@njit(parallel=True, **OPTIONS)
+@kernel(parallel=True)
 def _conv_backward_parallel(
     items, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
 ):
@@ -279,13 +280,13 @@ def _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backw
                 store(out, (image * length + t) * channels + block * LANES, value * (half * gate * sigmoid(gate)))
 
 
-@njit(**OPTIONS)
+@kernel()
 def _scan_serial(items, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out):
     for item in range(items):
         _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out)
 
 
-@njit(parallel=True, **OPTIONS)
+@kernel(parallel=True)
 def _scan_parallel(items, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out):
     for item in prange(items):
         _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out)
@@ -411,7 +412,7 @@ def _backward_item(
                 store(grad_z, row * width + channels + channel, _through_silu(half * grad, gate) * load(y, in_tile))
 
 
-@njit(**OPTIONS)
+@kernel()
 def _backward_serial(
     items, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
     grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
@@ -423,7 +424,7 @@ def _backward_serial(
         )  # fmt: skip
 
 
-@njit(parallel=True, **OPTIONS)
+@kernel(parallel=True)
 def _backward_parallel(
     items, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
     grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,

@@ -20,8 +20,9 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
+from svp.ops.compiling import INLINED, OPTIONS, kernel
 from svp.ops.rows import LANES, flat, pad_channels, rows
-from svp.ops.simd import INLINED, OPTIONS, empty, fma, load, sigmoid, splat, store
+from svp.ops.simd import empty, fma, load, sigmoid, splat, store
 from svp.ops.threads import run_kernel
 
 _TILE = 64  # tokens
@@ -60,13 +61,13 @@ def _forward_item(item, tiles, x, weight, bias, silu, first, direction, y):
             store(y, out + channel, value)
 
 
-@njit(**OPTIONS)
+@kernel()
 def _forward_serial(items, tiles, x, weight, bias, silu, first, direction, y):
     for item in range(items):
         _forward_item(item, tiles, x, weight, bias, silu, first, direction, y)
 
 
-@njit(parallel=True, **OPTIONS)
+@kernel(parallel=True)
 def _forward_parallel(items, tiles, x, weight, bias, silu, first, direction, y):
     for item in prange(items):
         _forward_item(item, tiles, x, weight, bias, silu, first, direction, y)
@@ -111,7 +112,7 @@ def _backward_item(
                 store(grad_weight, (item * d_conv + k) * channels + channel, total)
 
 
-@njit(**OPTIONS)
+@kernel()
 def _backward_serial(
     items, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight, grad_x, grad_weight, grad_bias
 ):
@@ -122,7 +123,7 @@ def _backward_serial(
         )  # fmt: skip
 
 
-@njit(parallel=True, **OPTIONS)
+@kernel(parallel=True)
 def _backward_parallel(
     items, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight, grad_x, grad_weight, grad_bias
 ):

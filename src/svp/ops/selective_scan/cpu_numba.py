@@ -20,11 +20,10 @@ import torch.nn.functional as F
 from numba import njit, prange
 from torch import Tensor
 
+from svp.ops.compiling import INLINED, OPTIONS, kernel
 from svp.ops.rows import LANES, flat, pad_channels, rows
 from svp.ops.simd import (
-    INLINED,
     LOG2_E,
-    OPTIONS,
     broadcast,
     empty,
     exp2,
@@ -98,13 +97,13 @@ def _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, h
             store(last_state, ((image * blocks + block) * d_state + n) * LANES, load(h, n * LANES))
 
 
-@njit(**OPTIONS)
+@kernel()
 def _forward_serial(items, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state):
     for item in range(items):
         _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state)
 
 
-@njit(parallel=True, **OPTIONS)
+@kernel(parallel=True)
 def _forward_parallel(items, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state):
     for item in prange(items):
         _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state)
@@ -243,7 +242,7 @@ def _backward_item(
         store(grad_D, (image * blocks + block) * LANES, total_D)
 
 
-@njit(**OPTIONS)
+@kernel()
 def _backward_serial(
     items, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
     need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
@@ -255,7 +254,7 @@ def _backward_serial(
         )  # fmt: skip
 
 
-@njit(parallel=True, **OPTIONS)
+@kernel(parallel=True)
 def _backward_parallel(
     items, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
     need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,

@@ -15,24 +15,26 @@ from svp.training import ConfigError, Run, train
 from svp.training.display import style_epochs
 from svp.tuners import method_title
 
-METHODS = {"linear": 3e-2, "svp": 1e-2}
-"""Methods and their learning rates, each the best of three on validation images."""
+METHODS = {"linear": 1e-1, "vpt_deep": 6e-2, "svp": 1e-2}
+"""Methods and their learning rates, each the best of a few on validation images."""
 
 SETTINGS: dict[str, Any] = dict(
     data="digits",
     model="vim_nano",
-    epochs=3,
-    batch_size=32,
+    shots=80,
+    epochs=2,
+    warmup_epochs=0.25,
+    batch_size=16,
     augment=dict(scale_min=0.7, hflip=0.0, auto_augment=None, color_jitter=0.0, random_erasing=0.0),
 )
 _MARK = ".svp-demo"
 
 
 def demo(out: str | Path = "runs/demo") -> list[Run]:
-    """Adapt the embedded nano Vim to scikit-learn's handwritten digits by a linear probe and by SVP, side by side.
+    """Adapt the embedded nano Vim to scikit-learn's handwritten digits by a linear probe, VPT-deep and SVP, side by side.
 
     Args:
-        out: Folder of the two runs; a folder of an earlier demo is replaced, anything else is left alone.
+        out: Folder of the runs; a folder of an earlier demo is replaced, anything else is left alone.
 
     Raises:
         ConfigError: `out` holds something else.

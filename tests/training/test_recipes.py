@@ -299,7 +299,7 @@ def test_a_file_that_inherits_itself_is_refused(tmp_path: Path) -> None:
 def test_a_missing_parent_is_named_with_its_heir(tmp_path: Path, parent: str, shown: str) -> None:
     write(tmp_path, mine=f"inherit: {parent}\n")
     with pytest.raises(
-        ConfigError, match=rf"mine\.yaml inherits {shown}, which is neither .* nor one of: paper, paper/cifar10"
+        ConfigError, match=rf"mine\.yaml inherits {shown}, which is neither .* nor one of: nano, paper, paper/cifar10"
     ):
         make_config({"data": "x"}, tmp_path / "mine.yaml")
 

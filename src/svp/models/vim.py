@@ -498,8 +498,8 @@ default_cfgs = generate_default_cfgs(
         ),
         "vim_nano_patch4_32": _cfg(
             input_size=(3, 32, 32),
-            num_classes=10,
-            label_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+            num_classes=200,
+            label_names=tuple((checkpoints.EMBEDDED / "tiny_imagenet_classes.txt").read_text().splitlines()),
             crop_pct=1.0,
             file=str(checkpoints.EMBEDDED / "vim_nano_patch4_32.safetensors"),
             origin_url="",
@@ -571,6 +571,6 @@ def vim_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> VisionMamba
 
 @register_model
 def vim_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
-    """Ours, for 32-pixel images: 65 tokens; its weights ship with the package."""
-    config = dict(img_size=32, patch_size=4, stride=4, embed_dim=128, depth=12, num_classes=10)
+    """Ours, for 32-pixel images: 1.7 M parameters, 65 tokens; its weights, for Tiny ImageNet, ship with the package."""
+    config = dict(img_size=32, patch_size=4, stride=4, embed_dim=128, depth=12, num_classes=200)
     return _create("vim_nano_patch4_32", pretrained, **dict(config, **kwargs))

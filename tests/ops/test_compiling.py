@@ -1,4 +1,4 @@
-"""Kernels are compiled once, whatever many processes and threads ask for them."""
+"""Kernels are compiled once, however many processes ask for them."""
 
 from __future__ import annotations
 

@@ -499,7 +499,7 @@ default_cfgs = generate_default_cfgs(
         "vim_nano_patch4_32": _cfg(
             input_size=(3, 32, 32),
             num_classes=200,
-            label_names=tuple((checkpoints.EMBEDDED / "tiny_imagenet_classes.txt").read_text().splitlines()),
+            label_names=tuple((checkpoints.EMBEDDED / "tiny_imagenet_classes.txt").read_text(encoding="utf-8").splitlines()),
             crop_pct=1.0,
             file=str(checkpoints.EMBEDDED / "vim_nano_patch4_32.safetensors"),
             origin_url="",

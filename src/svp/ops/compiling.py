@@ -17,12 +17,18 @@ INLINED: dict[str, Any] = dict(OPTIONS, inline="always")
 """Options of a kernel's body, which is compiled where it is called and not by itself: compiling takes a quarter less time."""
 
 
+_PATIENCE = 120.0  # seconds; all kernels of a training step compile in 24 on two cores
+
+
 def kernel(**options: Any) -> Callable[[Callable[..., None]], Any]:
     """``numba.njit`` for what the host calls, compiled by one process after the other.
 
     Numba's cache has no lock. Of processes that meet an empty one, each would compile for itself, and two that write different
     signatures of a function in the same moment may leave its index naming the wrong machine code. In turns, the second reads
-    what the first has written.
+    what the first has written; one that has waited two minutes compiles all the same.
+
+    Args:
+        **options: Of ``njit``, over ``OPTIONS``.
     """
 
     def decorate(function: Callable[..., None]) -> Any:
@@ -45,8 +51,9 @@ def _turn(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "svp-kernels.lock")
-        lock.acquire()
-    except (OSError, NotImplementedError):  # a folder that cannot be written, a file system without locks
+        lock.acquire(timeout=_PATIENCE)
+    # a folder that cannot be written, a file system without locks, or a turn that does not end (Timeout is an OSError)
+    except (OSError, NotImplementedError):
         lock = None
     try:
         yield

@@ -261,18 +261,20 @@ def _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backw
     h = empty(d_state * LANES)
     step, step_x, sums = empty(_CHUNK * LANES), empty(_CHUNK * LANES), empty(_CHUNK * LANES)
     size = tile * length * LANES
-    x, x_b, y = empty(size), empty(size), empty(size)
+    y, tiles = empty(size), (empty(size), empty(size))
+    sides = ((x_forward, p, forward), (x_backward, p_b, backward))
     half = splat(_HALF)
     end = (group + 1) * blocks // groups
     for first in range(group * blocks // groups, end, tile):
         last = min(first + tile, end)
-        _fill_tile(image, first, last, x_forward, x)
-        _fill_tile(image, first, last, x_backward, x_b)
+        for side in range(2):
+            _fill_tile(image, first, last, sides[side][0], tiles[side])
         clear(y)
         for block in range(first, last):
             at = (block - first) * length * LANES
-            _direction(image, block, length, 1, x, at, p, forward, y, h, step, step_x, sums)
-            _direction(image, block, length, -1, x_b, at, p_b, backward, y, h, step, step_x, sums)
+            for side in range(2):  # a loop: written twice, it would compile twice
+                _, p_side, weights = sides[side]
+                _direction(image, block, length, 1 - 2 * side, tiles[side], at, p_side, weights, y, h, step, step_x, sums)
         for t in range(length):
             for block in range(first, last):
                 gate = load(z.data, image * z.image + t * z.token + block * LANES)
@@ -374,13 +376,16 @@ def _backward_item(
     clear(products_B)
     clear(products_C)
     size = tile * length * LANES
-    x, x_b, y, grad_y, of_raw, of_raw_b = empty(size), empty(size), empty(size), empty(size), empty(size), empty(size)
+    y, grad_y = empty(size), empty(size)
+    tiles, of_raw = (empty(size), empty(size)), (empty(size), empty(size))
+    sides = ((x_forward, p, forward), (x_backward, p_b, backward))
+    of_sides = ((grad_x, grad_raw, grad_BC, grad_AD), (grad_x_b, grad_raw_b, grad_BC_b, grad_AD_b))
     half = splat(_HALF)
     end = (group + 1) * blocks // groups
     for first in range(group * blocks // groups, end, tile):
         last = min(first + tile, end)
-        _fill_tile(image, first, last, x_forward, x)
-        _fill_tile(image, first, last, x_backward, x_b)
+        for side in range(2):
+            _fill_tile(image, first, last, sides[side][0], tiles[side])
         clear(y)
         for t in range(length):
             for block in range(first, last):
@@ -389,24 +394,21 @@ def _backward_item(
                 store(grad_y, ((block - first) * length + t) * LANES, half * grad * (gate * sigmoid(gate)))
         for block in range(first, last):
             at = (block - first) * length * LANES
-            _direction_backward(
-                item, image, block, length, chunk, 1, x, at, p, forward, grad_y, y, need_weights,
-                step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A,
-                products_B, products_C, of_raw, grad_BC, grad_AD,
-            )  # fmt: skip
-            _direction_backward(
-                item, image, block, length, chunk, -1, x_b, at, p_b, backward, grad_y, y, need_weights,
-                step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A,
-                products_B, products_C, of_raw_b, grad_BC_b, grad_AD_b,
-            )  # fmt: skip
+            for side in range(2):
+                _, p_side, weights = sides[side]
+                _, _, of_BC, of_AD = of_sides[side]
+                _direction_backward(
+                    item, image, block, length, chunk, 1 - 2 * side, tiles[side], at, p_side, weights, grad_y, y,
+                    need_weights, step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays,
+                    grad_h, of_A, products_B, products_C, of_raw[side], of_BC, of_AD,
+                )  # fmt: skip
         for t in range(length):
             for block in range(first, last):
                 row, channel = image * length + t, block * LANES
                 in_tile, at = ((block - first) * length + t) * LANES, row * channels + channel
-                store(grad_x, at, load(x, in_tile))
-                store(grad_x_b, at, load(x_b, in_tile))
-                store(grad_raw, at, load(of_raw, in_tile))
-                store(grad_raw_b, at, load(of_raw_b, in_tile))
+                for side in range(2):
+                    store(of_sides[side][0], at, load(tiles[side], in_tile))
+                    store(of_sides[side][1], at, load(of_raw[side], in_tile))
                 gate = load(z.data, image * z.image + t * z.token + channel)
                 grad = load(grad_out.data, image * grad_out.image + t * grad_out.token + channel)
                 store(grad_z, row * width + channels + channel, _through_silu(half * grad, gate) * load(y, in_tile))

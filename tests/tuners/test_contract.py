@@ -65,7 +65,7 @@ class Row:
 
 def svp_row(trains: int, **changes: Any) -> Row:
     options = dict(shared_layers=SHARED, hidden_dim=R) | changes
-    at_base = changes.get("scaling", True)
+    at_base = changes.get("scaling", True) and not changes.get("initial_scale")
     return Row(
         lambda _: trains,
         r"svp\.|head\.",
@@ -167,6 +167,7 @@ VIM: dict[str, list[Row]] = {
         svp_row(CROSS + HEAD, cross_prompt="official", inner=False),
         svp_row(INNER + CROSS + HEAD, prompt_cls_token=True),
         svp_row(INNER + CROSS - (DEPTH + GROUPS) * D + HEAD, scaling=False),
+        svp_row(INNER + CROSS + HEAD, initial_scale=0.1),
         svp_row(INNER + CROSS + HEAD, simam=True),
         svp_row(INNER + CROSS + HEAD, dropout=0.3),
         svp_row(INNER + CROSS + TWO_LINEAR, head="two_linear"),

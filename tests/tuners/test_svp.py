@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -95,7 +96,7 @@ def test_counts_of_every_data_set(dataset: str) -> None:
 
 
 def test_defaults_are_the_papers() -> None:
-    assert SVPConfig() == SVPConfig(8, 64, True, True, "paper", True, False, 0.0, False, "linear")
+    assert SVPConfig() == SVPConfig(8, 64, True, True, "paper", True, 0.0, False, 0.0, False, "linear")
     model = svp.create_model("vim_small", num_classes=100, device="meta")
     assert svp.tune(model).num_trainable_without_head == 1_644_288
     assert model.tuner.name == "svp"
@@ -273,6 +274,14 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.allclose(model(x), model(x))
 
 
+def test_all_scales_start_where_asked() -> None:
+    model = small_vim()
+    svp.tune(model, "svp", **SMALL, initial_scale=0.25)
+    prompters = model.svp
+    assert torch.equal(prompters.inner_scale, torch.full_like(prompters.inner_scale, 0.25))
+    assert torch.equal(prompters.cross_scale, torch.full_like(prompters.cross_scale, 0.25))
+
+
 def test_simam_by_hand_and_on_flat_images() -> None:
     x = torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]])
     d = torch.tensor([[[[4.0, 1.0], [0.0, 9.0]]]])
@@ -290,6 +299,8 @@ def test_simam_by_hand_and_on_flat_images() -> None:
         (dict(shared_layers=4), "svp: shared_layers is 4, expected 1 to the model's depth 3"),
         (dict(hidden_dim=0), "svp: hidden_dim is 0, expected 1 or more"),
         (dict(cross=False, inner=False), "svp: cross and inner are both off"),
+        (dict(initial_scale=0.1, scaling=False), "svp: initial_scale is 0.1, but scaling is off"),
+        (dict(initial_scale=math.nan), "svp: initial_scale is nan, expected a finite number"),
         (dict(dropout=1.0), "svp: dropout is 1.0, expected 0 <= dropout < 1"),
         (dict(cross_prompt="both"), "svp: cross_prompt is 'both', expected 'paper' or 'official'"),
         (dict(head="mlp"), "svp: head is 'mlp', expected 'linear' or 'two_linear'"),

@@ -5,7 +5,8 @@
     v <- v + alpha_l * drop(inner_l(v)) + beta_g * drop(cross_g(v))
 
 v is a token of the hidden stream as it enters block l (for l > 0 the mixer output of block l-1 before it joins the residual);
-the class token is not prompted; alpha and beta are per channel and start at zero, so training starts at the plain backbone.
+the class token is not prompted; alpha and beta are per channel and start at zero (`initial_scale`), so training starts at the
+plain backbone.
 
 What trains: both kinds of prompters, alpha, beta and the head. Without head, with d = embed_dim, L = depth, r = hidden_dim,
 G = ceil(L / shared_layers):  L (2 d r + d + r) + L d  +  G (d^2 + d) + G d;  1,644,288 for Vim-S with the defaults.
@@ -51,6 +52,8 @@ class SVPConfig(MethodConfig):
             with it; needs an even number of patches).
         scaling: Weigh the prompts by alpha and beta; without, they are added as they are (an ablation: training does not start
             at the plain backbone then).
+        initial_scale: Where all of alpha and beta start. At 0, as in the released code, the prompters themselves get no
+            gradient in the first step; elsewhere training does not start at the plain backbone.
         prompt_cls_token: Prompt the class token too (an ablation; with `cross_prompt` "paper" only).
         dropout: Dropout on the prompts, 0 <= dropout < 1.
         simam: Weigh the input image by parameter-free attention (SimAM, lambda 1e-3), as the release does for some data sets.
@@ -63,6 +66,7 @@ class SVPConfig(MethodConfig):
     inner: bool = True
     cross_prompt: Literal["paper", "official"] = "paper"
     scaling: bool = True
+    initial_scale: float = 0.0
     prompt_cls_token: bool = False
     dropout: float = 0.0
     simam: bool = False
@@ -74,6 +78,10 @@ class SVPConfig(MethodConfig):
                 raise ValueError(f"svp: {name} is {getattr(self, name)}, expected 1 or more")
         if not (self.cross or self.inner):
             raise ValueError("svp: cross and inner are both off, nothing is left to train but the head (method 'linear')")
+        if not math.isfinite(self.initial_scale):
+            raise ValueError(f"svp: initial_scale is {self.initial_scale}, expected a finite number")
+        if self.initial_scale and not self.scaling:
+            raise ValueError(f"svp: initial_scale is {self.initial_scale}, but scaling is off, there are no scales to start")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"svp: dropout is {self.dropout}, expected 0 <= dropout < 1")
         for name, choices in (("cross_prompt", ("paper", "official")), ("head", ("linear", "two_linear"))):
@@ -107,12 +115,12 @@ class Prompters(nn.Module):
                 for _ in range(depth)
             )
             if config.scaling:
-                self.inner_scale = nn.Parameter(torch.zeros(depth, embed_dim, **factory))
+                self.inner_scale = nn.Parameter(torch.full((depth, embed_dim), config.initial_scale, **factory))
         if config.cross:
             groups = math.ceil(depth / config.shared_layers)
             self.cross_prompters = nn.ModuleList(nn.Linear(embed_dim, embed_dim, **factory) for _ in range(groups))
             if config.scaling:
-                self.cross_scale = nn.Parameter(torch.zeros(groups, embed_dim, **factory))
+                self.cross_scale = nn.Parameter(torch.full((groups, embed_dim), config.initial_scale, **factory))
 
     def inner_prompt(self, layer: int, tokens: Tensor) -> Tensor:
         """alpha_l * drop(inner_l(tokens)), (batch, length, embed_dim)."""

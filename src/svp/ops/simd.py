@@ -6,8 +6,8 @@ vector to whatever the machine has: one AVX-512 register, two of AVX, four of SS
 NaN and inf behave as in IEEE arithmetic: no instruction is flagged ``nnan`` or ``ninf``, nor ``reassoc``, which would undo the
 rounding trick in ``exp2``. Importing this module imports Numba.
 
-Numba's cache does not notice a change here; after editing this file, delete the ``__pycache__`` of the kernels, and
-``.pytest_cache/numba``, where ``make test`` keeps its own.
+Numba's cache does not notice a change here, nor in any function that a kernel of another file calls; after editing one, delete
+the ``__pycache__`` of the kernels, and ``.pytest_cache/numba``, where ``make test`` keeps its own.
 """
 
 from __future__ import annotations

@@ -16,167 +16,39 @@ here, one block of sixteen channels at a time, see ``selective_scan.cpu_numba`` 
 
 A block is one cache line of every token, so a walk along the tokens would wait for memory at each of them. The kernels
 therefore read and write the tensors a few neighbouring blocks at a time, token by token, and keep those blocks, a tile, in
-the L2 cache as (block, length, 16). Tensors are float32 or bfloat16, tiles are float32.
+the L2 cache as (block, length, 16). Tensors are float32 or bfloat16, tiles are float32. The convolutions are in
+``cpu_numba_conv``.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from numba import njit, prange
 from torch import Tensor
 
+from svp.ops.bidirectional_scan.cpu_numba_conv import (
+    CONV_CHUNK,
+    Weights,
+    conv_backward_parallel,
+    conv_backward_serial,
+    conv_parallel,
+    conv_serial,
+    through_silu,
+)
 from svp.ops.compiling import INLINED, OPTIONS, kernel
 from svp.ops.rows import LANES, Rows, flat, numpy_view, rows
 from svp.ops.selective_scan.cpu_numba import chunk_states, chunk_states_kept, chunk_sweep, groups_per_image, to_blocks
 from svp.ops.simd import LOG2_E, broadcast, clear, empty, fma, load, sigmoid, softplus, splat, store
 from svp.ops.threads import run_kernel
 
-_CONV_CHUNK = 32  # tokens
 _CHUNK = 64  # tokens of the forward pass
 _KEPT_VECTORS = 4096  # states of a chunk of the backward pass
 _TILE_VECTORS = 1024  # of a tile, 64 kB: the backward pass keeps six of them in the L2 cache
-_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
-
-
-class Weights(NamedTuple):
-    """What the kernels read of one direction; channels are adjacent."""
-
-    conv: npt.NDArray[np.float32]  # (d_conv, d_inner)
-    conv_bias: npt.NDArray[np.float32]  # (d_inner,)
-    dt_proj: npt.NDArray[np.float32]  # (blocks, dt_rank, 16)
-    dt_bias: npt.NDArray[np.float32]  # (d_inner,)
-    decay_rate: npt.NDArray[np.float32]  # (blocks, d_state, 16), A * log2(e)
-    D: npt.NDArray[np.float32]  # (d_inner,)
-
-
-# convolution ------------------------------------------------------------------------------------------------------------
-
-
-@njit(**dict(OPTIONS, forceinline=True))
-def _filtered(image, t, length, d_conv, channel, x, forward, backward):
-    """Both filters at token `t`, in front of the SiLU."""
-    channels = forward.conv_bias.shape[0]
-    a, a_b = load(forward.conv_bias, channel), load(backward.conv_bias, channel)
-    for k in range(d_conv):
-        before, behind = t - (d_conv - 1) + k, t + (d_conv - 1) - k
-        if before >= 0:
-            at = image * x.image + before * x.token + channel
-            a = fma(load(forward.conv, k * channels + channel), load(x.data, at), a)
-        if behind < length:
-            at = image * x.image + behind * x.token + channel
-            a_b = fma(load(backward.conv, k * channels + channel), load(x.data, at), a_b)
-    return a, a_b
-
-
-@njit(**INLINED)
-def _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward):
-    """SiLU of both filters, of one chunk of tokens of an image."""
-    length, channels = x_forward.shape[1], x_forward.shape[2]
-    image, chunk = item // chunks, item % chunks
-    for t in range(chunk * length // chunks, (chunk + 1) * length // chunks):
-        for channel in range(0, channels, LANES):
-            a, a_b = _filtered(image, t, length, d_conv, channel, x, forward, backward)
-            at = (image * length + t) * channels + channel
-            store(x_forward, at, a * sigmoid(a))
-            store(x_backward, at, a_b * sigmoid(a_b))
-
-
-@njit(**dict(OPTIONS, forceinline=True))
-def _through_silu(grad, a):
-    slope = sigmoid(a)
-    return grad * (slope * fma(a, splat(_ONE) - slope, splat(_ONE)))
-
-
-@njit(**INLINED)
-def _conv_backward_item(
-    item, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
-):
-    """Gradient of x from those of both convolved inputs, of one chunk of tokens; the first half of every row of `grad_x`.
-
-    Those of the taps, and of the bias behind them, are kept per chunk: (items, d_conv + 1, d_inner).
-    """
-    length, channels, width = grad_forward.shape[1], grad_forward.shape[2], grad_x.shape[2]
-    image, chunk = item // chunks, item % chunks
-    first, last = chunk * length // chunks, (chunk + 1) * length // chunks
-    margin = d_conv - 1
-    # gradients in front of the SiLU, 0 beyond the sequence: of_a begins at token `first`, of_a_b `margin` tokens before
-    of_a, of_a_b = empty((last - first + margin) * channels), empty((last - first + margin) * channels)
-    clear(of_a)
-    clear(of_a_b)
-    for t in range(max(first - margin, 0), min(last + margin, length)):
-        for channel in range(0, channels, LANES):
-            a, a_b = _filtered(image, t, length, d_conv, channel, x, forward, backward)
-            at = (image * length + t) * channels + channel
-            if t >= first:
-                store(of_a, (t - first) * channels + channel, _through_silu(load(grad_forward, at), a))
-            if t < last:
-                store(of_a_b, (t - first + margin) * channels + channel, _through_silu(load(grad_backward, at), a_b))
-    for t in range(first, last):
-        for channel in range(0, channels, LANES):
-            # token t was seen by tap k of the forward filter at t + margin - k, of the backward one at t - margin + k
-            total = splat(_ZERO)
-            for k in range(d_conv):
-                tap = k * channels + channel
-                total = fma(load(forward.conv, tap), load(of_a, (t - first + margin - k) * channels + channel), total)
-                total = fma(load(backward.conv, tap), load(of_a_b, (t - first + k) * channels + channel), total)
-            store(grad_x, (image * length + t) * width + channel, total)
-    if need_weights:
-        for channel in range(0, channels, LANES):
-            for k in range(d_conv + 1):
-                total, total_b = splat(_ZERO), splat(_ZERO)
-                for t in range(first, last):
-                    of_t = load(of_a, (t - first) * channels + channel)
-                    of_t_b = load(of_a_b, (t - first + margin) * channels + channel)
-                    before, behind = t - margin + k, t + margin - k
-                    if k == d_conv:
-                        total, total_b = total + of_t, total_b + of_t_b
-                    else:
-                        if before >= 0:
-                            total = fma(of_t, load(x.data, image * x.image + before * x.token + channel), total)
-                        if behind < length:
-                            total_b = fma(of_t_b, load(x.data, image * x.image + behind * x.token + channel), total_b)
-                at = (item * (d_conv + 1) + k) * channels + channel
-                store(grad_taps, at, total)
-                store(grad_taps_b, at, total_b)
-
-
-@kernel()
-def _conv_serial(items, chunks, d_conv, x, forward, backward, x_forward, x_backward):
-    for item in range(items):
-        _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward)
-
-
-@kernel(parallel=True)
-def _conv_parallel(items, chunks, d_conv, x, forward, backward, x_forward, x_backward):
-    for item in prange(items):
-        _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward)
-
-
-@kernel()
-def _conv_backward_serial(
-    items, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
-):
-    for item in range(items):
-        _conv_backward_item(
-            item, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
-            grad_x, grad_taps, grad_taps_b,
-        )  # fmt: skip
-
-
-@kernel(parallel=True)
-def _conv_backward_parallel(
-    items, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
-):
-    for item in prange(items):
-        _conv_backward_item(
-            item, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
-            grad_x, grad_taps, grad_taps_b,
-        )  # fmt: skip
+_ZERO, _HALF = np.float32(0), np.float32(0.5)
 
 
 # scan -------------------------------------------------------------------------------------------------------------------
@@ -411,7 +283,7 @@ def _backward_item(
                     store(of_sides[side][1], at, load(of_raw[side], in_tile))
                 gate = load(z.data, image * z.image + t * z.token + channel)
                 grad = load(grad_out.data, image * grad_out.image + t * grad_out.token + channel)
-                store(grad_z, row * width + channels + channel, _through_silu(half * grad, gate) * load(y, in_tile))
+                store(grad_z, row * width + channels + channel, through_silu(half * grad, gate) * load(y, in_tile))
 
 
 @kernel()
@@ -483,8 +355,8 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
         grad_p.append(torch.cat([grad_raw[side] @ dt_proj, *of_BC], dim=-1).view(batch * length, -1))
         grad_x[side].view(-1, d_inner).addmm_(grad_p[side], x_proj)
     run_kernel(
-        _conv_backward_parallel,
-        _conv_backward_serial,
+        conv_backward_parallel,
+        conv_backward_serial,
         batch * call.chunks,
         call.chunks,
         call.d_conv,
@@ -528,11 +400,11 @@ class _Call:
         self.groups = groups_per_image(batch, blocks)
         self.items = batch * self.groups
         self.tile = max(1, min(_TILE_VECTORS // length, blocks // self.groups))
-        self.chunks = math.ceil(length / _CONV_CHUNK)
+        self.chunks = math.ceil(length / CONV_CHUNK)
         self.convolved = [torch.empty(self.inner, dtype=self.dtype) for _ in range(2)]
         run_kernel(
-            _conv_parallel,
-            _conv_serial,
+            conv_parallel,
+            conv_serial,
             batch * self.chunks,
             self.chunks,
             self.d_conv,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from svp.studies import Study, make_study, read_study
+from svp.studies import Study, make_study, read_ablation, read_sensitivity, read_study
 from svp.studies.study import run_name, to_yaml_values
 from svp.training import ConfigError, make_config
 
@@ -118,3 +119,15 @@ def test_a_run_is_named_by_what_changes_its_outcome() -> None:
         name(protocol="trainval"),
     ]
     assert len({base, *others}) == 1 + len(others)
+
+
+READERS = {"compare": read_study, "ablate": read_ablation, "sensitivity": read_sensitivity}
+STUDIES = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_studies_of_the_repository_are_valid_and_say_how_they_are_run(path: Path) -> None:
+    command = re.search(r"^#   svp study (\w+) (benchmarks/\S+)", path.read_text(), re.MULTILINE)
+    assert command, "a comment with the command"
+    assert command[2] == f"benchmarks/{path.name}"
+    assert READERS[command[1]](path).name == path.stem

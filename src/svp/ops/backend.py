@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svp.ops.collector import collector_paused
+
 BACKENDS = ("auto", "reference", "any_device", "numba", "triton")
 """Names accepted by ``backend=``.
 
@@ -167,8 +169,9 @@ def _refusal(name: str, kinds: list[tuple[torch.device, torch.dtype]]) -> str:
 def _import_kernels(name: str) -> str:
     """Why the kernels of a backend cannot be loaded; empty if they can. The first call imports Numba or Triton."""
     try:
-        for op in _OPS:
-            importlib.import_module(f"svp.ops.{op}.{_COMPILED[name]}")
+        with collector_paused():
+            for op in _OPS:
+                importlib.import_module(f"svp.ops.{op}.{_COMPILED[name]}")
     except Exception as error:  # a broken or too old installation raises anything
         return f"{type(error).__name__}: {error}"
     return ""

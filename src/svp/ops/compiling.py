@@ -10,6 +10,8 @@ from typing import Any
 from filelock import FileLock
 from numba import njit
 
+from svp.ops.collector import collector_paused
+
 OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, boundscheck=False, error_model="numpy")
 """Options of every function."""
 
@@ -36,7 +38,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., None]], Any]:
         compile_now = dispatcher.compile
 
         def compile_in_turn(signature: Any) -> Any:
-            with _turn(Path(dispatcher.stats.cache_path)):
+            with _turn(Path(dispatcher.stats.cache_path)), collector_paused():
                 return compile_now(signature)
 
         dispatcher.compile = compile_in_turn

@@ -1,0 +1,48 @@
+"""The garbage collector rests while kernels are compiled, and only then."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from svp.ops.collector import collector_paused
+
+# prints how many collections the first call of an op sets off, kernels imported and compiled in it
+CODE = """
+import gc
+import torch
+from svp.ops import causal_conv1d
+x, weight = torch.randn(1, 4, 16), torch.randn(16, 4)
+seen = []
+gc.callbacks.append(lambda phase, info: seen.append(info["generation"]))
+causal_conv1d(x, weight, backend="numba")
+print(seen.count(2), gc.isenabled())
+"""
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_it_goes_on_only_if_it_did_before(on: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if on else gc.disable)()
+        with collector_paused():
+            assert not gc.isenabled()
+        assert gc.isenabled() == on
+        with pytest.raises(ZeroDivisionError), collector_paused():
+            raise ZeroDivisionError
+        assert gc.isenabled() == on
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
+def test_the_first_call_of_an_op_walks_through_all_objects_at_most_once(tmp_path: Path) -> None:
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    out = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True).stdout
+    full_collections, is_on = out.split()
+    assert int(full_collections) <= 2  # a collection calls back when it starts and when it ends
+    assert is_on == "True"

@@ -30,7 +30,7 @@ from svp.inspection.maps import Array, Direction, image_maps, patch_extent, pixe
 from svp.models import Backbone, VisionMamba, WeightsError, state_sha256
 from svp.plotting import style
 from svp.training import Prediction, RunDirectory
-from svp.training.loop import make_accelerator
+from svp.training.devices import make_accelerator
 from svp.training.use import Classifier, class_names, classify
 from svp.tuners import AdapterInfo, load_adapter, method_title
 from svp.tuners.adapter_files import read_adapter_info

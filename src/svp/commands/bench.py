@@ -35,7 +35,7 @@ def _bench(sections: list[str], models: list[str] | None, rounds: int, batch_siz
     from svp.bench.suite import SECTIONS, Row, Settings, machine, run_suite
     from svp.models.factory import full_name
     from svp.terminal import make_console
-    from svp.training.loop import make_accelerator
+    from svp.training.devices import make_accelerator
 
     for name in models or ():
         if not full_name(name).startswith("vim_"):

@@ -42,7 +42,7 @@ from svp.models import VisionMamba
 from svp.plotting import BASE as BASE_LOOK
 from svp.plotting import Look, looks, style
 from svp.training import RunDirectory
-from svp.training.loop import make_accelerator
+from svp.training.devices import make_accelerator
 from svp.tuners import AdapterInfo, load_adapter, method_title
 
 Progress = Callable[[int, int], None]

@@ -15,9 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from torch import Tensor
@@ -45,6 +42,7 @@ from svp.data.transforms import Transform
 from svp.models import Backbone, Origin, create_model, input_fields, model_info
 from svp.models.factory import full_name
 from svp.training.config import TrainConfig, differences, make_config
+from svp.training.devices import make_accelerator
 from svp.training.display import Display, duration, plot_curves
 from svp.training.evaluation import Scores, describe_unreadable, score
 from svp.training.faults import check_outcome, explain_nonfinite
@@ -101,26 +99,6 @@ def train(
         explicit = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         config = make_config(explicit if data is None else {"data": str(data), **explicit})
     return _Trainer(config, progress, after_epoch).run()
-
-
-def make_accelerator(device: str, precision: str) -> Accelerator:
-    """Devices and precision by the words of ``TrainConfig``.
-
-    Raises:
-        RuntimeError: A GPU is asked for and there is none.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        AcceleratorState._reset_state(reset_partial_state=True)  # else a second run could not choose its own precision
-    gpu = torch.cuda.is_available() and device != "cpu"
-    if device == "cuda" and not gpu:
-        raise RuntimeError("device is 'cuda', but PyTorch finds no CUDA GPU; use --device cpu or auto")
-    if precision == "auto":
-        precision = "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return Accelerator(
-        cpu=not gpu,
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=False),
-    )
 
 
 class _Trainer:

@@ -33,8 +33,8 @@ from svp.data import (
 )
 from svp.models import Backbone
 from svp.paths import write_atomically
+from svp.training.devices import make_accelerator
 from svp.training.evaluation import describe_unreadable, score
-from svp.training.loop import make_accelerator
 from svp.training.records import RunDirectory
 from svp.tuners import AdapterInfo, load_adapter, read_adapter_info
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from numba import njit
+from numba.core.registry import cpu_target
+from torch import Tensor
 
 from svp.ops.rows import LANES
-from svp.ops.simd import load, store
+from svp.ops.simd import exp2_by_avx512, exp2_by_bits, load, store
+
+AVX512 = "+avx512dq" in cpu_target.target_context.codegen().magic_tuple()[2]
 
 
 @njit
@@ -37,3 +46,51 @@ def test_every_nan_stays_one_in_bfloat16(bits: int) -> None:
     stored = torch.empty(LANES, dtype=torch.bfloat16)
     copy_lanes(values.numpy(), stored.view(torch.int16).numpy())
     assert stored.isnan().all()
+
+
+def of_lanes(function: Any, x: Tensor) -> Tensor:
+    @njit
+    def apply(source, target):
+        for at in range(0, source.size, LANES):
+            store(target, at, function(load(source, at)))
+
+    y = torch.empty_like(x)
+    apply(x.numpy(), y.numpy())
+    return y
+
+
+@pytest.mark.parametrize(
+    "exp2",
+    [
+        exp2_by_bits,
+        pytest.param(exp2_by_avx512, marks=pytest.mark.skipif(not AVX512, reason="this processor has no AVX-512")),
+    ],
+)
+def test_exp2(exp2: Any) -> None:
+    x = torch.cat([torch.linspace(-125.9, 127.4, 16 * 4001), torch.linspace(-1, 1, 16 * 4001), torch.linspace(0, 1e-6, 16)])
+    truth = torch.exp2(x.double())
+    assert ((of_lanes(exp2, x) - truth).abs() / truth).max() < 1.7e-7  # the polynomial's 9e-8 and rounding
+    limits = torch.tensor([-0.0, 0.0, -150, -1e4, -3e38, -math.inf, 128, 1e4, 3e38, math.inf, math.nan] + [0.0] * 5)
+    expected = torch.tensor([1.0, 1.0, 0, 0, 0, 0, math.inf, math.inf, math.inf, math.inf, math.nan] + [1.0] * 5)
+    assert torch.equal(of_lanes(exp2, limits).nan_to_num(nan=-1), expected.nan_to_num(nan=-1))
+
+
+SCAN = """
+import torch
+from svp.ops import selective_scan
+from svp.ops.simd import exp2, exp2_by_bits
+assert exp2 is exp2_by_bits
+torch.manual_seed(0)
+x, dt, B, C = torch.randn(2, 9, 24), torch.randn(2, 9, 24), torch.randn(2, 9, 5), torch.randn(2, 9, 5)
+A = -torch.rand(24, 5)
+y = selective_scan(x, dt, A, B, C, backend="numba")
+truth = selective_scan(*(t.double() for t in (x, dt, A, B, C)), backend="reference")
+assert (y - truth).abs().max() / (1 + truth.abs().max()) < 5e-6
+"""
+
+
+def test_the_oldest_processor(tmp_path: Path) -> None:
+    """Instructions of every x86-64, or of every ARM."""
+    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", SCAN], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr

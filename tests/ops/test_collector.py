@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,31 @@ def test_it_goes_on_only_if_it_did_before(on: bool) -> None:
         assert gc.isenabled() == on
     finally:
         (gc.enable if before else gc.disable)()
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """Tests run with what is imported frozen."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("thawed")
+def test_what_is_allocated_within_counts_as_old() -> None:
+    with collector_paused():
+        kept: list[list[int]] = [[] for _ in range(100)]
+    old = set(map(id, gc.get_objects(generation=2)))
+    assert all(id(item) in old for item in kept)
+
+
+@pytest.mark.usefixtures("thawed")
+def test_what_is_frozen_stays_so() -> None:
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    with collector_paused():
+        pass
+    assert gc.get_freeze_count() == frozen
 
 
 def test_the_first_call_of_an_op_walks_through_all_objects_at_most_once(tmp_path: Path) -> None:

@@ -194,6 +194,7 @@ def test_a_grid_is_drawn(values: dict[str, Any], tmp_path: Path, grid: dict[str,
     assert len(options) == np.prod([len(points) for points in grid.values()])
     for name, points in grid.items():
         assert {option[name] for option in options} == set(points)
+    assert all(str(cell.job(tmp_path, cell.config.lr, 0)).count("lr 0.") == 1 for cell in study.cells)
     assert list(write_figures(pretend(study, tmp_path / "study"))) == ["sensitivity"]
 
 

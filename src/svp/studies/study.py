@@ -82,7 +82,9 @@ class Job:
         return reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}..."
 
     def __str__(self) -> str:
-        return f"{self.data}, {self.method}, lr {self.config.lr:g}, seed {self.config.seed}"
+        rate = f"lr {self.config.lr:g}"
+        named = rate in self.method.split(", ")  # points of a grid are
+        return ", ".join([self.data, self.method, *([] if named else [rate]), f"seed {self.config.seed}"])
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """How near the Triton kernels are to what the GPU allows: one scan against its two floors, Vim-S against its matrix products.
 
-    python benchmarks/gpu_scan.py [--batch 96] [--size 224] [--rounds 20] [--json FILE]
+    python benchmarks/gpu_scan.py [--batch 96] [--size 224] [--rounds 20] [--compiled] [--json FILE]
 
 Every ceiling is measured in the same run: bytes per second by a copy, exponentials per second by a kernel that does little
 else, matrix products by replaying those of a step alone. *Floor of a scan*: the longer of the time to move its arguments and
 results once and the time to take one exponential per state and token. "eager" is the reference (PyTorch, differentiated by
-autograd) at a smaller batch; its times are per image too.
+autograd) at a smaller batch, "compiled" the same with every mixer through ``torch.compile``; their times are per image too.
 
 "bf16" stores weights and activations in bfloat16, "autocast" is what ``svp train --precision bf16`` does.
 """
@@ -45,7 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--size", type=int, default=224, help="pixels of the model's images")
-    parser.add_argument("--reference-batch", type=int, default=8, help="0 leaves the eager reference out")
+    parser.add_argument("--reference-batch", type=int, default=8, help="0 leaves the references out")
+    parser.add_argument(
+        "--compiled", action="store_true", help="torch.compile of the reference too: minutes per precision and task"
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--precision", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     parser.add_argument("--json", type=Path, help="write the figures there as well")
@@ -60,14 +63,17 @@ def main() -> None:
             figures = f"{row['ms']:8.3f} {row['bytes_ms']:8.3f} {row['exp_ms']:8.3f} {row['ratio']:6.2f}"
             print(f"{row['pass']:18} {row['dtype']:9} {figures}", flush=True)
     print(f"\nvim_small, {options.size} px, batch {options.batch}:")
-    print("images/s; of the matrix products alone; ratio; of the eager reference; times; MB/image")
+    print("images/s; of the matrix products alone; ratio; of the eager reference; times; of the compiled one; times; MB/image")
     for precision in options.precision:
         for training in (False, True):
             row = model_row(precision, training, options)
             report["model"].append(row)
             figures = f"{row['images_per_s']:8.0f} {row['matmul_images_per_s']:8.0f} {row['ratio']:6.2f}"
-            eager = f"{row['eager_images_per_s']:8.1f} {row['speedup']:6.1f}"
-            print(f"{row['task']:18} {precision:9} {figures} {eager} {row['mb_per_image']:8.1f}", flush=True)
+            peers = " ".join(
+                f"{row[f'{peer}_images_per_s']:8.1f} {row['images_per_s'] / row[f'{peer}_images_per_s']:6.1f}"
+                for peer in ("eager", "compiled")
+            )
+            print(f"{row['task']:18} {precision:9} {figures} {peers} {row['mb_per_image']:8.1f}", flush=True)
     print(json.dumps(report))
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -181,31 +187,37 @@ def model_row(precision: str, training: bool, options: argparse.Namespace) -> di
     products = matrix_products(step)
     matmul_ms = milliseconds(lambda: replay(products), options.rounds)
     del step
-    eager = float("nan")
-    if options.reference_batch:
-        eager_step, _ = model_step(precision, training, options.reference_batch, options.size)
+
+    def reference(measured: bool, **how: bool) -> float:
+        if not (measured and options.reference_batch):
+            return float("nan")
+        reference_step, _ = model_step(precision, training, options.reference_batch, options.size, **how)
         with use_backend("reference"):
-            eager = options.reference_batch / milliseconds(eager_step, 3) * 1e3
-    images = options.batch / ms * 1e3
+            return options.reference_batch / milliseconds(reference_step, 3) * 1e3
+
     return {
         "task": "SVP training step" if training else "inference",
         "precision": precision,
         "batch": options.batch,
-        "images_per_s": images,
+        "images_per_s": options.batch / ms * 1e3,
         "matmul_images_per_s": options.batch / matmul_ms * 1e3,
         "ratio": matmul_ms / ms,
-        "eager_batch": options.reference_batch,
-        "eager_images_per_s": eager,
-        "speedup": images / eager,
+        "reference_batch": options.reference_batch,
+        "eager_images_per_s": reference(True),
+        "compiled_images_per_s": reference(options.compiled, compiled=True),
         "mb_per_image": peak / options.batch / 2**20,
     }
 
 
-def model_step(precision: str, training: bool, batch: int, size: int) -> tuple[Callable[[], object], int]:
+def model_step(
+    precision: str, training: bool, batch: int, size: int, compiled: bool = False
+) -> tuple[Callable[[], object], int]:
     """The step, and the bytes that model and batch occupy."""
     model = svp.create_model("vim_small", img_size=size, num_classes=100)
     tuner = svp.tune(model, method="svp")
     model.to(DEVICE, DTYPE[precision]).train(training)
+    for block in model.layers if compiled else ():
+        block.mixer.compile()  # a whole loop over time in one graph; layers share it
     images = torch.randn(batch, 3, size, size, device=DEVICE, dtype=DTYPE[precision])
     labels = torch.randint(100, (batch,), device=DEVICE)
     optimizer = torch.optim.AdamW(tuner.trainable_parameters(), lr=1e-4)

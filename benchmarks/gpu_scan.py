@@ -69,10 +69,8 @@ def main() -> None:
             row = model_row(precision, training, options)
             report["model"].append(row)
             figures = f"{row['images_per_s']:8.0f} {row['matmul_images_per_s']:8.0f} {row['ratio']:6.2f}"
-            peers = " ".join(
-                f"{row[f'{peer}_images_per_s']:8.1f} {row['images_per_s'] / row[f'{peer}_images_per_s']:6.1f}"
-                for peer in ("eager", "compiled")
-            )
+            rates = [row["eager_images_per_s"], row["compiled_images_per_s"]]
+            peers = " ".join(f"{rate:8.1f} {row['images_per_s'] / rate:6.1f}" if rate else f"{'-':>15}" for rate in rates)
             print(f"{row['task']:18} {precision:9} {figures} {peers} {row['mb_per_image']:8.1f}", flush=True)
     print(json.dumps(report))
     if options.json:
@@ -188,10 +186,8 @@ def model_row(precision: str, training: bool, options: argparse.Namespace) -> di
     matmul_ms = milliseconds(lambda: replay(products), options.rounds)
     del step
 
-    def reference(measured: bool, **how: bool) -> float:
-        if not (measured and options.reference_batch):
-            return float("nan")
-        reference_step, _ = model_step(precision, training, options.reference_batch, options.size, **how)
+    def reference(compiled: bool) -> float:
+        reference_step, _ = model_step(precision, training, options.reference_batch, options.size, compiled)
         with use_backend("reference"):
             return options.reference_batch / milliseconds(reference_step, 3) * 1e3
 
@@ -203,8 +199,8 @@ def model_row(precision: str, training: bool, options: argparse.Namespace) -> di
         "matmul_images_per_s": options.batch / matmul_ms * 1e3,
         "ratio": matmul_ms / ms,
         "reference_batch": options.reference_batch,
-        "eager_images_per_s": reference(True),
-        "compiled_images_per_s": reference(options.compiled, compiled=True),
+        "eager_images_per_s": reference(False) if options.reference_batch else None,
+        "compiled_images_per_s": reference(True) if options.reference_batch and options.compiled else None,
         "mb_per_image": peak / options.batch / 2**20,
     }
 

@@ -13,7 +13,11 @@ from torch import distributed
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:
-    """Devices and precision by the words of ``TrainConfig``.
+    """Devices and precision by the words of ``TrainConfig``; processes that are joined on a CPU part as Python ends.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        precision: "auto" (bf16 where a GPU computes in it, else fp32), "fp32" or "bf16".
 
     Raises:
         RuntimeError: A GPU is asked for and there is none.
@@ -43,7 +47,7 @@ def _processes_are_joined() -> bool:
 def _part_processes() -> None:
     """End gloo's threads while Python lives: the last of a collective may hold tensors, and one that lets go of them
     in an interpreter that is closing aborts the process ("terminate called without an active exception"). Nothing is
-    waited for: where one process fails, the others see its connection close. (NCCL's threads hold nothing of Python,
-    and to end its group beside a process that still waits may hang.)"""
+    waited for: where one process fails, the others see its connection close. A group of NCCL is left as it is, for to end
+    it beside a process that still waits may hang."""
     if _processes_are_joined():
         distributed.destroy_process_group()

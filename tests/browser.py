@@ -81,7 +81,7 @@ class Browser:
 @contextmanager
 def open_browser() -> Iterator[Browser]:
     """Start Chromium; skips the test where it, its driver or Selenium is missing."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install 'svp[test]'")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install 'vim-svp[test]'")
     chromium = next((path for name in _NAMES if (path := shutil.which(name))), None)
     driver = shutil.which("chromedriver")
     if chromium is None or driver is None:

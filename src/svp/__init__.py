@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "SvpError": "svp.errors",
     "create_model": "svp.models",
     "list_models": "svp.models",
     "model_info": "svp.models",
@@ -33,11 +34,13 @@ _MODULES = ("data", "inspection", "models", "ops", "training", "tuners")
 if TYPE_CHECKING:
     from svp import data, inspection, models, ops, training, tuners
     from svp.data import list_datasets
+    from svp.errors import SvpError
     from svp.models import create_model, list_models, model_info
     from svp.training import evaluate, predict, train
     from svp.tuners import list_methods, load_adapter, load_official, save_adapter, tune
 
 __all__ = [
+    "SvpError",
     "__version__",
     "create_model",
     "data",

@@ -17,7 +17,7 @@ from svp.models.checkpoints import EMBEDDED
 from tests.app.conftest import SMALL, make_adapters
 from tests.browser import Browser
 
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'svp[app]'")
+pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vim-svp[app]'")
 
 NANO = replace(SMALL, weights="published", overrides={}, seed=None)
 

@@ -28,7 +28,7 @@ from svp.cli import main
 from tests.app.conftest import OPTIONS
 from tests.app.test_uploads import png
 
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'svp[app]'")
+pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vim-svp[app]'")
 
 LIMITS = Limits(max_images=50, max_upload_size=20_000_000)
 EXAMPLE = Path(__file__).parents[2] / "examples" / "app_client.py"
@@ -225,7 +225,7 @@ def test_gradio_is_asked_for_where_it_is_missing(
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["app", str(small_runs[0])]) == 1
-    assert "pip install 'svp[app]'" in capsys.readouterr().err
+    assert "pip install 'vim-svp[app]'" in capsys.readouterr().err
 
 
 def test_what_was_handed_in_is_gone_when_the_page_stops(small_runs: list[Path], images: list[Path]) -> None:

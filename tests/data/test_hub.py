@@ -133,7 +133,7 @@ def test_without_network_it_says_what_to_place_where(here: Path) -> None:
 
 def test_without_the_package_it_says_what_to_install(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)  # as Python marks what cannot be imported
-    with pytest.raises(RuntimeError, match=r"hfds/ann/pets needs the package datasets: pip install 'svp\[hub\]'"):
+    with pytest.raises(RuntimeError, match=r"hfds/ann/pets needs the package datasets: pip install 'vim-svp\[hub\]'"):
         fetch_hub("hfds/ann/pets", here / "root")
 
 

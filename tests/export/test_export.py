@@ -232,5 +232,5 @@ def test_what_cannot_be_exported_is_said_before_any_work(
     assert main(["export", str(run), "--out", str(tmp_path)]) == 2
     assert main(["export", str(run), "--format", "coreml"]) == 2
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(RuntimeError, match=r"pip install 'svp\[onnx\]'"):
+    with pytest.raises(RuntimeError, match=r"pip install 'vim-svp\[onnx\]'"):
         export_run(run)

@@ -237,7 +237,7 @@ def test_slices_are_those_of_a_vim() -> None:
 def test_without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)  # as Python marks what cannot be imported
     model = small_vim()
-    with pytest.raises(RuntimeError, match=r"method 'dora' needs the package peft: pip install 'svp\[peft\]'"):
+    with pytest.raises(RuntimeError, match=r"method 'dora' needs the package peft: pip install 'vim-svp\[peft\]'"):
         svp.tune(model, "dora")
     assert model.tuner is None
     svp.tune(model, "lora_partial")

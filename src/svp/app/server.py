@@ -118,7 +118,7 @@ def import_gradio() -> None:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        raise RuntimeError("the page needs Gradio, which is not installed: pip install 'svp[app]'") from error
+        raise RuntimeError("the page needs Gradio, which is not installed: pip install 'vim-svp[app]'") from error
 
 
 def free_port(host: str, port: int) -> int:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from svp.data.images import load_image
 from svp.data.stages import Stages
+from svp.errors import UnavailableError
 from svp.paths import home, write_atomically
 
 MAX_MEMORY = 0.5
@@ -36,7 +37,7 @@ MAX_MEMORY = 0.5
 _FORMAT = 1
 
 
-class CacheError(RuntimeError):
+class CacheError(UnavailableError):
     """The images do not fit, or cannot be written; the message says where, and what to do."""
 
 

@@ -79,7 +79,7 @@ def _load(name: str, folder: Path) -> Mapping[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        raise RuntimeError(f"hfds/{name} needs the package datasets: pip install 'svp[hub]'") from error
+        raise RuntimeError(f"hfds/{name} needs the package datasets: pip install 'vim-svp[hub]'") from error
     try:
         return datasets.load_dataset(name)
     except (

@@ -14,13 +14,14 @@ import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from svp.data.splits import DataError, ImageData, Split, enumerate_some
+from svp.errors import InputError
 from svp.paths import home, write_atomically
 
 MAX_UNREADABLE = 0.05
 """Share of the training images that may be unreadable; more stops the run."""
 
 
-class UnreadableImageError(ValueError):
+class UnreadableImageError(InputError):
     """A file cannot be decoded; the message holds its path and `reason`.
 
     It can be made from the message alone, as a data loader does to raise it again outside its worker.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svp.data.splits import DataError, enumerate_some
+from svp.errors import UnavailableError
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ OFFICIAL: dict[str, Official] = {
 """By name of the data set."""
 
 
-class FetchError(RuntimeError):
+class FetchError(UnavailableError):
     """A file could not be downloaded; the message names it, the reason, and where to place it by hand."""
 
 

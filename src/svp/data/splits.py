@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from svp.errors import InputError
 
-class DataError(ValueError):
+
+class DataError(InputError):
     """The user's images cannot be used as they are; the message names the path, the finding and the remedy."""
 
 

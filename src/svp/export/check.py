@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from svp.data import DataError, InputConfig, UnreadableImageError, eval_transform, load_image
+from svp.errors import UnavailableError
 
 TOLERANCE = 1e-4
 """Largest difference in probability that passes."""
@@ -18,7 +19,7 @@ MAX_IMAGES = 50
 BATCH_SIZE = 8
 
 
-class ExportError(RuntimeError):
+class ExportError(UnavailableError):
     """An exported program does not compute what the model computes."""
 
 

@@ -21,7 +21,7 @@ def require() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise RuntimeError(f"ONNX files need the package {error.name}: pip install 'svp[onnx]'") from error
+        raise RuntimeError(f"ONNX files need the package {error.name}: pip install 'vim-svp[onnx]'") from error
 
 
 def write(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> None:

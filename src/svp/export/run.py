@@ -6,10 +6,10 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from svp import __version__
 from svp.data import InputConfig, find_images
 from svp.export import onnx_file, torch_file
 from svp.export.check import Comparison, compare, read_some
@@ -101,10 +101,6 @@ def _images_of(run: Path, images: Sequence[str | Path]) -> Sequence[Path]:
 
 def _metadata(info: AdapterInfo, inputs: InputConfig) -> dict[str, str]:
     """By name, JSON: the names of the classes, what is to be done with an image, and what the model is."""
-    try:
-        svp = version("svp")
-    except PackageNotFoundError:
-        svp = "not installed"
     preprocessing = {
         "img_size": inputs.img_size,
         "resize": math.floor(inputs.img_size / inputs.crop_pct),
@@ -114,6 +110,6 @@ def _metadata(info: AdapterInfo, inputs: InputConfig) -> dict[str, str]:
         "mean": inputs.mean,
         "std": inputs.std,
     }
-    model = {"svp": svp, "backbone": info.backbone.name, "method": info.method, "options": info.options}
+    model = {"svp": __version__, "backbone": info.backbone.name, "method": info.method, "options": info.options}
     values = {"class_names": class_names(info), "preprocessing": preprocessing, "model": model}
     return {name: json.dumps(value) for name, value in values.items()}

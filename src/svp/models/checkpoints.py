@@ -20,6 +20,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
+from svp.errors import InputError
 from svp.paths import home
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "assets"
@@ -32,7 +33,7 @@ SHA256 = {
 """Known hashes of released files. A file that the Hub stores by its hash is checked against that too."""
 
 
-class WeightsError(ValueError):
+class WeightsError(InputError):
     """A weights file cannot be found, read or used; the message says which file, why, and what to do."""
 
 

@@ -186,7 +186,7 @@ def _open_journal(search: Search, folder: Path, seed: int | None) -> optuna.Stud
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
-        raise RuntimeError("Optuna is not installed: pip install 'svp[study]'") from error
+        raise RuntimeError("Optuna is not installed: pip install 'vim-svp[study]'") from error
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(

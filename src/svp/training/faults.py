@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from svp.errors import SvpError
 from svp.tuners import Tuner
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(SvpError, RuntimeError):
     """Training met a loss that is NaN or infinite; the message names the step, the batch and the first layer affected."""
 
 

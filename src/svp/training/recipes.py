@@ -15,11 +15,13 @@ from typing import Any
 
 import yaml
 
+from svp.errors import InputError
+
 RECIPES = Path(__file__).resolve().parent.parent / "assets" / "recipes"
 """Folder of the named recipes; those in a folder of theirs are named with it, as "paper/cifar10"."""
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A setting is unknown or out of range; the message names it and what was expected."""
 
 

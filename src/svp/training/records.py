@@ -18,13 +18,15 @@ import psutil
 import torch
 import yaml
 
+from svp import __version__
 from svp.data import ImageData, Split
+from svp.errors import SvpError
 from svp.paths import write_atomically
 from svp.training.config import TrainConfig, make_config
 from svp.training.protocol import how_chosen_so_far
 
 
-class RunError(RuntimeError):
+class RunError(SvpError, RuntimeError):
     """A run directory cannot be used as asked; the message says why and what to do."""
 
 
@@ -184,8 +186,8 @@ def _below(root: Path, path: Path) -> str:
 
 def environment() -> dict[str, str]:
     """Versions that a result depends on."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ("svp", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "numba"):
+    found = {"python": platform.python_version(), "platform": platform.platform(), "svp": __version__}
+    for package in ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "numba"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

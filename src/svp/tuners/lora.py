@@ -124,7 +124,7 @@ class LoRAMethod(Method[LoRAConfig]):
         try:
             from peft import LoraConfig, inject_adapter_in_model  # takes seconds
         except ImportError as error:
-            raise RuntimeError(f"method {self.name!r} needs the package peft: pip install 'svp[peft]'") from error
+            raise RuntimeError(f"method {self.name!r} needs the package peft: pip install 'vim-svp[peft]'") from error
         # PEFT is shown these layers alone, so that it changes nothing else in the model
         layers = nn.ModuleDict({str(number): _layer_at(path, tuner) for number, path in enumerate(paths)})
         if self.use_dora and any(layer._forward_hooks for layer in layers.values()):

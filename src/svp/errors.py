@@ -1,0 +1,16 @@
+"""What a user can cause. ``svp.SvpError`` is the base of all of it: the command prints such an error as one line.
+
+Anything else that is raised is a bug of this package and keeps its traceback.
+"""
+
+
+class SvpError(Exception):
+    """Base of every error that a user can cause; its message says what is wrong, where, and what would be right."""
+
+
+class InputError(SvpError, ValueError):
+    """A value, an option, or the content of a file is not what was expected."""
+
+
+class UnavailableError(SvpError, RuntimeError):
+    """This machine lacks something: a package, a device, a file that has to be fetched, room on a disk."""

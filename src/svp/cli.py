@@ -5,12 +5,18 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
+from svp import __version__
 from svp.commands import COMMANDS
 from svp.commands.parsing import UsageError
+from svp.errors import SvpError
 from svp.process import prepare
+
+BUG = 70  # EX_SOFTWARE of sysexits.h
+REPORT = f"Please report it with the traceback above, as CONTRIBUTING.md says, and name the versions: svp {__version__}, Python {sys.version.split()[0]}"
 
 HELP = """usage: svp COMMAND ...
 
@@ -25,7 +31,11 @@ Adapt Vision Mamba (Vim) image models to your own images with few trained parame
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 could not be done (or not wholly), 2 wrong usage."""
+    """Run a command.
+
+    Returns:
+        The exit code: 0, done; 1, failed in whole or in part; 2, wrong usage; 70, a bug in svp; 130, interrupted.
+    """
     prepare()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text: print them nevertheless
@@ -34,8 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(HELP.format(commands="\n".join(f"  {name:9s} {text}" for name, text in COMMANDS.items())), end="")
         return 0 if arguments else 2
     if arguments[0] in ("-V", "--version"):
-        from svp import __version__
-
         print(f"svp {__version__}")
         return 0
     command, *rest = arguments
@@ -53,11 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"svp {command}: {error}\nsee svp {command} --help", file=sys.stderr)
         return 2
-    except (ValueError, RuntimeError, OSError) as error:
+    except (SvpError, OSError) as error:
         if os.environ.get("SVP_TRACEBACK"):
             raise
         print(f"svp {command}: error: {error}", file=sys.stderr)
         return 1
+    except Exception:
+        traceback.print_exc()
+        print(f"svp {command}: this is a bug in svp. {REPORT}", file=sys.stderr)
+        return BUG
 
 
 if __name__ == "__main__":

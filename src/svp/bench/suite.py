@@ -15,6 +15,7 @@ from svp.bench import cases
 from svp.bench.cases import Case, Step
 from svp.bench.measure import Timing, take_turns
 from svp.bench.probe import first_call_seconds, memory_per_image
+from svp.errors import InputError
 from svp.models.factory import full_name
 
 RESOLUTIONS = (224, 448, 896, 1248)
@@ -66,13 +67,13 @@ def run_suite(sections: list[str], settings: Settings) -> Iterator[Row]:
     """Measure the named sections and yield their rows as they come.
 
     Raises:
-        ValueError: No section of that name, or none of the models has a peer to compare over the resolution.
+        InputError: No section of that name, or none of the models has a peer to compare over the resolution.
     """
     for section in sections:
         if section not in SECTIONS:
-            raise ValueError(f"unknown section {section!r}; known: {', '.join(SECTIONS)}")
+            raise InputError(f"unknown section {section!r}; known: {', '.join(SECTIONS)}")
     if "resolution" in sections and not _with_peers(settings):
-        raise ValueError(
+        raise InputError(
             f"section 'resolution' sets a Vim beside a Vision Transformer of its size: add one of {', '.join(PEERS)} to the "
             "models, or name the other sections"
         )

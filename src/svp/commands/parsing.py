@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from svp.errors import InputError
 
-class UsageError(Exception):
+
+class UsageError(InputError):
     """The command line is wrong; the message says what is right."""
 
 

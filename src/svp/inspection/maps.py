@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from svp.data import InputConfig
+from svp.errors import InputError
 from svp.inspection.recording import Gates
 from svp.models import VisionMamba
 
@@ -28,14 +29,14 @@ def image_maps(record: Gates, layer: int | None = None, direction: Direction = "
         direction: Which scans.
 
     Raises:
-        ValueError: There is no such layer or direction.
+        InputError: There is no such layer or direction.
     """
     depth = len(record.forward.update)
     if layer is not None and not 0 <= layer < depth:
-        raise ValueError(f"layer is {layer}, expected 0 to {depth - 1}")
+        raise InputError(f"layer is {layer}, expected 0 to {depth - 1}")
     scans = {"both": (record.forward, record.backward), "forward": (record.forward,), "backward": (record.backward,)}
     if direction not in scans:
-        raise ValueError(f"direction is {direction!r}, expected {', '.join(scans)}")
+        raise InputError(f"direction is {direction!r}, expected {', '.join(scans)}")
 
     def mean(gate: str) -> Tensor:
         return torch.stack([getattr(scan, gate) for scan in scans[direction]]).mean(dim=0)

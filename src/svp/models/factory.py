@@ -11,6 +11,7 @@ import timm
 import torch
 from timm.models import VisionTransformer
 
+from svp.errors import InputError
 from svp.models import checkpoints
 from svp.models.vim import VisionMamba, default_cfgs
 
@@ -64,11 +65,11 @@ def full_name(name: str) -> str:
     """The registered name behind `name`.
 
     Raises:
-        ValueError: Unknown; lists the known names.
+        InputError: Unknown; lists the known names.
     """
     resolved = ALIASES.get(name, name)
     if resolved not in list_models():
-        raise ValueError(f"unknown model {name!r}; known: {', '.join([*ALIASES, *list_models()])}")
+        raise InputError(f"unknown model {name!r}; known: {', '.join([*ALIASES, *list_models()])}")
     return resolved
 
 

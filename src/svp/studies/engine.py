@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import torch
 
+from svp.errors import UnavailableError
 from svp.paths import write_atomically
 from svp.process import prepare
 from svp.studies.study import Job
@@ -173,7 +174,7 @@ def call_on_ray(function: Callable[[T], R], arguments: Iterable[T], address: str
     try:
         import ray
     except ImportError as error:
-        raise RuntimeError("Ray is not installed: pip install 'vim-svp[study]'") from error
+        raise UnavailableError("Ray is not installed: pip install 'vim-svp[study]'") from error
 
     if not ray.is_initialized():  # else by an earlier call; the connection lasts as long as this process
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

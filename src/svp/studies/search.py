@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from svp.errors import UnavailableError
 from svp.studies.engine import call_on_ray, logged, start_worker, terminate
 from svp.studies.study import Cell, Job, make_study
 from svp.studies.variants import point_settings
@@ -186,7 +187,7 @@ def _open_journal(search: Search, folder: Path, seed: int | None) -> optuna.Stud
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
-        raise RuntimeError("Optuna is not installed: pip install 'vim-svp[study]'") from error
+        raise UnavailableError("Optuna is not installed: pip install 'vim-svp[study]'") from error
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(

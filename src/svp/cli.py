@@ -16,7 +16,10 @@ from svp.errors import SvpError
 from svp.process import prepare
 
 BUG = 70  # EX_SOFTWARE of sysexits.h
-REPORT = f"Please report it with the traceback above, as CONTRIBUTING.md says, and name the versions: svp {__version__}, Python {sys.version.split()[0]}"
+REPORT = (
+    "Please report it with the traceback above, as CONTRIBUTING.md says, and name the versions: "
+    f"svp {__version__}, Python {sys.version.split()[0]}"
+)
 
 HELP = """usage: svp COMMAND ...
 

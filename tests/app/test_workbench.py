@@ -15,7 +15,7 @@ from torch import Tensor
 import svp
 from svp.app import Upload, Workbench
 from svp.app.workbench import BASE
-from svp.data import InputConfig, UnreadableImageError, eval_transform, load_image
+from svp.data import UnreadableImageError, eval_transform, load_image
 from svp.inspection.maps import image_maps
 from svp.models import WeightsError
 from svp.models.checkpoints import EMBEDDED
@@ -29,7 +29,7 @@ def workbench(small_runs: list[Path]) -> Workbench:
 
 
 def prepared(path: Path, directory: Path) -> Tensor:
-    inputs = InputConfig.from_dict(read_adapter_info(directory).inputs)
+    inputs = read_adapter_info(directory).inputs
     return eval_transform(inputs)(load_image(path)).unsqueeze(0)
 
 

@@ -1,6 +1,5 @@
 """Transforms: the release's recipe, step by step, and every field checked."""
 
-import json
 import pickle
 from typing import Any
 
@@ -86,41 +85,6 @@ def test_every_option_reaches_the_pipelines() -> None:
     assert (resize.size, resize.interpolation, centre.size) == (80, InterpolationMode.BILINEAR, (40, 40))
 
 
-@pytest.mark.parametrize("size", [(300, 400), (500, 260), (100, 90)])
-def test_evaluation_is_that_of_the_release(size: tuple[int, int]) -> None:
-    image = picture(*size)
-    width, height = size
-    short = min(size)
-    resized = image.resize((int(256 * width / short), int(256 * height / short)), Image.Resampling.BICUBIC)
-    left, top = round((resized.width - 224) / 2), round((resized.height - 224) / 2)
-    values = np.asarray(resized.crop((left, top, left + 224, top + 224)), dtype=np.float32) / 255
-    expected = (values - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    actual = eval_transform(InputConfig())(image)
-    assert (actual.shape, actual.dtype) == ((3, 224, 224), torch.float32)
-    np.testing.assert_allclose(actual.numpy(), expected.transpose(2, 0, 1), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("mode", ["center", "squash", "border"])
-@pytest.mark.parametrize("interpolation", ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"])
-def test_every_crop_mode_and_interpolation_gives_the_size_asked_for(mode: Any, interpolation: str) -> None:
-    inputs = InputConfig(img_size=32, crop_mode=mode, crop_pct=1.0, interpolation=interpolation)
-    assert eval_transform(inputs)(picture(50, 40)).shape == (3, 32, 32)
-
-
-def test_crop_modes_keep_what_they_say() -> None:
-    image = Image.new("RGB", (64, 32), "black")
-    image.paste("white", (0, 0, 8, 32))  # a white edge at the left
-    flat = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "img_size": 32, "crop_pct": 1.0}
-    centre, squash, border = (
-        eval_transform(InputConfig(**flat, crop_mode=mode))(image)  # type: ignore[arg-type]
-        for mode in ("center", "squash", "border")
-    )
-    assert centre.max() == 0
-    assert squash[0, 0, 0] == squash[0, 31, 0] == 1
-    assert border[0, 16, 0] == 1
-    assert border[0, 0, 0] == 0  # padding
-
-
 @pytest.mark.parametrize(("option", "axis"), [("hflip", 2), ("vflip", 1)])
 def test_flips_are_options(option: str, axis: int) -> None:
     image = picture(16, 16)
@@ -192,34 +156,6 @@ def test_invalid_policies_are_refused(policy: str) -> None:
 def test_augment_fields_are_checked(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"{field} \(="):
         AugmentConfig(**{field: value})
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "error"),
-    [
-        ("img_size", 0, ValueError),
-        ("img_size", 224.0, TypeError),
-        ("img_size", True, TypeError),
-        ("mean", (0.5, 0.5), ValueError),
-        ("mean", (0.5, 0.5, float("nan")), ValueError),
-        ("std", (0.5, 0.0, 0.5), ValueError),
-        ("crop_pct", 0.0, ValueError),
-        ("crop_pct", 1.5, ValueError),
-        ("crop_mode", "middle", ValueError),
-        ("interpolation", "cubic", ValueError),
-    ],
-)
-def test_input_fields_are_checked(field: str, value: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match=rf"{field} \(="):
-        InputConfig(**{field: value})
-
-
-def test_input_config_survives_json() -> None:
-    inputs = InputConfig(img_size=32, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop_pct=1.0, crop_mode="squash")
-    assert InputConfig.from_dict(json.loads(json.dumps(inputs.to_dict()))) == inputs
-    assert InputConfig.from_dict({}) == InputConfig()
-    with pytest.raises(ValueError, match=r"unknown field colour of InputConfig; known are img_size, mean"):
-        InputConfig.from_dict({"colour": 1})
 
 
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])

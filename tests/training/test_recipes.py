@@ -13,7 +13,7 @@ from PIL import Image
 
 import svp
 from svp.data import InputConfig, eval_transform, train_transform
-from svp.models import Origin, input_fields
+from svp.models import Origin
 from svp.training import ConfigError, TrainConfig, list_recipes, make_config
 from svp.training.recipes import RECIPES, read_recipe, recipe_for
 from svp.training.schedule import Schedule
@@ -117,7 +117,7 @@ def test_values_of_a_data_set_are_the_released_ones(data: str) -> None:
         defaults["train_interpolation"],
     )
     assert (augment.crop, augment.scale_min, augment.hflip, augment.vflip) == ("random", 0.08, 0.5, 0.0)
-    inputs = config.inputs.applied(input_fields(svp.create_model(config.model, device="meta")))
+    inputs = config.inputs.applied(InputConfig.of_model(svp.create_model(config.model, device="meta")))
     assert inputs == InputConfig(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875, "center", "bicubic")
     assert inputs.img_size == defaults["input_size"]
     assert inputs.crop_pct == defaults["eval_crop_ratio"]
@@ -190,7 +190,7 @@ def test_vtab_resizes_and_does_nothing_else(normalization: str, tmp_path: Path) 
     settings = {} if normalization == "imagenet" else {"inputs": {"normalization": normalization}}
     config = make_config({"data": "vtab_dtd", "recipe": "vtab", **settings})
     assert (config.protocol, config.batch_size, config.epochs, config.warmup_epochs) == ("trainval", 32, 100, 10)
-    inputs = config.inputs.applied(input_fields(svp.create_model(config.model, device="meta")))
+    inputs = config.inputs.applied(InputConfig.of_model(svp.create_model(config.model, device="meta")))
     image = Image.radial_gradient("L").resize((300, 200)).convert("RGB")
     expected = torch.tensor(list(image.resize((224, 224), Image.Resampling.BICUBIC).tobytes())).reshape(224, 224, 3) / 255
     if normalization == "imagenet":
@@ -238,7 +238,7 @@ def test_every_recipe_builds_its_model_and_pipeline(recipe: str, more: dict[str,
         tuner = tuned_on_meta(config, 3)
         model = tuner.model
     assert 0 < tuner.num_trainable <= sum(p.numel() for p in model.parameters())
-    inputs = config.inputs.applied(input_fields(model))
+    inputs = config.inputs.applied(InputConfig.of_model(model))
     with Image.open(photos / "blue" / "00.jpg") as image:
         for transform in (train_transform(inputs, config.augment), eval_transform(inputs)):
             pixels = transform(image)

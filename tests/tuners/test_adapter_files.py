@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import svp
-from svp.data import InputConfig
-from svp.models import Origin, VisionMamba, WeightsError, input_fields
+from svp.inputs import InputConfig
+from svp.models import Origin, VisionMamba, WeightsError
 from svp.training.use import predict
 from svp.tuners import read_adapter_info
 from tests.models.small import SMALL, images, perturb, small_vim
@@ -47,7 +47,7 @@ def test_what_the_json_says(adapter: Path) -> None:
     assert content["backbone_sha256"] == svp.models.state_sha256(ORIGIN.build(3).state_dict())
     assert content["num_classes"] == 5
     assert content["class_names"] == list("abcde")
-    assert content["inputs"] == input_fields(ORIGIN.build(3))
+    assert content["inputs"] == InputConfig.of_model(ORIGIN.build(3)).to_dict()
     trained = svp.load_adapter(adapter).tuner.trainable_names
     assert {n for n in load_file(adapter / "adapter.safetensors") if not n.startswith("backbone.")} == set(trained)
     assert read_adapter_info(adapter).backbone == ORIGIN
@@ -58,17 +58,15 @@ def test_inputs_of_the_caller_are_kept(tmp_path: Path) -> None:
     svp.tune(model, "linear")
     info = svp.save_adapter(model, tmp_path, inputs={"img_size": 16, "crop_pct": 0.9})
     assert info == read_adapter_info(tmp_path)
-    assert info.inputs == {"img_size": 16, "crop_pct": 0.9}
-    with pytest.raises(ValueError, match="save_adapter: inputs input_size is unknown; known: img_size, mean"):
+    assert info.inputs == InputConfig(16, crop_pct=0.9)
+    with pytest.raises(ValueError, match="inputs: input_size is unknown; known: img_size, mean"):
         svp.save_adapter(model, tmp_path, inputs={"input_size": [3, 16, 16]})
 
 
 def test_inputs_are_those_that_predict_takes(tmp_path: Path) -> None:
     model = svp.create_model("vim_nano", **SMALL | dict(img_size=24))
     svp.tune(model, "linear")
-    inputs = svp.save_adapter(model, tmp_path / "run").inputs
-    assert InputConfig.from_dict(inputs).to_dict() == inputs
-    assert inputs["img_size"] == 24
+    assert svp.save_adapter(model, tmp_path / "run").inputs.img_size == 24
     rng = np.random.default_rng(0)
     for i in range(2):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
@@ -201,7 +199,7 @@ def test_size_set_later_is_remembered(pretrained: bool, tmp_path: Path) -> None:
     model.set_input_size(40)
     info = svp.save_adapter(model, tmp_path)
     assert info.backbone.overrides == {"img_size": 40}
-    assert info.inputs["img_size"] == 40
+    assert info.inputs.img_size == 40
     loaded = svp.load_adapter(tmp_path)
     # not bit for bit: the last bits of a resampled position embedding depend even on where it lies in memory
     torch.testing.assert_close(loaded(images(loaded)), model.eval()(images(model)), rtol=1e-3, atol=1e-3)
@@ -260,9 +258,12 @@ FAULTS = {
     "missing entry": (change_json(options=None), "adapter.json is damaged: .*options"),
     "odd entry": (change_json(colour="red"), "adapter.json is damaged: .*colour"),
     "inputs null": (change_entry("inputs", None), "adapter.json is damaged: entry inputs is None, expected dict"),
-    "unknown input": (change_json(inputs={"input_size": 3}), "adapter.json is damaged: inputs input_size is unknown; known: "),
-    "odd input": (change_json(inputs={"img_size": "x"}), "adapter.json is damaged: inputs img_size is 'x', expected int"),
-    "odd mean": (change_json(inputs={"mean": ["x"]}), "adapter.json is damaged: inputs mean is ..x.., expected numbers"),
+    "unknown input": (
+        change_json(inputs={"input_size": 3}),
+        "adapter.json is damaged: inputs: input_size is unknown",
+    ),
+    "odd input": (change_json(inputs={"img_size": "x"}), "adapter.json is damaged: inputs: img_size .='x'. must be an int"),
+    "odd mean": (change_json(inputs={"mean": ["x"]}), "adapter.json is damaged: inputs: mean .* must be three finite numbers"),
     "options list": (change_json(options=[1]), "adapter.json is damaged: entry options is .1., expected dict"),
     "classes word": (change_json(num_classes="x"), "adapter.json is damaged: entry num_classes is 'x', expected int"),
     "names numbers": (change_json(class_names=[1, 2]), "adapter.json is damaged: class_names holds something else"),

@@ -228,7 +228,7 @@ def _title(workbench: Workbench) -> str:
     first = next(iter(workbench.adapters.values()))
     several = len(workbench.adapters) > 1
     runs = f"{len(workbench.adapters)} adapters" if several else f"{first.name}, {method_title(first.info.method)}"
-    size = first.info.inputs["img_size"]
+    size = first.info.inputs.img_size
     return f"<h1>svp</h1><p>{escape(runs)} on {escape(first.info.backbone.name)}, images of {size} x {size} pixels</p>"
 
 

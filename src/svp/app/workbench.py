@@ -104,7 +104,7 @@ class Workbench:
             before, self.num_bytes = self.num_bytes, _count_bytes([one.model for one in self._models.values()])
             self.adapters[name] = Adapter(name, directory, info, num_trainable, self.num_bytes - before, _top1(directory))
         self._record = lru_cache(maxsize=32)(self._record_gates)
-        size = infos[0].inputs["img_size"]
+        size = infos[0].inputs.img_size
         for one in self._models.values():  # compile the kernels now, not in front of the first visitor
             one(torch.zeros(1, 3, size, size, device=self.device))
 
@@ -183,7 +183,7 @@ class Workbench:
         if adapter not in self.adapters:
             raise ValueError(f"there is no adapter {adapter!r}, expected {' or '.join(map(repr, self.adapters))}")
         info = self.adapters[adapter].info
-        return Classifier(self._models[adapter], class_names(info), InputConfig.from_dict(info.inputs), self.device)
+        return Classifier(self._models[adapter], class_names(info), info.inputs, self.device)
 
     def _prepare(self, path: Path, inputs: InputConfig) -> Tensor:
         return eval_transform(inputs)(read_image(path, self.limits))
@@ -231,10 +231,10 @@ def _read_infos(directories: Sequence[Path]) -> list[AdapterInfo]:
                 f"{first.backbone_sha256[:16]} and {info.backbone.name} with hash {info.backbone_sha256[:16]}; one page holds "
                 "one backbone: start `svp app` for each of them, with another --port"
             )
-        if info.inputs["img_size"] != first.inputs["img_size"]:
+        if info.inputs.img_size != first.inputs.img_size:
             raise ValueError(
-                f"{directories[0]} takes images of {first.inputs['img_size']} pixels and {directory} of "
-                f"{info.inputs['img_size']}; one page holds adapters of one size"
+                f"{directories[0]} takes images of {first.inputs.img_size} pixels and {directory} of "
+                f"{info.inputs.img_size}; one page holds adapters of one size"
             )
     return infos
 

@@ -16,6 +16,7 @@ from svp.data.images import (
 )
 from svp.data.opening import data_folder, open_data, open_fraction, open_labelled
 from svp.data.splits import DataError, ImageData, Split
+from svp.inputs import InputConfig, eval_transform
 
 CacheMode = Literal["none", "memory", "disk"]
 """Whether images are decoded anew every time, or kept: see `svp.data.cache`."""
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
         normalised,
         open_images,
     )
-    from svp.data.transforms import AugmentConfig, InputConfig, eval_transform, train_transform
+    from svp.data.transforms import AugmentConfig, train_transform
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -86,8 +87,6 @@ _LAZY = {
     "normalised": "loading",
     "open_images": "loading",
     "AugmentConfig": "transforms",
-    "InputConfig": "transforms",
-    "eval_transform": "transforms",
     "train_transform": "transforms",
 }
 

@@ -20,7 +20,7 @@ from svp.data.cache import KeptImages, Place, keep_images
 from svp.data.images import load_image
 from svp.data.splits import Split
 from svp.data.stages import take_apart
-from svp.data.transforms import InputConfig, Transform
+from svp.inputs import InputConfig, Transform
 
 Item = tuple[Tensor, int, int]
 """Image (3, height, width), label, index in the split."""

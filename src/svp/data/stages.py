@@ -33,7 +33,7 @@ from torchvision import transforms as tv
 from torchvision.transforms import functional as on_images
 
 from svp.data.policies import quicken
-from svp.data.transforms import Transform
+from svp.inputs import Transform
 
 _REPEATABLE = (tv.Resize, tv.CenterCrop, CenterCropOrPad, ResizeKeepRatio)  # the last as evaluation uses it
 

@@ -1,25 +1,18 @@
-"""Images to normalised tensors, for training and for evaluation: timm's pipelines behind two checked configurations."""
+"""How training images are varied: timm's pipeline behind a checked configuration. Evaluation's is in `svp.inputs`."""
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-from PIL import Image
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.transforms_factory import create_transform
-from torch import Tensor
 from torchvision.transforms import Compose
 
 from svp.data.policies import mend
+from svp.errors import InputError
+from svp.inputs import InputConfig, Transform, check_choice, eval_transform
 
-Transform = Callable[[Image.Image], Tensor]
-"""RGB image to float tensor, (3, height, width)."""
-
-CropMode = Literal["center", "squash", "border"]
 TrainCrop = Literal["random", "none"]
-_INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 _TRAIN_INTERPOLATIONS = ("random", "bicubic", "bilinear")
 
 # timm skips sections that it does not know, so they are checked here: policy, then sections in any order.
@@ -28,63 +21,6 @@ _POLICIES = (
     r"(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?",
     r"augmix(-(m\d+|w\d+|d\d+|b[01]|mstd\d+(\.\d+)?))*",
 )
-
-
-@dataclass(frozen=True)
-class InputConfig:
-    """What a model is fed with; part of every saved adapter.
-
-    Attributes:
-        img_size: Height and width in pixels.
-        mean: Per channel, of values in 0..1.
-        std: Per channel, of values in 0..1.
-        crop_pct: Share of the resized image that evaluation keeps, per side, above 0 up to 1.
-        crop_mode: "center" resizes the short side and cuts the rest off, "squash" resizes both sides, "border" resizes
-            the long side and pads the short one.
-        interpolation: Of the resize in evaluation.
-    Raises:
-        TypeError, ValueError: A field does not fit; names it.
-    """
-
-    img_size: int = 224
-    mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
-    std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
-    crop_pct: float = 0.875
-    crop_mode: CropMode = "center"
-    interpolation: str = "bicubic"
-
-    def __post_init__(self) -> None:
-        if type(self.img_size) is not int:
-            raise TypeError(f"img_size (={self.img_size!r}) must be an int")
-        if self.img_size < 1:
-            raise ValueError(f"img_size (={self.img_size}) must be at least 1")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not all(math.isfinite(value) for value in values):
-                raise ValueError(f"{name} (={values}) must be three finite numbers, one per channel")
-        if min(self.std) <= 0:
-            raise ValueError(f"std (={self.std}) must be positive")
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct (={self.crop_pct}) must be above 0 and at most 1")
-        _check_choice("crop_mode", self.crop_mode, get_args(CropMode))
-        _check_choice("interpolation", self.interpolation, _INTERPOLATIONS)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as values that JSON and YAML can hold."""
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "InputConfig":
-        """The inverse of `to_dict`; absent fields keep their default.
-
-        Raises:
-            ValueError: A field is unknown or does not fit.
-        """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(values.keys() - set(known))
-        if unknown:
-            raise ValueError(f"unknown field {', '.join(unknown)} of InputConfig; known are {', '.join(known)}")
-        tuples = {name: tuple(values[name]) for name in ("mean", "std") if name in values}
-        return cls(**{**values, **tuples})
 
 
 @dataclass(frozen=True)
@@ -103,7 +39,7 @@ class AugmentConfig:
             an auto_augment policy, other than the 3a ones.
         random_erasing: Probability that a rectangle is filled with noise, after normalisation.
     Raises:
-        ValueError: A field does not fit; names it.
+        InputError: A field does not fit; names it.
     """
 
     crop: TrainCrop = "random"
@@ -117,17 +53,17 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.scale_min <= 1:
-            raise ValueError(f"scale_min (={self.scale_min}) must be above 0 and at most 1")
+            raise InputError(f"scale_min (={self.scale_min}) must be above 0 and at most 1")
         for name in ("hflip", "vflip", "random_erasing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} (={getattr(self, name)}) must be a probability, 0 to 1")
+                raise InputError(f"{name} (={getattr(self, name)}) must be a probability, 0 to 1")
         if not 0 <= self.color_jitter < math.inf:
-            raise ValueError(f"color_jitter (={self.color_jitter}) must be 0 or more")
-        _check_choice("crop", self.crop, get_args(TrainCrop))
-        _check_choice("train_interpolation", self.train_interpolation, _TRAIN_INTERPOLATIONS)
+            raise InputError(f"color_jitter (={self.color_jitter}) must be 0 or more")
+        check_choice("crop", self.crop, get_args(TrainCrop))
+        check_choice("train_interpolation", self.train_interpolation, _TRAIN_INTERPOLATIONS)
         policy = self.auto_augment
         if policy is not None and not any(re.fullmatch(pattern, policy) for pattern in _POLICIES):
-            raise ValueError(
+            raise InputError(
                 f"auto_augment (={policy!r}) is no policy of timm; examples are 'rand-m9-mstd0.5-inc1', 'original', "
                 "'3a', 'augmix-m3' and None"
             )
@@ -159,21 +95,3 @@ def train_transform(inputs: InputConfig, augment: AugmentConfig) -> Transform:
     for step in transform.transforms:
         mend(step)
     return transform
-
-
-def eval_transform(inputs: InputConfig) -> Transform:
-    """Resize to floor(img_size / crop_pct), central crop to img_size, normalisation."""
-    transform: Transform = create_transform(
-        inputs.img_size,
-        interpolation=inputs.interpolation,
-        crop_pct=inputs.crop_pct,
-        crop_mode=inputs.crop_mode,
-        mean=inputs.mean,
-        std=inputs.std,
-    )
-    return transform
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} (={value!r}) must be one of {', '.join(choices)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +69,7 @@ def export_run(
     RunDirectory(run).how_chosen()
     model, expected = _load(run), _load(run)
     info: AdapterInfo = model.adapter
-    inputs = InputConfig.from_dict(info.inputs)
+    inputs = info.inputs
     normalised = read_some(_images_of(run, images), inputs)
     if model.tuner.mergeable:
         model.tuner.merge()
@@ -103,7 +102,7 @@ def _metadata(info: AdapterInfo, inputs: InputConfig) -> dict[str, str]:
     """By name, JSON: the names of the classes, what is to be done with an image, and what the model is."""
     preprocessing = {
         "img_size": inputs.img_size,
-        "resize": math.floor(inputs.img_size / inputs.crop_pct),
+        "resize": inputs.resized,
         "crop_mode": inputs.crop_mode,
         "interpolation": inputs.interpolation,
         "fill": [round(255 * value) for value in inputs.mean],

@@ -78,7 +78,7 @@ class Compared:
     @property
     def inputs(self) -> InputConfig:
         """How images are prepared for all of the models."""
-        return InputConfig.from_dict(self.info.inputs)
+        return self.info.inputs
 
     @property
     def class_names(self) -> Sequence[str]:

@@ -1,7 +1,7 @@
 """The Vision Mamba backbone, registered with timm, and its published weights."""
 
 from svp.models.checkpoints import LoadReport, WeightsError, read_weights, resize_pos_embed, state_sha256
-from svp.models.factory import Backbone, ModelInfo, Origin, create_model, input_fields, list_models, model_info
+from svp.models.factory import Backbone, ModelInfo, Origin, create_model, list_models, model_info
 from svp.models.mixer import BidirectionalMamba, CausalConv1d
 from svp.models.vim import Block, PatchEmbed, RMSNorm, VisionMamba
 
@@ -18,7 +18,6 @@ __all__ = [
     "VisionMamba",
     "WeightsError",
     "create_model",
-    "input_fields",
     "list_models",
     "model_info",
     "read_weights",

@@ -155,26 +155,6 @@ class Origin:
         return model
 
 
-def input_fields(model: Backbone) -> dict[str, Any]:
-    """How images are prepared for `model`: the fields of ``svp.data.InputConfig``, with the model's own image size.
-
-    Raises:
-        ValueError: The model takes images that are not square.
-    """
-    height, width = model.patch_embed.img_size
-    if height != width:
-        raise ValueError(f"the model takes images of {height} x {width} pixels, only square ones can be prepared")
-    cfg = model.pretrained_cfg
-    return {
-        "img_size": height,
-        "mean": list(cfg["mean"]),
-        "std": list(cfg["std"]),
-        "crop_pct": cfg["crop_pct"],
-        "crop_mode": cfg.get("crop_mode") or "center",
-        "interpolation": cfg["interpolation"],
-    }
-
-
 def model_info(name: str) -> ModelInfo:
     """Facts about a model, without loading its weights."""
     resolved = full_name(name)

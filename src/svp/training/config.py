@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 from jsonargparse import ArgumentParser
 
 from svp.data import AugmentConfig, CacheMode
+from svp.inputs import InputOverrides
 from svp.models.factory import full_name
-from svp.training.inputs import InputOverrides
 from svp.training.protocol import Protocol
 from svp.training.recipes import ConfigError, merge, normalised, read_recipe, read_settings, recipe_for
 from svp.tuners import get_methods, list_methods, make_methods, options_of

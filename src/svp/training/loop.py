@@ -38,8 +38,8 @@ from svp.data import (
     train_transform,
 )
 from svp.data.loading import ImageDataset
-from svp.data.transforms import Transform
-from svp.models import Backbone, Origin, create_model, input_fields, model_info
+from svp.inputs import InputConfig, Transform
+from svp.models import Backbone, Origin, create_model, model_info
 from svp.models.factory import full_name
 from svp.training.config import TrainConfig, differences, make_config
 from svp.training.devices import make_accelerator
@@ -165,7 +165,7 @@ class _Trainer:
         folder = Path(config.data).expanduser()
         weights = config.weights
         img_size = config.img_size or model_info(config.model).img_size
-        own = input_fields(create_model(config.model, img_size=img_size, device="meta"))
+        own = InputConfig.of_model(create_model(config.model, img_size=img_size, device="meta"))
         return replace(
             config,
             out=out,
@@ -227,7 +227,7 @@ class _Trainer:
         model.reset_classifier(len(self.data.class_names))  # a head that came with the weights knows other classes
         self.tuner: Tuner = tune(model, config.method, **config.options)
         self.model: Backbone = model
-        self.inputs = config.inputs.applied(input_fields(model))
+        self.inputs = config.inputs.applied(InputConfig.of_model(model))
         self.device = accelerator.device
 
         readable = self._readable()

@@ -20,7 +20,6 @@ from torch import Tensor
 from svp.data import (
     DataError,
     ImageListDataset,
-    InputConfig,
     UnreadableImageError,
     choose_num_workers,
     drop_unreadable,
@@ -31,6 +30,7 @@ from svp.data import (
     make_loader,
     open_labelled,
 )
+from svp.inputs import InputConfig
 from svp.models import Backbone
 from svp.paths import write_atomically
 from svp.training.devices import make_accelerator
@@ -97,7 +97,7 @@ def evaluate(
             f"none of the {len(split)} images can be read; the first: {unreadable[0].path}: {unreadable[0].reason}"
         )
     accelerator = make_accelerator(device, precision)
-    dataset = ImageListDataset(readable, eval_transform(InputConfig.from_dict(info.inputs)))
+    dataset = ImageListDataset(readable, eval_transform(info.inputs))
     workers = choose_num_workers(None, accelerator.device)
     batch_size = max(batch_size // accelerator.num_processes, 1) * accelerator.num_processes
     loader = accelerator.prepare(make_loader(dataset, batch_size, train=False, num_workers=workers))
@@ -156,7 +156,7 @@ def predict(
     model, info = _load(Path(run))
     accelerator = make_accelerator(device, precision)
     model = accelerator.prepare_model(model.requires_grad_(False), evaluation_mode=True)
-    classifier = Classifier(model, class_names(info), InputConfig.from_dict(info.inputs), accelerator.device)
+    classifier = Classifier(model, class_names(info), info.inputs, accelerator.device)
     caught: list[Tensor] = []
     if features:  # caught in the forward pass itself: whatever wraps it (autocast, say) holds for them too
         model.get_submodule("head").register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))

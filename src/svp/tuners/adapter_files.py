@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from svp.models import Backbone, Origin, WeightsError, input_fields
+from svp.errors import InputError
+from svp.inputs import InputConfig
+from svp.models import Backbone, Origin, WeightsError
 from svp.models.checkpoints import load_into
 from svp.paths import write_atomically
 from svp.tuners.base import get_methods
@@ -37,7 +39,7 @@ class AdapterInfo:
         backbone_sha256: Hash of the backbone's weights (see ``svp.models.state_sha256``).
         num_classes: Outputs of the head.
         class_names: Their names in order, empty if not known.
-        inputs: Evaluation transform, the fields of ``svp.data.InputConfig``.
+        inputs: How images are prepared for the model.
         format: Version of the file format.
     """
 
@@ -47,7 +49,7 @@ class AdapterInfo:
     backbone_sha256: str
     num_classes: int
     class_names: tuple[str, ...]
-    inputs: dict[str, Any]
+    inputs: InputConfig
     format: int = _FORMAT
 
 
@@ -55,7 +57,7 @@ def save_adapter(
     model: nn.Module,
     directory: str | Path,
     class_names: Sequence[str] = (),
-    inputs: Mapping[str, Any] | None = None,
+    inputs: InputConfig | Mapping[str, Any] | None = None,
 ) -> AdapterInfo:
     """Write the adapter pair of a tuned model into `directory`, which is made if need be.
 
@@ -63,7 +65,7 @@ def save_adapter(
         model: A model that went through ``svp.tune``.
         directory: Where ``adapter.safetensors`` and ``adapter.json`` go.
         class_names: Names of the classes, in the order of the outputs.
-        inputs: Evaluation transform; ``svp.models.input_fields`` of the model if None.
+        inputs: How images are prepared, as an ``InputConfig`` or its fields; ``InputConfig.of_model`` of the model if None.
 
     Raises:
         ValueError: The model is not tuned, `class_names` does not fit its head, `inputs` has an unknown or unfit field, or is
@@ -75,8 +77,10 @@ def save_adapter(
     num_classes: int = model.num_classes  # type: ignore[assignment]
     if class_names and len(class_names) != num_classes:
         raise ValueError(f"save_adapter: {len(class_names)} class names for a head of {num_classes} classes")
-    inputs = input_fields(cast(Backbone, model)) if inputs is None else dict(inputs)
-    _check_inputs("save_adapter: inputs", inputs, ValueError)
+    if inputs is None:
+        inputs = InputConfig.of_model(model)
+    elif not isinstance(inputs, InputConfig):
+        inputs = InputConfig.from_dict(inputs)
     info = AdapterInfo(
         method=tuner.name,
         options=tuner.options(),
@@ -141,7 +145,7 @@ def read_adapter_info(directory: str | Path) -> AdapterInfo:
         if values["format"] > _FORMAT:
             raise WeightsError(f"{path} has format {values['format']}, this version of svp reads up to {_FORMAT}: update svp")
         _check_types(f"{path} is damaged: entry", values, _ENTRIES)
-        _check_inputs(f"{path} is damaged: inputs", values["inputs"])
+        values["inputs"] = _read_inputs(path, values["inputs"])
         _check_types(f"{path} is damaged: backbone", values["backbone"], _ORIGIN)
         if not all(isinstance(name, str) for name in values["class_names"]):
             raise WeightsError(f"{path} is damaged: class_names holds something else than names")
@@ -163,33 +167,23 @@ _ENTRIES = {
     "format": (int,),
 }
 _ORIGIN = {"name": (str,), "weights": (str,), "overrides": (dict,), "seed": (int, NoneType)}
-_INPUTS = {
-    "img_size": (int,),
-    "mean": (list, tuple),
-    "std": (list, tuple),
-    "crop_pct": (float, int),
-    "crop_mode": (str,),
-    "interpolation": (str,),
-}
 
 
-def _check_types(
-    where: str, values: Mapping[str, Any], known: Mapping[str, tuple[type, ...]], error: type[ValueError] = WeightsError
-) -> None:
-    """Raise `error` for a field that is unknown or of another type; a missing one is left to the record it is for."""
+def _check_types(where: str, values: Mapping[str, Any], known: Mapping[str, tuple[type, ...]]) -> None:
+    """Raise for a field that is unknown or of another type; a missing one is left to the record it is for."""
     for name, value in values.items():
         if name not in known:
-            raise error(f"{where} {name} is unknown; known: {', '.join(known)}")
+            raise WeightsError(f"{where} {name} is unknown; known: {', '.join(known)}")
         if type(value) not in known[name]:  # a bool is no number here
             expected = " or ".join(kind.__name__ for kind in known[name])
-            raise error(f"{where} {name} is {value!r}, expected {expected}")
+            raise WeightsError(f"{where} {name} is {value!r}, expected {expected}")
 
 
-def _check_inputs(where: str, inputs: Mapping[str, Any], error: type[ValueError] = WeightsError) -> None:
-    _check_types(where, inputs, _INPUTS, error)
-    for name in ("mean", "std"):
-        if not all(type(value) in (float, int) for value in inputs.get(name, ())):
-            raise error(f"{where} {name} is {inputs[name]!r}, expected numbers")
+def _read_inputs(path: Path, values: Mapping[str, Any]) -> InputConfig:
+    try:
+        return InputConfig.from_dict(values)
+    except InputError as error:
+        raise WeightsError(f"{path} is damaged: {error}") from error
 
 
 def load_adapter(directory: str | Path, backbone: Backbone | None = None) -> Backbone:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from svp.app.uploads import read_image
 from svp.app.workbench import Workbench
 from svp.data import UnreadableImageError, find_images
+from svp.errors import InputError, UnavailableError
 from svp.training import RunDirectory, RunError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def import_gradio() -> None:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        raise RuntimeError("the page needs Gradio, which is not installed: pip install 'vim-svp[app]'") from error
+        raise UnavailableError("the page needs Gradio, which is not installed: pip install 'vim-svp[app]'") from error
 
 
 def free_port(host: str, port: int) -> int:
@@ -129,7 +130,7 @@ def free_port(host: str, port: int) -> int:
         ValueError: It is no port.
     """
     if not 0 <= port <= 65535:
-        raise ValueError(f"port is {port}, expected 0 to 65535")
+        raise InputError(f"port is {port}, expected 0 to 65535")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family) as probe:

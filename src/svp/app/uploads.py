@@ -12,6 +12,7 @@ from typing import IO
 from PIL import Image
 
 from svp.data import IMAGE_SUFFIXES, DataError, UnreadableImageError, load_image
+from svp.errors import InputError
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # no format that runs a program to be read, as EPS does
 _CHUNK = 1 << 20
@@ -36,7 +37,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 1:
-                raise ValueError(f"{name} is {value}, expected 1 or more")
+                raise InputError(f"{name} is {value}, expected 1 or more")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from svp.app.uploads import Limits, Upload, gather_images, read_image
 from svp.data import InputConfig, UnreadableImageError, eval_transform
+from svp.errors import InputError
 from svp.inspection import Gates, gates
 from svp.inspection.gate_figures import plot_gate_maps
 from svp.inspection.maps import Array, Direction, image_maps, patch_extent, pixels
@@ -181,7 +182,7 @@ class Workbench:
 
     def _classifier(self, adapter: str) -> Classifier:
         if adapter not in self.adapters:
-            raise ValueError(f"there is no adapter {adapter!r}, expected {' or '.join(map(repr, self.adapters))}")
+            raise InputError(f"there is no adapter {adapter!r}, expected {' or '.join(map(repr, self.adapters))}")
         info = self.adapters[adapter].info
         return Classifier(self._models[adapter], class_names(info), info.inputs, self.device)
 
@@ -212,13 +213,13 @@ class _OneAtATime:
 def _read_infos(directories: Sequence[Path]) -> list[AdapterInfo]:
     """The descriptions of all adapters, checked to be of one backbone before any weights are read."""
     if not directories:
-        raise ValueError("no run is given, expected one or several")
+        raise InputError("no run is given, expected one or several")
     resolved = [directory.resolve() for directory in directories]
     for directory, absolute in zip(directories, resolved, strict=True):
         if not directory.is_dir():
             raise WeightsError(f"{directory}: no such directory; expected a run directory of `svp train`")
         if resolved.count(absolute) > 1:
-            raise ValueError(f"{directory} is given twice")
+            raise InputError(f"{directory} is given twice")
     infos = []
     for directory in directories:
         RunDirectory(directory).how_chosen()
@@ -235,6 +236,10 @@ def _read_infos(directories: Sequence[Path]) -> list[AdapterInfo]:
             raise ValueError(
                 f"{directories[0]} takes images of {first.inputs.img_size} pixels and {directory} of "
                 f"{info.inputs.img_size}; one page holds adapters of one size"
+        if info.inputs["img_size"] != first.inputs["img_size"]:
+            raise InputError(
+                f"{directories[0]} takes images of {first.inputs['img_size']} pixels and {directory} of "
+                f"{info.inputs['img_size']}; one page holds adapters of one size"
             )
     return infos
 

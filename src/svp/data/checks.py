@@ -12,6 +12,7 @@ from svp.data.facts import ImageFacts, read_all_facts
 from svp.data.images import Unreadable, check_unreadable, remember_readable
 from svp.data.opening import read_data
 from svp.data.splits import DataError, ImageData, Parts, Split, complete, enumerate_some
+from svp.errors import InputError
 
 Level = Literal["error", "warning", "info"]
 
@@ -191,7 +192,7 @@ def check_data(
         ValueError: `img_size` is below 1.
     """
     if img_size < 1:
-        raise ValueError(f"img_size is {img_size}, expected 1 or more")
+        raise InputError(f"img_size is {img_size}, expected 1 or more")
     name, parts = read_data(data, data_root)
     row = dataset_info(data) if data in list_datasets() and not Path(data).expanduser().exists() else None
     paths = list(dict.fromkeys(path for split in parts.splits.values() for path in split.paths))

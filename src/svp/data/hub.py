@@ -11,6 +11,7 @@ from typing import Any
 from svp.data.folder import IMAGE_SUFFIXES, read_folder
 from svp.data.splits import DataError, Parts, enumerate_some
 from svp.data.unpacked import unpacked
+from svp.errors import UnavailableError
 
 PREFIX = "hfds/"
 """What a data set of the Hub begins with, as in timm."""
@@ -79,7 +80,7 @@ def _load(name: str, folder: Path) -> Mapping[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        raise RuntimeError(f"hfds/{name} needs the package datasets: pip install 'vim-svp[hub]'") from error
+        raise UnavailableError(f"hfds/{name} needs the package datasets: pip install 'vim-svp[hub]'") from error
     try:
         return datasets.load_dataset(name)
     except (

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from svp.errors import UnavailableError
+
 SUFFIX = ".onnx"
 RUNTIME = "onnxruntime"
 
@@ -21,7 +23,7 @@ def require() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise RuntimeError(f"ONNX files need the package {error.name}: pip install 'vim-svp[onnx]'") from error
+        raise UnavailableError(f"ONNX files need the package {error.name}: pip install 'vim-svp[onnx]'") from error
 
 
 def write(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> None:

@@ -12,6 +12,7 @@ from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from svp.data import InputConfig
+from svp.errors import UnavailableError
 from svp.ops import use_backend
 
 MINIMUM_TORCH = (2, 9)
@@ -52,7 +53,7 @@ def trace(model: nn.Module, inputs: InputConfig) -> ExportedProgram:
     """
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MINIMUM_TORCH:
         minimum = ".".join(map(str, MINIMUM_TORCH))
-        raise RuntimeError(f"export needs PyTorch {minimum} or newer, this is {torch.__version__}: pip install -U torch")
+        raise UnavailableError(f"export needs PyTorch {minimum} or newer, this is {torch.__version__}: pip install -U torch")
     classifier = Classifier(model, inputs).eval().requires_grad_(False)  # the scan of what trains would have a backward
     example = torch.zeros(2, 3, inputs.img_size, inputs.img_size)  # a batch of one would be taken for a constant
     with torch.no_grad(), use_backend("any_device"), _ScanAsOneNode():

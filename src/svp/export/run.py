@@ -10,6 +10,7 @@ from typing import Any
 
 from svp import __version__
 from svp.data import InputConfig, find_images
+from svp.errors import InputError
 from svp.export import onnx_file, torch_file
 from svp.export.check import Comparison, compare, read_some
 from svp.export.program import trace
@@ -61,7 +62,7 @@ def export_run(
         ValueError: Unknown format.
     """
     if format not in _FORMATS:
-        raise ValueError(f"unknown format {format!r}; known: {', '.join(_FORMATS)}")
+        raise InputError(f"unknown format {format!r}; known: {', '.join(_FORMATS)}")
     kind = _FORMATS[format]
     kind.require()
     run = Path(run)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from svp.errors import InputError
 from svp.inspection.scan import Scan, open_mixer
 from svp.models import BidirectionalMamba, VisionMamba
 from svp.tuners import Prompters
@@ -137,7 +138,7 @@ def gates(model: nn.Module, images: Tensor, attention: Iterable[int] = ()) -> Ga
     layers, depth = sorted(set(attention)), len(vim.layers)
     for layer in layers:
         if not 0 <= layer < depth:
-            raise ValueError(f"gates: attention names layer {layer}, expected 0 to {depth - 1}")
+            raise InputError(f"gates: attention names layer {layer}, expected 0 to {depth - 1}")
     recorder = _Recorder(vim, layers)
     with _evaluating(vim), recorder.attached(), _as_written():
         logits = vim(images)
@@ -148,7 +149,7 @@ def with_scans(model: object) -> VisionMamba:
     """`model`, or the one that was compiled; raises ``ValueError`` if it has no scans."""
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, VisionMamba):
-        raise ValueError(f"gates are recorded in the scans of a VisionMamba, this is a {type(model).__name__}")
+        raise InputError(f"gates are recorded in the scans of a VisionMamba, this is a {type(model).__name__}")
     return model
 
 

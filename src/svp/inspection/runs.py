@@ -24,6 +24,7 @@ from svp.data import (
     make_loader,
     open_labelled,
 )
+from svp.errors import InputError
 from svp.inspection.activation import record_activation
 from svp.inspection.gate_figures import plot_gate_maps, plot_prompt_maps
 from svp.inspection.maps import image_maps, patch_extent, pixels, prompt_maps
@@ -109,10 +110,10 @@ def open_runs(run: str | Path, compare: Sequence[str | Path] = (), device: str =
         if methods.count(info.method) > 1:
             name = f"{name}, {directory.name}"
         if name in models:
-            raise ValueError(f"{directory} is compared with itself, or with another run of this name")
+            raise InputError(f"{directory} is compared with itself, or with another run of this name")
         models[name], directories[name] = model, directory
         if (info.backbone_sha256, info.inputs) != (infos[0].backbone_sha256, infos[0].inputs):
-            raise ValueError(
+            raise InputError(
                 f"{directory} and {run} cannot be compared: backbone or preparation of images differ ({info.backbone.name}, "
                 f"{info.inputs} and {infos[0].backbone.name}, {infos[0].inputs})"
             )
@@ -163,7 +164,7 @@ def show_gates(
     compared = open_runs(run, compare, device)
     depth = len(compared.models[BASE].layers)
     if layer is not None and not 0 <= layer < depth:
-        raise ValueError(f"layer is {layer}, expected 0 to {depth - 1}")
+        raise InputError(f"layer is {layer}, expected 0 to {depth - 1}")
     transform = eval_transform(compared.inputs)
     where = f"mean of {depth} layers" if layer is None else f"layer {layer}, counted from 0"
     page = Page(
@@ -238,7 +239,7 @@ def inspect_run(
     """
     for name, value, least in (("images", images, 2), ("batch_size", batch_size, 1)):
         if value < least:
-            raise ValueError(f"{name} is {value}, expected {least} or more")
+            raise InputError(f"{name} is {value}, expected {least} or more")
     compared = open_runs(run, compare, device)
     directory, inputs = Path(run), compared.inputs
     split = RunDirectory(directory).read_split("test") if data is None else open_labelled(data, compared.class_names)

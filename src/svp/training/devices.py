@@ -11,6 +11,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 from torch import distributed
 
+from svp.errors import UnavailableError
+
 
 def make_accelerator(device: str, precision: str) -> Accelerator:
     """Devices and precision by the words of ``TrainConfig``; processes that are joined on a CPU part as Python ends.
@@ -26,7 +28,7 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)  # else a second run could not choose its own precision
     gpu = torch.cuda.is_available() and device != "cpu"
     if device == "cuda" and not gpu:
-        raise RuntimeError("device is 'cuda', but PyTorch finds no CUDA GPU; use --device cpu or auto")
+        raise UnavailableError("device is 'cuda', but PyTorch finds no CUDA GPU; use --device cpu or auto")
     if precision == "auto":
         precision = "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     were_joined = _processes_are_joined()

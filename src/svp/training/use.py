@@ -30,6 +30,7 @@ from svp.data import (
     make_loader,
     open_labelled,
 )
+from svp.errors import InputError
 from svp.inputs import InputConfig
 from svp.models import Backbone
 from svp.paths import write_atomically
@@ -150,7 +151,7 @@ def predict(
     """
     for name, value in (("topk", topk), ("batch_size", batch_size)):
         if value < 1:
-            raise ValueError(f"{name} is {value}, expected 1 or more")
+            raise InputError(f"{name} is {value}, expected 1 or more")
     images = find_images([Path(path) for path in paths])
     RunDirectory(Path(run)).how_chosen()
     model, info = _load(Path(run))

@@ -233,13 +233,9 @@ def _read_infos(directories: Sequence[Path]) -> list[AdapterInfo]:
                 "one backbone: start `svp app` for each of them, with another --port"
             )
         if info.inputs.img_size != first.inputs.img_size:
-            raise ValueError(
+            raise InputError(
                 f"{directories[0]} takes images of {first.inputs.img_size} pixels and {directory} of "
                 f"{info.inputs.img_size}; one page holds adapters of one size"
-        if info.inputs["img_size"] != first.inputs["img_size"]:
-            raise InputError(
-                f"{directories[0]} takes images of {first.inputs['img_size']} pixels and {directory} of "
-                f"{info.inputs['img_size']}; one page holds adapters of one size"
             )
     return infos
 

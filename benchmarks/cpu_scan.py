@@ -19,7 +19,6 @@ from numba import njit
 from svp.ops import Direction
 from svp.ops.bidirectional_scan import cpu_numba as kernels
 from svp.ops.bidirectional_scan.cpu_numba import _chunk_steps, chunk_states, chunk_states_kept, chunk_sweep
-from svp.ops.compiling import OPTIONS
 from svp.ops.rows import LANES, Rows, rows
 from svp.ops.simd import fma, load, store
 from svp.process import prepare
@@ -28,7 +27,7 @@ LENGTH, CHUNK, D_STATE, DT_RANK, D_CONV = 197, 64, 16, 24, 4
 PEAK_CHAINS, PEAK_ROUNDS = 12, 200_000
 
 
-@njit(**dict(OPTIONS, cache=False))
+@njit(nogil=True, boundscheck=False, error_model="numpy")
 def _parts(part, blocks, x, p, B, C, weights, scratch, states, decays, of_BC, products):
     step, step_x, y, grad_y, grad_step, grad_step_x, h, grad_h = scratch
     for block in range(blocks):
@@ -47,7 +46,7 @@ def _parts(part, blocks, x, p, B, C, weights, scratch, states, decays, of_BC, pr
             )  # fmt: skip
 
 
-@njit(**dict(OPTIONS, cache=False))
+@njit(nogil=True, boundscheck=False, error_model="numpy")
 def _peak(x):
     """Twelve independent chains of multiplications and additions, in registers."""
     factor, term = load(x, 0), load(x, LANES)

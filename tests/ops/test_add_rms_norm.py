@@ -237,14 +237,13 @@ def test_gradients_only_where_needed(backend: str, needed: set[str], monkeypatch
 
 def test_a_frozen_norm_costs_no_memory_for_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: dict[str, tuple[int, ...]] = {}
-    kernel = cpu_numba._backward_serial
+    kernel = cpu_numba._backward
 
     def spy(*arguments: Any) -> None:
         sizes.update(zip(("grad", "first", "second", "weight", "scales"), (a.shape for a in arguments[-5:]), strict=True))
         kernel(*arguments)
 
-    monkeypatch.setattr(cpu_numba, "_backward_serial", spy)
-    monkeypatch.setattr("svp.ops.threads.kernel_threads", lambda: 1)
+    monkeypatch.setattr(cpu_numba, "_backward", spy)
     run("numba", case(d_model=16, prompts=1), {"hidden", "pre_activation_0", "scale_0"})
     assert sizes["weight"][0] == 0
     assert sizes["second"][0] == 0

@@ -1,29 +1,39 @@
-"""Kernels are compiled once, however many processes ask for them."""
+"""Kernels are compiled once, however many processes ask for them, and again when their sources have changed."""
 
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 
+import svp
+from svp.ops import compiling
 from svp.ops.compiling import kernel
 
 CODE = """
 import sys, torch
-torch.set_num_threads(1)
+torch.set_num_threads(2)
+from numba.core import event
 from svp.ops.causal_conv1d import cpu_numba as kernels
-x, weight = torch.randn(1, 4, 16), torch.randn(16, 4)
+x, weight = torch.randn(2, 4, 16), torch.randn(16, 4)
 print("ready", flush=True)
 sys.stdin.readline()
-y = kernels.forward(x, weight, None, None, False)
+with event.install_recorder("numba:compile") as compiled:
+    y = kernels.forward(x, weight, None, None, False)
+    kernels.forward(x[:1], weight, None, None, False)
 torch.testing.assert_close(y, torch.nn.functional.conv1d(x.mT, weight[:, None], padding=3, groups=16)[..., :4].mT)
-stats = kernels._forward_serial.stats
-print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+for form in (kernels._forward.serial, kernels._forward.parallel):
+    print(sum(form.stats.cache_hits.values()), sum(form.stats.cache_misses.values()), end=" ")
+print(bool(compiled.buffer))
 """
 
 
@@ -44,11 +54,17 @@ def test_processes_compile_in_turn(tmp_path: Path) -> None:
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        counts = sorted(tuple(map(int, process.communicate(timeout=120)[0].split())) for process in processes)
+        serial_and_parallel = sorted(process.communicate(timeout=120)[0].split() for process in processes)
     finally:
         for process in processes:
             process.kill()
-    assert counts == [(0, 1), (1, 0)]  # one has compiled, the other has read
+    forms = [line[:2] for line in serial_and_parallel], [line[2:4] for line in serial_and_parallel]
+    for counts in forms:  # hits and misses: one process has compiled, the other has read
+        assert sorted(counts) == [["0", "1"], ["1", "0"]]
+    third = subprocess.run(
+        [sys.executable, "-c", CODE], env=environment, input="go\n", capture_output=True, text=True, check=True
+    )
+    assert third.stdout.split()[1:] == ["1", "0", "1", "0", "False"]  # nothing, not even a function that a kernel calls
 
 
 def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,9 +73,113 @@ def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(FileLock, "acquire", refuse)
 
-    @kernel()
-    def note(items: int) -> None:
-        items + 1
+    @kernel
+    def note(item: int) -> None:
+        item + 1
 
-    note(3)
-    assert len(note.signatures) == 1
+    note(1)
+    assert len(note.serial.signatures) == 1
+
+
+USER = """
+import sys
+import numpy as np
+from svp.ops.compiling import compiled_for, kernel
+from svp.ops.rows import LANES
+from svp.ops.simd import exp2, exp2_by_bits, load, sigmoid, store
+
+@kernel
+def apply(item, x, y):
+    store(y, item * LANES, sigmoid(load(x, item * LANES)) + exp2(load(x, item * LANES)))
+
+@compiled_for("void(float32[::1])")
+def double(x):
+    for i in range(x.size):
+        x[i] *= 2
+
+x, y = np.linspace(-3, 3, LANES, dtype=np.float32), np.empty(LANES, np.float32)
+apply(1, x, y)
+expected = (1 / (1 + np.exp(-x)) + np.exp2(x)).astype(np.float32)
+double(x)
+np.testing.assert_array_equal(x, np.linspace(-6, 6, LANES, dtype=np.float32))
+hits = sum(apply.serial.stats.cache_hits.values())
+wide = not hits and any("zmm" in text for text in apply.serial.inspect_asm().values())
+print(np.allclose(y, expected), hits, wide, exp2 is exp2_by_bits, apply.serial.stats.cache_path)
+"""
+
+
+def run_user(folder: Path, **environment: str) -> tuple[list[str], str]:
+    """Words printed by USER, a file in `folder` that has kernels of its own, and what went to stderr."""
+    (folder / "user.py").write_text(USER, encoding="utf-8")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    done = subprocess.run(
+        [sys.executable, "user.py"], cwd=folder, env=inherited | environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split(), done.stderr
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A folder with a copy of the sources of the ops."""
+    package = Path(svp.__file__).parent
+    shutil.copytree(package / "ops", tmp_path / "svp" / "ops", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in package.glob("*.py"):
+        shutil.copy(file, tmp_path / "svp")
+    return tmp_path
+
+
+def test_an_edit_in_a_file_that_a_kernel_calls_into_is_seen(sources: Path, tmp_path: Path) -> None:
+    places = {"PYTHONPATH": str(sources), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    right, *_, folder = run_user(sources, **places)[0]
+    assert right == "True"
+    simd = sources / "svp" / "ops" / "simd.py"
+    text = simd.read_text(encoding="utf-8")
+    simd.write_text(text.replace("splat(_ONE) / (", "splat(_ONE + _ONE) / ("), encoding="utf-8")
+    assert simd.read_text(encoding="utf-8") != text
+    right, hits, *_, another_folder = run_user(sources, **places)[0]
+    assert (right, hits) == ("False", "0")
+    assert another_folder != folder
+
+
+def test_no_place_to_write(sources: Path, tmp_path: Path) -> None:
+    """Files stand where folders would be made, which stops the superuser too."""
+    (sources / "svp" / "ops" / "__pycache__").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "temporary").mkdir()
+    words, errors = run_user(
+        sources,
+        PYTHONPATH=str(sources),
+        SVP_HOME=str(tmp_path / "file" / "home"),
+        NUMBA_CACHE_DIR=str(tmp_path / "file" / "cache"),
+        TMPDIR=str(tmp_path / "temporary"),
+    )
+    assert words[0] == "True"
+    assert words[-1].startswith(str(tmp_path / "temporary"))
+    assert errors.count("set NUMBA_CACHE_DIR to a folder that can be written") == 1
+    assert not list((tmp_path / "temporary").glob("svp-kernels-*"))
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64") or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),
+    reason="needs AVX2",
+)
+def test_processors_with_and_without_avx512_share_a_cache(tmp_path: Path) -> None:
+    places = {"PYTHONPATH": str(Path(svp.__file__).parents[1]), "NUMBA_CACHE_DIR": str(tmp_path)}
+    older = {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": ""}
+    here = run_user(tmp_path, **places)[0]
+    assert here[:2] == ["True", "0"]
+    assert run_user(tmp_path, **places, **older)[0][:4] == ["True", "0", "False", "True"]
+    right, hits, *_, folder = run_user(tmp_path, **places)[0]
+    assert (right, hits, folder) == ("True", "1", here[-1])
+
+
+def test_folders_that_nobody_uses_are_removed(tmp_path: Path) -> None:
+    used, recent, old, other = (tmp_path / name for name in ("svp-kernels-0", "svp-kernels-1", "svp-kernels-2", "numba"))
+    for folder in (used, recent, old, other):
+        folder.mkdir()
+        (folder / "kernel.nbc").touch()
+    for folder in (used, old, other):
+        os.utime(folder, (0, time.time() - compiling._UNUSED - 60))
+    compiling._remove_unused(tmp_path, used)
+    assert sorted(tmp_path.iterdir()) == [other, used, recent]

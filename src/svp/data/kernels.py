@@ -10,15 +10,12 @@ serial, so they run in forked processes.
 
 from __future__ import annotations
 
-from typing import Any
+from svp.ops.compiling import compiled_for
 
-from numba import njit
-
-_OPTIONS: dict[str, Any] = dict(cache=True, nogil=True, boundscheck=False, error_model="numpy")
 _ONE = 65536  # of 16 fractional bits
 
 
-@njit("void(uint8[:,:,::1], float64[::1], uint8[::1], uint8[:,:,::1])", **_OPTIONS)
+@compiled_for("void(uint8[:,:,::1], float64[::1], uint8[::1], uint8[:,:,::1])")
 def warp(image, matrix, fill, out):
     """Fill `out` from `image`, uint8 (height, width, 3): pixel (x, y) from (a x + b y + c, d x + e y + f) of the image.
 
@@ -54,7 +51,7 @@ def warp(image, matrix, fill, out):
             y += step_y
 
 
-@njit("void(uint8[:,:,::1], uint8[:,::1], uint8[:,:,::1])", **_OPTIONS)
+@compiled_for("void(uint8[:,:,::1], uint8[:,::1], uint8[:,:,::1])")
 def recolour(image, values, out):
     """Look every value up: uint8 (height, width, 3), as `out`.
 
@@ -68,7 +65,7 @@ def recolour(image, values, out):
                 out[row, column, k] = values[image[row, column, k], k]
 
 
-@njit("void(uint8[:,:,:,::1], float32[:,::1], float32[:,:,:,::1])", **_OPTIONS)
+@compiled_for("void(uint8[:,:,:,::1], float32[:,::1], float32[:,:,:,::1])")
 def normalise(images, values, out):
     """Look every value up: uint8 (batch, height, width, 3) into float32 (batch, 3, height, width).
 

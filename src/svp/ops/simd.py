@@ -5,9 +5,6 @@ vector to whatever the machine has: one AVX-512 register, two of AVX, four of SS
 
 NaN and inf behave as in IEEE arithmetic: no instruction is flagged ``nnan`` or ``ninf``, nor ``reassoc``, which would undo the
 rounding trick in ``exp2``. Importing this module imports Numba.
-
-Numba's cache does not notice a change here, nor in any function that a kernel of another file calls; after editing one, delete
-the ``__pycache__`` of the kernels, and ``.pytest_cache/numba``, where ``make test`` keeps its own.
 """
 
 from __future__ import annotations
@@ -17,17 +14,16 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, register_model
 
-from svp.ops.compiling import OPTIONS
+from svp.ops.compiling import function, inlined
 from svp.ops.rows import LANES
 
-_INLINE: dict[str, Any] = dict(OPTIONS, forceinline=True)
 _FLAGS = ("contract", "nsz", "arcp", "afn")
 # no arcp: a reciprocal refined by Newton's rule gives NaN for 1 / inf
 _DIVISION_FLAGS = ("contract", "nsz")
@@ -242,7 +238,7 @@ def lane_sums(typing: Any, array: Any, offset: Any) -> Any:
     return _VECTOR(array, types.intp), generate
 
 
-@njit(**_INLINE)
+@inlined
 def empty(size):
     """A flat float32 array that starts at a cache line; Numba's own may make every vector straddle two."""
     space = np.empty(size + LANES, np.float32)
@@ -250,7 +246,7 @@ def empty(size):
     return space[skipped : skipped + size]
 
 
-@njit(**OPTIONS)
+@function
 def clear(array):
     """Zeros everywhere in an array of whole vectors; an assignment would be compiled as a parallel loop of its own."""
     for at in range(0, array.size, LANES):
@@ -285,7 +281,7 @@ _ROUND_TO_EXPONENT = np.float32(1.5 * 2**23 + 127)
 _LOWEST_EXPONENT, _HIGHEST_EXPONENT = np.float32(-127), np.float32(128)  # fields of 0 and inf
 
 
-@njit(**_INLINE)
+@inlined
 def _exp2_near_0(r):
     """2**r for -0.5 <= r <= 0.5"""
     p = fma(r, splat(_E5), splat(_E4))
@@ -295,7 +291,7 @@ def _exp2_near_0(r):
     return fma(r, p, splat(_ONE))
 
 
-@njit(**_INLINE)
+@inlined
 def exp2_by_bits(x):
     """2**x on any machine, twelve instructions; 0 below 2**-126, inf from 2**127.5 on."""
     x = maximum(minimum(x, splat(_HIGHEST_EXPONENT)), splat(_LOWEST_EXPONENT))
@@ -303,7 +299,7 @@ def exp2_by_bits(x):
     return _exp2_near_0(x - (shifted - splat(_ROUND_TO_EXPONENT))) * _float_from_low_bits(shifted)
 
 
-@njit(**_INLINE)
+@inlined
 def exp2_by_avx512(x):
     """2**x in eight instructions; unlike ``exp2_by_bits`` down to the smallest float, 2**-149, and up to 2**128."""
     r = _from_nearest_integer(x)
@@ -315,13 +311,13 @@ exp2 = exp2_by_avx512 if "+avx512dq" in cpu_target.target_context.codegen().magi
 """2**x: relative error 9e-8, the limits 0 and inf, NaN for NaN."""
 
 
-@njit(**_INLINE)
+@inlined
 def sigmoid(x):
     """1 / (1 + exp(-x))"""
     return splat(_ONE) / (splat(_ONE) + exp2(x * splat(-LOG2_E)))
 
 
-@njit(**_INLINE)
+@inlined
 def softplus(x):
     """log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|))"""
     u = exp2(maximum(x, splat(_ZERO) - x) * splat(-LOG2_E))

@@ -19,19 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit, prange
 from torch import Tensor
 
-from svp.ops.compiling import INLINED, OPTIONS, kernel
+from svp.ops.compiling import inlined, kernel
 from svp.ops.rows import LANES, flat, numpy_view, pad_channels, rows
 from svp.ops.simd import empty, fma, load, sigmoid, splat, store
-from svp.ops.threads import run_kernel
 
 _TOKENS = 64  # of an item
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
-@njit(**dict(OPTIONS, forceinline=True))
+@inlined
 def _sum_of_lanes(vector, space):
     store(space, 0, vector)
     total = _ZERO
@@ -43,8 +41,8 @@ def _sum_of_lanes(vector, space):
 # kernels ----------------------------------------------------------------------------------------------------------------
 
 
-@njit(**INLINED)
-def _forward_item(
+@kernel
+def _forward(
     item, tokens, width, eps, hidden, residual, has_residual, count, first, second, scales, prompted, weight, total, normed
 ):
     """`tokens` (batch, length); `width` without the padding of channels; `count` prompts, `scales` (count, channels)."""
@@ -76,30 +74,8 @@ def _forward_item(
             store(normed, out + channel, load(total, out + channel) * inverse * load(weight, channel))
 
 
-@kernel()
-def _forward_serial(
-    items, tokens, width, eps, hidden, residual, has_residual, count, first, second, scales, prompted, weight, total, normed
-):
-    for item in range(items):
-        _forward_item(
-            item, tokens, width, eps, hidden, residual, has_residual, count, first, second, scales, prompted, weight,
-            total, normed,
-        )  # fmt: skip
-
-
-@kernel(parallel=True)
-def _forward_parallel(
-    items, tokens, width, eps, hidden, residual, has_residual, count, first, second, scales, prompted, weight, total, normed
-):
-    for item in prange(items):
-        _forward_item(
-            item, tokens, width, eps, hidden, residual, has_residual, count, first, second, scales, prompted, weight,
-            total, normed,
-        )  # fmt: skip
-
-
-@njit(**INLINED)
-def _backward_item(
+@kernel
+def _backward(
     item, tokens, width, eps, grad_total, grad_normed, total, count, first, second, scales, prompted, weight,
     need_total, need_weight, need_activations, need_scales, grad, grad_first, grad_second, grad_weight, grad_scales,
 ):  # fmt: skip
@@ -162,32 +138,6 @@ def _backward_item(
                     store(grad_second, out + channel, zero)
 
 
-@kernel()
-def _backward_serial(
-    items, tokens, width, eps, grad_total, grad_normed, total, count, first, second, scales, prompted, weight,
-    need_total, need_weight, need_activations, need_scales, grad, grad_first, grad_second, grad_weight, grad_scales,
-):  # fmt: skip
-    for item in range(items):
-        _backward_item(
-            item, tokens, width, eps, grad_total, grad_normed, total, count, first, second, scales, prompted, weight,
-            need_total, need_weight, need_activations, need_scales,
-            grad, grad_first, grad_second, grad_weight, grad_scales,
-        )  # fmt: skip
-
-
-@kernel(parallel=True)
-def _backward_parallel(
-    items, tokens, width, eps, grad_total, grad_normed, total, count, first, second, scales, prompted, weight,
-    need_total, need_weight, need_activations, need_scales, grad, grad_first, grad_second, grad_weight, grad_scales,
-):  # fmt: skip
-    for item in prange(items):
-        _backward_item(
-            item, tokens, width, eps, grad_total, grad_normed, total, count, first, second, scales, prompted, weight,
-            need_total, need_weight, need_activations, need_scales,
-            grad, grad_first, grad_second, grad_weight, grad_scales,
-        )  # fmt: skip
-
-
 # from tensors to kernels ------------------------------------------------------------------------------------------------
 
 
@@ -207,9 +157,7 @@ def forward(
     total, normed = _new_rows(hidden, torch.float32), _new_rows(hidden, stream_dtype)
     stream = rows(pad_channels(hidden), stream_dtype)
     items = math.ceil(batch * length / _TOKENS)
-    run_kernel(
-        _forward_parallel,
-        _forward_serial,
+    _forward(
         items,
         (batch, length),
         width,
@@ -252,9 +200,7 @@ def backward(
     ]
     grad_weight = torch.empty(items if need_weight else 0, channels)
     grad_scales = torch.empty(items if need_scales else 0, 2, channels)
-    run_kernel(
-        _backward_parallel,
-        _backward_serial,
+    _backward(
         items,
         (batch, length),
         width,

@@ -27,23 +27,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit, prange
 from torch import Tensor
 
 from svp.ops.bidirectional_scan.cpu_numba_conv import (
     CONV_CHUNK,
     Weights,
-    conv_backward_parallel,
-    conv_backward_serial,
-    conv_parallel,
-    conv_serial,
+    conv,
+    conv_backward,
     through_silu,
 )
-from svp.ops.compiling import INLINED, OPTIONS, kernel
+from svp.ops.compiling import function, inlined, kernel, part
 from svp.ops.rows import LANES, Rows, flat, numpy_view, rows
 from svp.ops.selective_scan.cpu_numba import chunk_states, chunk_states_kept, chunk_sweep, groups_per_image, to_blocks
 from svp.ops.simd import LOG2_E, broadcast, clear, empty, fma, load, sigmoid, softplus, splat, store
-from svp.ops.threads import run_kernel
 
 _CHUNK = 64  # tokens of the forward pass
 _KEPT_VECTORS = 4096  # states of a chunk of the backward pass
@@ -54,7 +50,7 @@ _ZERO, _HALF = np.float32(0), np.float32(0.5)
 # scan -------------------------------------------------------------------------------------------------------------------
 
 
-@njit(**INLINED)
+@part
 def _fill_tile(image, first, last, x, tile):
     """tile (block, length, 16) of the blocks from `first` to `last` - 1 of x (batch, length, channels)"""
     length, channels = x.shape[1], x.shape[2]
@@ -64,7 +60,7 @@ def _fill_tile(image, first, last, x, tile):
             store(tile, ((block - first) * length + t) * LANES, load(x, at))
 
 
-@njit(**OPTIONS)
+@function
 def _raw_steps(count, image, token, direction, block, p, weights, raw):
     """raw[i], the step in front of the softplus, of `count` tokens from `token` on; four at a time share a load of dt_proj."""
     dt_rank = weights.dt_proj.shape[1]
@@ -91,7 +87,7 @@ def _raw_steps(count, image, token, direction, block, p, weights, raw):
         store(raw, i * LANES, a)
 
 
-@njit(**INLINED)
+@part
 def _chunk_steps(count, image, token, direction, block, x, at, p, weights, step, step_x):
     """step[i] and step[i] * x[i] of `count` tokens from `token` on; `at` is where the block begins in the tile `x`."""
     _raw_steps(count, image, token, direction, block, p, weights, step)
@@ -101,14 +97,14 @@ def _chunk_steps(count, image, token, direction, block, x, at, p, weights, step,
         store(step_x, i * LANES, value * load(x, at + (token + direction * i) * LANES))
 
 
-@njit(**dict(OPTIONS, forceinline=True))
+@inlined
 def _B_and_C(p, weights):
     """Those columns of p = [p_dt, B, C]."""
     dt_rank, d_state = weights.dt_proj.shape[1], weights.decay_rate.shape[1]
     return Rows(p.data[dt_rank:], p.image, p.token), Rows(p.data[dt_rank + d_state :], p.image, p.token)
 
 
-@njit(**INLINED)
+@part
 def _direction(image, block, length, direction, x, at, p, weights, y, h, step, step_x, sums):
     """Adds the output of one direction of one block of channels to the tile `y`."""
     d_state, skip = weights.decay_rate.shape[1], load(weights.D, block * LANES)
@@ -124,8 +120,8 @@ def _direction(image, block, length, direction, x, at, p, weights, y, h, step, s
             store(y, t, load(y, t) + fma(skip, load(x, t), load(sums, i * LANES)))
 
 
-@njit(**INLINED)
-def _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out):
+@kernel
+def _scan(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out):
     """One image, one group of channel blocks, at most `tile` of them at a time."""
     length, channels = out.shape[1], out.shape[2]
     d_state, blocks = forward.decay_rate.shape[1], channels // LANES
@@ -154,19 +150,7 @@ def _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backw
                 store(out, (image * length + t) * channels + block * LANES, value * (half * gate * sigmoid(gate)))
 
 
-@kernel()
-def _scan_serial(items, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out):
-    for item in range(items):
-        _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out)
-
-
-@kernel(parallel=True)
-def _scan_parallel(items, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out):
-    for item in prange(items):
-        _scan_item(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, z, out)
-
-
-@njit(**INLINED)
+@part
 def _direction_backward(
     item, image, block, length, chunk, direction, x, at, p, weights, grad_y, y, need_weights,
     step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A, products_B, products_C,
@@ -228,8 +212,8 @@ def _direction_backward(
             store(grad_AD[0], of_image * d_state + n * LANES, load(of_A, n * LANES))
 
 
-@njit(**INLINED)
-def _backward_item(
+@kernel
+def _backward(
     item, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
     grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
 ):  # fmt: skip
@@ -286,30 +270,6 @@ def _backward_item(
                 store(grad_z, row * width + channels + channel, through_silu(half * grad, gate) * load(y, in_tile))
 
 
-@kernel()
-def _backward_serial(
-    items, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
-    grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
-):  # fmt: skip
-    for item in range(items):
-        _backward_item(
-            item, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
-            grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
-        )  # fmt: skip
-
-
-@kernel(parallel=True)
-def _backward_parallel(
-    items, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
-    grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
-):  # fmt: skip
-    for item in prange(items):
-        _backward_item(
-            item, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
-            grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
-        )  # fmt: skip
-
-
 # from tensors to kernels ------------------------------------------------------------------------------------------------
 
 
@@ -317,7 +277,7 @@ def forward(xz: Tensor, weights: list[Tensor]) -> Tensor:
     """``svp.ops.bidirectional_scan``; `weights` are the fields of both directions, one after the other."""
     call = _Call(xz, weights)
     out = torch.empty(call.inner, dtype=call.dtype)
-    run_kernel(_scan_parallel, _scan_serial, call.items, call.groups, call.tile, *call.scan_inputs, numpy_view(out))
+    _scan(call.items, call.groups, call.tile, *call.scan_inputs, numpy_view(out))
     return out.to(xz.dtype)
 
 
@@ -334,9 +294,7 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
     grad_BC = [[torch.zeros(call.items, length, padded_states) for _ in range(2)] for _ in range(2)]
     grad_AD = [[torch.empty(kept, d_inner // LANES, d_state, LANES), torch.empty(kept, d_inner)] for _ in range(2)]
     grad_taps = [torch.empty(kept * call.chunks, call.d_conv + 1, d_inner) for _ in range(2)]
-    run_kernel(
-        _backward_parallel,
-        _backward_serial,
+    _backward(
         call.items,
         call.groups,
         call.tile,
@@ -354,9 +312,7 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
         of_BC = [t.view(batch, call.groups, length, -1)[..., :d_state].sum(1).to(call.dtype) for t in grad_BC[side]]
         grad_p.append(torch.cat([grad_raw[side] @ dt_proj, *of_BC], dim=-1).view(batch * length, -1))
         grad_x[side].view(-1, d_inner).addmm_(grad_p[side], x_proj)
-    run_kernel(
-        conv_backward_parallel,
-        conv_backward_serial,
+    conv_backward(
         batch * call.chunks,
         call.chunks,
         call.d_conv,
@@ -402,9 +358,7 @@ class _Call:
         self.tile = max(1, min(_TILE_VECTORS // length, blocks // self.groups))
         self.chunks = math.ceil(length / CONV_CHUNK)
         self.convolved = [torch.empty(self.inner, dtype=self.dtype) for _ in range(2)]
-        run_kernel(
-            conv_parallel,
-            conv_serial,
+        conv(
             batch * self.chunks,
             self.chunks,
             self.d_conv,

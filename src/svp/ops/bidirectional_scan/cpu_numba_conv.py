@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
 
-from svp.ops.compiling import INLINED, OPTIONS, kernel
+from svp.ops.compiling import inlined, kernel
 from svp.ops.rows import LANES
 from svp.ops.simd import clear, empty, fma, load, sigmoid, splat, store
 
@@ -27,7 +26,7 @@ class Weights(NamedTuple):
     D: npt.NDArray[np.float32]  # (d_inner,)
 
 
-@njit(**dict(OPTIONS, forceinline=True))
+@inlined
 def _filtered(image, t, length, d_conv, channel, x, forward, backward):
     """Both filters at token `t`, in front of the SiLU."""
     channels = forward.conv_bias.shape[0]
@@ -43,8 +42,8 @@ def _filtered(image, t, length, d_conv, channel, x, forward, backward):
     return a, a_b
 
 
-@njit(**INLINED)
-def _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward):
+@kernel
+def conv(item, chunks, d_conv, x, forward, backward, x_forward, x_backward):
     """SiLU of both filters, of one chunk of tokens of an image."""
     length, channels = x_forward.shape[1], x_forward.shape[2]
     image, chunk = item // chunks, item % chunks
@@ -56,14 +55,14 @@ def _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward
             store(x_backward, at, a_b * sigmoid(a_b))
 
 
-@njit(**dict(OPTIONS, forceinline=True))
+@inlined
 def through_silu(grad, a):
     slope = sigmoid(a)
     return grad * (slope * fma(a, splat(_ONE) - slope, splat(_ONE)))
 
 
-@njit(**INLINED)
-def _conv_backward_item(
+@kernel
+def conv_backward(
     item, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
 ):
     """Gradient of x from those of both convolved inputs, of one chunk of tokens; the first half of every row of `grad_x`.
@@ -113,37 +112,3 @@ def _conv_backward_item(
                 at = (item * (d_conv + 1) + k) * channels + channel
                 store(grad_taps, at, total)
                 store(grad_taps_b, at, total_b)
-
-
-@kernel()
-def conv_serial(items, chunks, d_conv, x, forward, backward, x_forward, x_backward):
-    for item in range(items):
-        _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward)
-
-
-@kernel(parallel=True)
-def conv_parallel(items, chunks, d_conv, x, forward, backward, x_forward, x_backward):
-    for item in prange(items):
-        _conv_item(item, chunks, d_conv, x, forward, backward, x_forward, x_backward)
-
-
-@kernel()
-def conv_backward_serial(
-    items, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
-):
-    for item in range(items):
-        _conv_backward_item(
-            item, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
-            grad_x, grad_taps, grad_taps_b,
-        )  # fmt: skip
-
-
-@kernel(parallel=True)
-def conv_backward_parallel(
-    items, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights, grad_x, grad_taps, grad_taps_b
-):
-    for item in prange(items):
-        _conv_backward_item(
-            item, chunks, d_conv, x, forward, backward, grad_forward, grad_backward, need_weights,
-            grad_x, grad_taps, grad_taps_b,
-        )  # fmt: skip

@@ -17,19 +17,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit, prange
 from torch import Tensor
 
-from svp.ops.compiling import INLINED, OPTIONS, kernel
+from svp.ops.compiling import inlined, kernel
 from svp.ops.rows import LANES, flat, pad_channels, rows
 from svp.ops.simd import empty, fma, load, sigmoid, splat, store
-from svp.ops.threads import run_kernel
 
 _TILE = 64  # tokens
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
-@njit(**dict(OPTIONS, forceinline=True))
+@inlined
 def _input(x, image, i, length, first, direction, channel):
     """x at step i; zero before the first."""
     if 0 <= i < length:
@@ -37,7 +35,7 @@ def _input(x, image, i, length, first, direction, channel):
     return splat(_ZERO)
 
 
-@njit(**dict(OPTIONS, forceinline=True))
+@inlined
 def _filtered(x, image, i, length, first, direction, channel, weight, bias, channels, d_conv):
     total = load(bias, channel)
     for k in range(d_conv):
@@ -47,8 +45,8 @@ def _filtered(x, image, i, length, first, direction, channel, weight, bias, chan
     return total
 
 
-@njit(**INLINED)
-def _forward_item(item, tiles, x, weight, bias, silu, first, direction, y):
+@kernel
+def _forward(item, tiles, x, weight, bias, silu, first, direction, y):
     length, channels = y.shape[1], y.shape[2]
     d_conv = weight.size // channels
     image, start = item // tiles, item % tiles * _TILE
@@ -61,20 +59,8 @@ def _forward_item(item, tiles, x, weight, bias, silu, first, direction, y):
             store(y, out + channel, value)
 
 
-@kernel()
-def _forward_serial(items, tiles, x, weight, bias, silu, first, direction, y):
-    for item in range(items):
-        _forward_item(item, tiles, x, weight, bias, silu, first, direction, y)
-
-
-@kernel(parallel=True)
-def _forward_parallel(items, tiles, x, weight, bias, silu, first, direction, y):
-    for item in prange(items):
-        _forward_item(item, tiles, x, weight, bias, silu, first, direction, y)
-
-
-@njit(**INLINED)
-def _backward_item(
+@kernel
+def _backward(
     item, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight, grad_x, grad_weight, grad_bias
 ):
     length, channels = grad_x.shape[1], bias.size
@@ -112,35 +98,13 @@ def _backward_item(
                 store(grad_weight, (item * d_conv + k) * channels + channel, total)
 
 
-@kernel()
-def _backward_serial(
-    items, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight, grad_x, grad_weight, grad_bias
-):
-    for item in range(items):
-        _backward_item(
-            item, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight,
-            grad_x, grad_weight, grad_bias,
-        )  # fmt: skip
-
-
-@kernel(parallel=True)
-def _backward_parallel(
-    items, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight, grad_x, grad_weight, grad_bias
-):
-    for item in prange(items):
-        _backward_item(
-            item, tiles, grad_y, x, weight, bias, silu, first, direction, need_x, need_weight,
-            grad_x, grad_weight, grad_bias,
-        )  # fmt: skip
-
-
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, reverse: bool) -> Tensor:
     """y of ``svp.ops.causal_conv1d``, in float32."""
     batch, length, d_inner = x.shape
     y = torch.empty(batch, length, d_inner + -d_inner % LANES)
     tiles = math.ceil(length / _TILE)
     inputs = _kernel_inputs(x, weight, bias, activation, reverse)
-    run_kernel(_forward_parallel, _forward_serial, batch * tiles, tiles, *inputs, y.numpy())
+    _forward(batch * tiles, tiles, *inputs, y.numpy())
     return y[..., :d_inner].to(x.dtype).contiguous()
 
 
@@ -162,9 +126,7 @@ def backward(
     grad_x = torch.empty(batch if need_x else 0, length, channels)
     partial = batch * tiles if need_weight else 0
     grad_weight, grad_bias = torch.empty(partial, d_conv, channels), torch.empty(partial, channels)
-    run_kernel(
-        _backward_parallel,
-        _backward_serial,
+    _backward(
         batch * tiles,
         tiles,
         rows(pad_channels(grad_y)),

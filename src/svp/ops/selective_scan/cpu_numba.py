@@ -17,10 +17,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit, prange
 from torch import Tensor
 
-from svp.ops.compiling import INLINED, OPTIONS, kernel
+from svp.ops.compiling import function, kernel
 from svp.ops.rows import LANES, flat, pad_channels, rows
 from svp.ops.simd import (
     LOG2_E,
@@ -35,14 +34,14 @@ from svp.ops.simd import (
     splat,
     store,
 )
-from svp.ops.threads import kernel_threads, run_kernel
+from svp.ops.threads import kernel_threads
 
 _FORWARD_CHUNK = 64  # tokens; three vectors each, so that a chunk stays in the L1 cache
 _KEPT_VECTORS = 4096  # states of a backward chunk, 256 kB, and as many decays: both in the L2 cache
 _ZERO, _ONE, _LN_2 = np.float32(0), np.float32(1), np.float32(math.log(2))
 
 
-@njit(**OPTIONS)
+@function
 def _chunk_steps(count, image, token, direction, channel, x, dt, dt_bias, step, step_x):
     """step[i] and step[i] * x[i] of `count` tokens from `token` on, for the block of channels at `channel`."""
     bias = load(dt_bias, channel)
@@ -53,7 +52,7 @@ def _chunk_steps(count, image, token, direction, channel, x, dt, dt_bias, step, 
         store(step_x, i * LANES, value * load(x.data, image * x.image + t * x.token + channel))
 
 
-@njit(**OPTIONS)
+@function
 def chunk_states(count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, h, y):
     """The recurrence over `count` tokens: updates `h`, (d_state, 16), and fills y[i] = C[i] . h[i]."""
     for i in range(count):
@@ -69,8 +68,8 @@ def chunk_states(count, image, token, direction, channel, d_state, decay_rate, B
         store(y, i * LANES, total)
 
 
-@njit(**INLINED)
-def _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state):
+@kernel
+def _forward(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state):
     """One image, one group of channel blocks."""
     length, blocks, d_state = y.shape[1], decay_rate.shape[0], decay_rate.shape[1]
     image, group = item // groups, item % groups
@@ -97,19 +96,7 @@ def _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, h
             store(last_state, ((image * blocks + block) * d_state + n) * LANES, load(h, n * LANES))
 
 
-@kernel()
-def _forward_serial(items, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state):
-    for item in range(items):
-        _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state)
-
-
-@kernel(parallel=True)
-def _forward_parallel(items, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state):
-    for item in prange(items):
-        _forward_item(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state)
-
-
-@njit(**OPTIONS)
+@function
 def chunk_states_kept(count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, h, states, decays, y):
     """As ``chunk_states`` from the state `h`, with every state, (count + 1, d_state, 16), and decay written down."""
     for n in range(d_state):
@@ -129,7 +116,7 @@ def chunk_states_kept(count, image, token, direction, channel, d_state, decay_ra
         store(y, i * LANES, total)
 
 
-@njit(**OPTIONS)
+@function
 def _chunk_grad_sums(count, image, token, direction, channel, grad_y, z, has_z, grad_s):
     """Gradient of y before the gate."""
     for i in range(count):
@@ -141,7 +128,7 @@ def _chunk_grad_sums(count, image, token, direction, channel, grad_y, z, has_z, 
         store(grad_s, i * LANES, grad)
 
 
-@njit(**OPTIONS)
+@function
 def chunk_sweep(
     count, image, token, direction, channel, item, decay_rate, B, C, step, step_x, states, decays, grad_s,
     need_A, need_BC, grad_h, grad_state, grad_step, grad_step_x, grad_A, grad_B, grad_C, products_B, products_C,
@@ -176,8 +163,8 @@ def chunk_sweep(
                 store(grad_C, at, load(grad_C, at) + lane_sums(products_C, n * LANES))
 
 
-@njit(**INLINED)
-def _backward_item(
+@kernel
+def _backward(
     item, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
     need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
 ):  # fmt: skip
@@ -242,30 +229,6 @@ def _backward_item(
         store(grad_D, (image * blocks + block) * LANES, total_D)
 
 
-@kernel()
-def _backward_serial(
-    items, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
-    need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
-):  # fmt: skip
-    for item in range(items):
-        _backward_item(
-            item, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
-            need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
-        )  # fmt: skip
-
-
-@kernel(parallel=True)
-def _backward_parallel(
-    items, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
-    need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
-):  # fmt: skip
-    for item in prange(items):
-        _backward_item(
-            item, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
-            need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
-        )  # fmt: skip
-
-
 def forward(
     x: Tensor,
     dt: Tensor,
@@ -285,7 +248,7 @@ def forward(
     last_state = torch.empty(batch, blocks, d_state, LANES)
     groups = groups_per_image(batch, blocks)
     inputs = _kernel_inputs(x, dt, A, B, C, D, z, dt_bias, reverse)
-    run_kernel(_forward_parallel, _forward_serial, batch * groups, groups, *inputs, y.numpy(), last_state.numpy())
+    _forward(batch * groups, groups, *inputs, y.numpy(), last_state.numpy())
     return y[..., :d_inner].to(x.dtype).contiguous(), _from_blocks(last_state, d_inner)
 
 
@@ -318,9 +281,7 @@ def backward(
     grad_C = torch.zeros_like(grad_B)
     grad_D = torch.empty(batch, blocks, LANES)
     outputs = (to_blocks(grad_state), grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z)
-    run_kernel(
-        _backward_parallel,
-        _backward_serial,
+    _backward(
         batch * groups,
         groups,
         chunk,

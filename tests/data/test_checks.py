@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from svp.data import DataError, checks, facts, find_unreadable
-from svp.data.catalog import DatasetInfo, dataset_info
 from svp.data.checks import Report, check_data
 from svp.data.facts import read_facts
+from svp.data.named.catalog import DatasetInfo, dataset_info
 from svp.data.splits import Parts, Split
 
 
@@ -243,7 +243,8 @@ def as_published(photos: Path, **changes: object) -> DatasetInfo:
 def test_against_the_catalogue(
     photos: Path, changes: dict[str, object], found: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("svp.data.catalog._CATALOG", (as_published(photos, read=lambda root, seed: read(photos), **changes),))
+    row = as_published(photos, read=lambda root, seed: read(photos), **changes)
+    monkeypatch.setattr("svp.data.named.catalog._CATALOG", (row,))
     monkeypatch.chdir(photos)  # where no folder is called "photos"
     report = check_data("photos", img_size=16)
     assert [finding.message for finding in report.findings] == found
@@ -251,7 +252,7 @@ def test_against_the_catalogue(
 
 
 def read(photos: Path) -> Parts:
-    from svp.data.folder import read_folder
+    from svp.data.sources.folder import read_folder
 
     return read_folder(photos)
 
@@ -279,7 +280,7 @@ def test_training_after_a_check_decodes_nothing_again(photos: Path, monkeypatch:
     (photos / "test/cat/bad.png").write_text("no image")
     check(photos)
     decoded: list[Path] = []
-    monkeypatch.setattr("svp.data.images.to_rgb", lambda image: decoded.append(Path(image.filename)))
+    monkeypatch.setattr("svp.data.pipeline.images.to_rgb", lambda image: decoded.append(Path(image.filename)))
     find_unreadable(sorted(photos.rglob("*.png")))
     assert decoded == []
     find_unreadable([picture(photos / "new.png", 1)])
@@ -302,7 +303,7 @@ def test_every_image_is_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPat
     opened: list[object] = []
     real = facts.to_rgb
     monkeypatch.setattr(facts, "to_rgb", lambda image: (opened.append(image), real(image))[1])
-    monkeypatch.setattr("svp.data.images.to_rgb", lambda image: pytest.fail("decoded again"))
+    monkeypatch.setattr("svp.data.pipeline.images.to_rgb", lambda image: pytest.fail("decoded again"))
     check(photos)
     assert len(opened) == 24
 

@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 
 import svp
 from svp.commands.eval import _print_scores
-from svp.data import DataError, ImageData, Split, catalog, open_folder, open_fraction
-from svp.data.catalog import DatasetInfo
-from svp.data.folder import read_folder
+from svp.data import DataError, ImageData, Split, open_folder, open_fraction
+from svp.data.named import catalog
+from svp.data.named.catalog import DatasetInfo
+from svp.data.sources.folder import read_folder
 from svp.data.splits import Parts
 from svp.training import NonFiniteLossError, RunError, loop
 from svp.training.protocol import how_chosen, images_used
-from tests.data.official_lists import write_images, write_vpt
+from tests.data.named.official_lists import write_images, write_vpt
 from tests.training.conftest import write_photos
 
 PROTOCOLS = ("validation", "trainval", "paper")

@@ -63,7 +63,8 @@ def _describe_data(name: str, data_root: str | None, json: bool) -> None:
 
 
 def _fetch_data(name: str, data_root: str | None) -> None:
-    from svp.data import DataError, data_folder, dataset_info, hub
+    from svp.data import DataError, data_folder, dataset_info
+    from svp.data.sources import hub
 
     if hub.is_on_hub(name):
         print(hub.fetch_hub(name, data_folder(data_root)).resolve())

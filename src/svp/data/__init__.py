@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from svp.data.catalog import DatasetInfo, dataset_info, list_datasets
 from svp.data.checks import check_data
-from svp.data.folder import IMAGE_SUFFIXES, find_images, open_folder
-from svp.data.images import (
+from svp.data.named.catalog import DatasetInfo, dataset_info, list_datasets
+from svp.data.opening import data_folder, open_data, open_fraction, open_labelled
+from svp.data.pipeline.images import (
     MAX_UNREADABLE,
     Unreadable,
     UnreadableImageError,
@@ -14,16 +14,16 @@ from svp.data.images import (
     find_unreadable,
     load_image,
 )
-from svp.data.opening import data_folder, open_data, open_fraction, open_labelled
+from svp.data.sources.folder import IMAGE_SUFFIXES, find_images, open_folder
 from svp.data.splits import DataError, ImageData, Split
 from svp.inputs import InputConfig, eval_transform
 
 CacheMode = Literal["none", "memory", "disk"]
-"""Whether images are decoded anew every time, or kept: see `svp.data.cache`."""
+"""Whether images are decoded anew every time, or kept: see `svp.data.pipeline.cache`."""
 
 if TYPE_CHECKING:
-    from svp.data.cache import CacheError, KeptImages, Place, keep_images
-    from svp.data.loading import (
+    from svp.data.pipeline.cache import CacheError, KeptImages, Place, keep_images
+    from svp.data.pipeline.loading import (
         EpochSampler,
         ImageListDataset,
         KeptImageDataset,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         normalised,
         open_images,
     )
-    from svp.data.transforms import AugmentConfig, train_transform
+    from svp.data.pipeline.transforms import AugmentConfig, train_transform
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -75,19 +75,19 @@ __all__ = [
 ]
 
 _LAZY = {
-    "CacheError": "cache",
-    "KeptImages": "cache",
-    "Place": "cache",
-    "keep_images": "cache",
-    "EpochSampler": "loading",
-    "ImageListDataset": "loading",
-    "KeptImageDataset": "loading",
-    "choose_num_workers": "loading",
-    "make_loader": "loading",
-    "normalised": "loading",
-    "open_images": "loading",
-    "AugmentConfig": "transforms",
-    "train_transform": "transforms",
+    "CacheError": "pipeline.cache",
+    "KeptImages": "pipeline.cache",
+    "Place": "pipeline.cache",
+    "keep_images": "pipeline.cache",
+    "EpochSampler": "pipeline.loading",
+    "ImageListDataset": "pipeline.loading",
+    "KeptImageDataset": "pipeline.loading",
+    "choose_num_workers": "pipeline.loading",
+    "make_loader": "pipeline.loading",
+    "normalised": "pipeline.loading",
+    "open_images": "pipeline.loading",
+    "AugmentConfig": "pipeline.transforms",
+    "train_transform": "pipeline.transforms",
 }
 
 

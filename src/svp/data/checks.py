@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from svp.data.catalog import DatasetInfo, dataset_info, list_datasets
 from svp.data.facts import ImageFacts, read_all_facts
-from svp.data.images import Unreadable, check_unreadable, remember_readable
+from svp.data.named.catalog import DatasetInfo, dataset_info, list_datasets
 from svp.data.opening import read_data
+from svp.data.pipeline.images import Unreadable, check_unreadable, remember_readable
 from svp.data.splits import DataError, ImageData, Parts, Split, complete, enumerate_some
 from svp.errors import InputError
 

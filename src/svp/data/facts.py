@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from svp.data.images import Unreadable, UnreadableImageError, decoding, to_rgb
+from svp.data.pipeline.images import Unreadable, UnreadableImageError, decoding, to_rgb
 
 
 @dataclass(frozen=True, slots=True)

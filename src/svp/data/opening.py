@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from svp.data import fgvc, hub
-from svp.data.archives import archive_name, is_archive, read_archive, unpack
-from svp.data.catalog import dataset_info, list_datasets
-from svp.data.folder import read_folder, read_labelled
+from svp.data.named import fgvc
+from svp.data.named.catalog import dataset_info, list_datasets
+from svp.data.sources import hub
+from svp.data.sources.archive import archive_name, is_archive, read_archive, unpack
+from svp.data.sources.folder import read_folder, read_labelled
+from svp.data.sources.table import is_table, read_labelled_table, read_table
 from svp.data.splits import DataError, ImageData, Parts, Split, complete, enumerate_some
-from svp.data.table import is_table, read_labelled_table, read_table
 from svp.paths import home
 
 _EXPECTED = (

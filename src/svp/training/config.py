@@ -66,7 +66,7 @@ class TrainConfig:
         num_workers: Processes that read images; chosen by the machine if left out.
         cache: "memory" or "disk" decode training and validation images once and keep them, shrunk, in memory or below
             $SVP_HOME/cache/images. Evaluation stays the same to the bit; training draws the same augmentation from images
-            that may be coarser, so its numbers differ from those of "none". See `svp.data.stages`.
+            that may be coarser, so its numbers differ from those of "none". See `svp.data.pipeline.stages`.
         out: Run directory; runs/<data>-<model>-<method>-<seed> if left out.
         resume: Go on with the run in `out` from its last finished epoch.
         recipe: Named recipe, or a YAML file, whose values are used where nothing else is given; of "paper", the variant of

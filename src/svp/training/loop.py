@@ -37,7 +37,7 @@ from svp.data import (
     open_images,
     train_transform,
 )
-from svp.data.loading import ImageDataset
+from svp.data.pipeline.loading import ImageDataset
 from svp.inputs import InputConfig, Transform
 from svp.models import Backbone, Origin, create_model, model_info
 from svp.models.factory import full_name

@@ -1,0 +1,227 @@
+"""Splits to batches, the same for a seed whatever the number of workers and processes.
+
+Training items are asked for by (epoch, index), and all randomness of an item comes from (seed, epoch, index): it does
+not matter which worker prepares it, or after how many others.
+"""
+
+import hashlib
+import random
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from svp.data.pipeline.cache import KeptImages, Place, keep_images
+from svp.data.pipeline.images import load_image
+from svp.data.pipeline.stages import take_apart
+from svp.data.splits import Split
+from svp.inputs import InputConfig, Transform
+
+Item = tuple[Tensor, int, int]
+"""Image (3, height, width), label, index in the split."""
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images (batch, 3, height, width), labels and indices (batch,)."""
+
+
+class ImageListDataset(Dataset[Item]):
+    """The images of a split, transformed.
+
+    A key is an index, or (epoch, index) for an item whose random transform is drawn from (seed, epoch, index); the
+    caller's random generators are then left as they were.
+
+    Raises:
+        UnreadableImageError: On access, a file that cannot be decoded.
+    """
+
+    def __init__(self, split: Split, transform: Transform, seed: int = 0) -> None:
+        self.split = split
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        if isinstance(key, tuple):
+            epoch, index = key
+            image = load_image(self.split.paths[index])
+            with _own_randomness():
+                _seed(self.seed, epoch, index)
+                return self.transform(image), self.split.labels[index], index
+        return self.transform(load_image(self.split.paths[key])), self.split.labels[key], key
+
+
+class KeptImageDataset(Dataset[Item]):
+    """The same for images that are decoded once, and kept; uint8, so for `normalised` to finish.
+
+    Without random steps every item then equals that of `ImageListDataset`. With random steps it is drawn from (seed, epoch,
+    index) as there; `svp.data.pipeline.stages` says in what it differs.
+
+    Raises:
+        UnreadableImageError, CacheError: When it is made, see `keep_images`.
+    """
+
+    def __init__(self, split: Split, transform: Transform, place: Place, seed: int = 0) -> None:
+        import svp.data.pipeline.kernels  # noqa: F401  compiles, once for all workers
+
+        self.split = split
+        self.seed = seed
+        self.stages = take_apart(transform)
+        self.images: KeptImages = keep_images(split.paths, self.stages, place)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        images, labels, indices = self.__getitems__([key])
+        return images[0], int(labels[0]), int(indices[0])
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> Batch:
+        """A batch, as a `DataLoader` asks for it."""
+        indices = [key[1] if isinstance(key, tuple) else key for key in keys]
+        images = torch.empty(len(keys), *self.stages.size, 3, dtype=torch.uint8)
+        with _own_randomness(), _one_thread():
+            for key, index, image in zip(keys, indices, images, strict=True):
+                if isinstance(key, tuple):
+                    _seed(self.seed, *key)
+                image[:] = self.stages.finish(self.images[index])
+        labels = torch.tensor([self.split.labels[index] for index in indices])
+        return images.permute(0, 3, 1, 2), labels, torch.tensor(indices)
+
+
+ImageDataset = ImageListDataset | KeptImageDataset
+
+
+def open_images(split: Split, transform: Transform, seed: int = 0, place: Place | None = None) -> ImageDataset:
+    """The images of a split, decoded every time, or once and kept if there is a place for them."""
+    return ImageListDataset(split, transform, seed) if place is None else KeptImageDataset(split, transform, place, seed)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Keys (epoch, index) of all items, in an order drawn from (seed, epoch).
+
+    The keys carry the epoch to the workers, which may outlive it.
+    """
+
+    def __init__(self, length: int, seed: int = 0) -> None:
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take effect at the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        return zip([self.epoch] * self.length, order, strict=True)
+
+
+def make_loader(
+    dataset: ImageDataset,
+    batch_size: int,
+    *,
+    train: bool,
+    seed: int = 0,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    drop_last: bool = False,
+) -> DataLoader[Item]:
+    """Batches of (images, labels, indices): (batch, 3, height, width), (batch,), (batch,).
+
+    Kept images are uint8, for `normalised` to finish. For training the order comes from an `EpochSampler`,
+    `loader.sampler`, whose `set_epoch` is to be called before each epoch; otherwise it is that of the split. Workers live as
+    long as the loader. They are started as the platform does; fork is safe, for all that they run after it is Pillow, PyTorch
+    on one thread, and kernels of ours on one.
+
+    Args:
+        drop_last: Leave an incomplete last batch out, unless it is the only one.
+    """
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=EpochSampler(len(dataset), seed) if train else None,
+        num_workers=num_workers,
+        collate_fn=_as_it_is if isinstance(dataset, KeptImageDataset) else None,
+        pin_memory=pin_memory,
+        drop_last=drop_last and len(dataset) >= batch_size,
+        generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the caller's
+        persistent_workers=num_workers > 0,
+    )
+
+
+def normalised(batches: Iterable[Batch], inputs: InputConfig) -> Iterator[Batch]:
+    """The batches with uint8 images made ready for the model, on the device they are on; others as they are."""
+    values = torch.arange(256).repeat(3, 1, 1)  # by the arithmetic of torchvision's to_tensor and normalize
+    values = ((values / 255 - torch.tensor(inputs.mean).view(3, 1, 1)) / torch.tensor(inputs.std).view(3, 1, 1)).squeeze(1)
+    for images, labels, indices in batches:
+        yield images if images.dtype != torch.uint8 else _look_up(images, values), labels, indices
+
+
+def _look_up(images: Tensor, values: Tensor) -> Tensor:
+    """Values (3, 256) by channel and uint8."""
+    if images.device.type != "cpu":
+        values = values.to(images.device)
+        return torch.stack([values[channel][images[:, channel].int()] for channel in range(3)], dim=1)
+    from svp.data.pipeline.kernels import normalise  # compiles
+
+    ready = torch.empty(images.shape)
+    normalise(images.permute(0, 2, 3, 1).contiguous().numpy(), values.numpy(), ready.numpy())
+    return ready
+
+
+def choose_num_workers(asked: int | None, device: torch.device) -> int:
+    """Worker processes that read images: on a CPU the model needs the cores, and macOS and Windows start workers slowly."""
+    if asked is not None:
+        return asked
+    return min(8, torch.get_num_threads()) if device.type == "cuda" and sys.platform == "linux" else 0
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Put the state of the generators that transforms draw from back at the end."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch on one thread: on single images to wait for a second one takes longer than to do without."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seed(*key: int) -> None:
+    """Seed the generators that transforms draw from by key."""
+    seed = _mix(*key)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerator's as well
+
+
+def _mix(*key: int) -> int:
+    """A well mixed 63-bit seed: neighbouring keys give unrelated streams."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1

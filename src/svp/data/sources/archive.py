@@ -1,0 +1,94 @@
+"""Archives of class folders, unpacked once: a tar or zip of a layout of `svp.data.sources.folder`, or a folder of tars.
+
+In a folder of tars, and for tars within a tar, each tar counts as the folder of its name, as timm's reader of tars has
+it: ``cat.tar`` holds the images of a class, ``train.tar`` the class folders of a part.
+"""
+
+import hashlib
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from svp.data.sources.folder import read_folder
+from svp.data.sources.unpacked import unpacked
+from svp.data.splits import DataError, Parts
+
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+
+def is_archive(path: Path) -> bool:
+    """Whether this is a tar or a zip by its name, or a folder that holds tars and no folders."""
+    if not path.is_dir():
+        return path.name.lower().endswith((*_TARS, ".zip"))
+    return bool(_tars_in(path)) and not any(entry.is_dir() for entry in path.iterdir() if not entry.name.startswith("."))
+
+
+def read_archive(path: Path, root: Path) -> Parts:
+    """Unpack below ``archives/`` of the data root `root`, unless that was done before, and read the folders.
+
+    An archive that was changed, or moved, is unpacked anew.
+
+    Raises:
+        DataError: The archive is damaged, reaches outside itself, or holds no layout of folders.
+    """
+    return read_folder(unpack(path, root))
+
+
+def unpack(path: Path, root: Path) -> Path:
+    """The folder of classes or parts that an archive holds, below ``archives/`` of the data root.
+
+    Raises:
+        DataError: The archive is damaged or reaches outside itself.
+    """
+    archives = _tars_in(path) if path.is_dir() else [path]
+    state = [(str(archive.resolve()), archive.stat().st_size, archive.stat().st_mtime_ns) for archive in archives]
+    digest = hashlib.sha256(repr(state).encode(errors="surrogateescape")).hexdigest()[:12]
+
+    def write(folder: Path) -> None:
+        for archive in archives:
+            _extract(archive, folder / archive_name(archive) if path.is_dir() else folder)
+
+    return _layout(unpacked(root / "archives" / f"{archive_name(path)}-{digest}", str(path.resolve()), write))
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """All members, and those of the tars among them. Nothing is written outside the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as members:
+                members.extractall(folder)
+        else:
+            with tarfile.open(archive) as members:
+                tops = {PurePosixPath(name).parts[:1] for name in members.getnames()} - {()}
+                named_alike = tops == {(folder.name,)}  # val.tar holds val/...
+                members.extractall(folder.parent if named_alike else folder, filter="data")
+    except (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{archive}: cannot be unpacked ({error}). Copy or download it again.") from error
+    for inner in _tars_in(folder, "**/"):
+        _extract(inner, inner.with_name(archive_name(inner)))
+        inner.unlink()
+
+
+def _layout(folder: Path) -> Path:
+    """The folder, or the one deep inside that holds everything, where an archive starts with folders of no meaning."""
+    while True:
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
+        if len(entries) != 1 or not entries[0].is_dir() or not any(entry.is_dir() for entry in entries[0].iterdir()):
+            return folder
+        folder = entries[0]
+
+
+def _tars_in(folder: Path, below: str = "") -> Sequence[Path]:
+    return sorted(path for path in folder.glob(f"{below}*") if path.name.lower().endswith(_TARS) and path.is_file())
+
+
+def archive_name(path: Path) -> str:
+    """Its name without the suffixes."""
+    if path.is_dir():
+        return path.resolve().name
+    suffix = next(suffix for suffix in sorted((*_TARS, ".zip"), key=len, reverse=True) if path.name.lower().endswith(suffix))
+    return path.name[: -len(suffix)]

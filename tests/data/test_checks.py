@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -287,6 +287,7 @@ def test_training_after_a_check_decodes_nothing_again(photos: Path, monkeypatch:
     assert [path.name for path in decoded] == ["new.png"]
 
 
+@settings(max_examples=50, deadline=None)
 @given(size=st.tuples(st.integers(1, 40), st.integers(1, 40)), seed=st.integers(0, 5), other=st.integers(0, 5))
 def test_pixel_digests_are_equal_where_pixels_are(
     tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int], seed: int, other: int

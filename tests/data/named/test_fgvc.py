@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import loadmat, savemat
 
@@ -151,6 +151,7 @@ def test_dogs_go_by_several_folder_names(tmp_path: Path, folder: str, images: st
     assert data.paper_train is None  # train and val together are train.json
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(
         st.one_of(st.integers(0, 2000), st.integers(0, 2000).map(str), st.integers(0, 300).map("{:03d}".format)),

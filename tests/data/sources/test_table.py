@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svp.data import DataError, open_data, open_labelled
@@ -89,6 +89,7 @@ def test_tabs(tmp_path: Path) -> None:
     assert [path.name for path in parts.splits["train"].paths] == ["a, 1.jpg", "b.jpg"]
 
 
+@settings(max_examples=50, deadline=None)
 @given(labels=st.lists(LABELS, min_size=2, max_size=20).filter(lambda labels: len(set(labels)) > 1))
 def test_any_text_is_a_label(tmp_path_factory: pytest.TempPathFactory, labels: list[str]) -> None:
     folder = put(tmp_path_factory.mktemp("t"), *(f"{number}.png" for number in range(len(labels))))

@@ -2,14 +2,25 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+OLDEST ?= .venv-oldest
 
-.PHONY: demo test lint types clean
+.PHONY: demo test test-all test-oldest lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/svp demo
 
+PYTEST := -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+
 test: $(VENV)/.installed-test lint types
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+	$(BIN)/python $(PYTEST) -m 'not exhaustive'
+
+# Before a release: every method on every backend, clusters with killed workers, ...
+test-all: $(VENV)/.installed-test lint types
+	$(BIN)/python $(PYTEST)
+
+# The same tests on the lowest versions of all dependencies, in an environment of their own.
+test-oldest: $(OLDEST)/.installed-test
+	$(OLDEST)/bin/python $(PYTEST) -m 'not exhaustive'
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests examples
@@ -18,9 +29,9 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
-$(BIN)/python:
+$(BIN)/python $(OLDEST)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "svp needs Python 3.11 or newer, $(PYTHON) is %d.%d: make PYTHON=python3.11 ..." % sys.version_info[:2])'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D:/bin=)
 
 # Stamps: an install runs again only when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
@@ -31,5 +42,9 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 
+$(OLDEST)/.installed-test: pyproject.toml constraints-oldest.txt | $(OLDEST)/bin/python
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[test]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -402,7 +402,6 @@ norm.backward(xz, hidden, xz, scale, [], [], None, 1e-5, [True, False])
 """
 
 
-@pytest.mark.slow
 def test_kernels_compile_for_a_gpu(tmp_path: Any) -> None:
     """Types, constants and block shapes are checked by the compiler alone, which needs no GPU."""
     printed = in_new_process(

@@ -118,7 +118,18 @@ def test_nothing_is_chosen_before_all_candidates_have_ended(values: dict[str, An
     assert collect(make_study(values), folder).findings["photos", "linear"].lr is None
 
 
-@pytest.mark.slow
+def test_processes_share_the_runs(values: dict[str, Any], tmp_path: Path, two_threads: None) -> None:
+    values["methods"] = {"linear": {"lr": 0.01}}
+    values["seeds"] = [0, 1]
+    made, failed = run(values, tmp_path / "two", workers=2)
+    assert not failed
+    assert len(made) == 2
+    comparison = read_folder(tmp_path / "two")
+    assert comparison.is_complete
+    assert comparison.results[0]["threads"] == 1
+
+
+@pytest.mark.exhaustive
 def test_processes_give_the_same_and_one_that_is_killed_is_replaced(
     values: dict[str, Any], tmp_path: Path, two_threads: None
 ) -> None:

@@ -33,7 +33,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         cluster.shutdown()
 
 
-@pytest.mark.slow
+def test_a_cluster_makes_the_runs(values: dict[str, Any], tmp_path: Path, cluster: str) -> None:
+    values["methods"] = {"linear": {"lr": 0.01}}
+    comparison = run_study(make_study(values), tmp_path / "study", ray=cluster)
+    assert comparison.is_complete
+
+
+@pytest.mark.exhaustive
 def test_a_killed_worker_does_not_keep_the_table_from_completing(values: dict[str, Any], tmp_path: Path, cluster: str) -> None:
     values["settings"]["epochs"] = 3
     values["methods"] = {"linear": {"lr": 0.01}}
@@ -59,7 +65,7 @@ def test_a_killed_worker_does_not_keep_the_table_from_completing(values: dict[st
     assert "±" in accuracy_table(comparison).rows[0][1]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_search_shares_the_journal(values: dict[str, Any], tmp_path: Path, cluster: str) -> None:
     part = {name: values[name] for name in ("name", "settings", "data")}
     search = make_search(part | {"space": {"lr": {"low": 1e-3, "high": 0.1, "log": True}}, "trials": 3})

@@ -43,7 +43,6 @@ def test_a_search_goes_on_where_it_was(search: dict[str, Any], tmp_path: Path) -
     assert len({trial.point["lr"] for trial in trials}) == 3
 
 
-@pytest.mark.slow
 def test_what_is_hopeless_is_stopped(search: dict[str, Any], tmp_path: Path) -> None:
     search |= {"space": {"lr": [1e-9, 0.05]}, "trials": 8}
     search["settings"] |= {"method": "linear", "epochs": 2}
@@ -54,7 +53,7 @@ def test_what_is_hopeless_is_stopped(search: dict[str, Any], tmp_path: Path) -> 
         assert trial.epochs == 2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_processes_share_the_journal(search: dict[str, Any], tmp_path: Path) -> None:
     trials = run_search(make_search(search | {"trials": 4}), tmp_path / "search", workers=2)
     assert len(trials) in (4, 5)

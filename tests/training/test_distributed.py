@@ -61,7 +61,7 @@ def assert_alike(whole: Path, run: Path, processes: int) -> None:
     assert (result(run)["top1"], result(run)["n_test"]) == (result(whole)["top1"], result(whole)["n_test"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_accelerate_launch_gives_the_metrics_of_python(tmp_path: Path, whole: Path) -> None:
     launched([*ACCELERATE, "-m", "svp"], command(whole.parent / "photos", tmp_path / "run"))
     assert_alike(whole, tmp_path / "run", processes=1)
@@ -79,7 +79,6 @@ main(["eval", sys.argv[sys.argv.index("--out") + 1], "--json", "--device", "cpu"
 """
 
 
-@pytest.mark.slow
 def test_two_processes_train_and_score_as_one(tmp_path: Path, whole: Path) -> None:
     (tmp_path / "both.py").write_text(TRAIN_AND_SCORE)
     shown = launched([*TORCHRUN, str(tmp_path / "both.py")], command(whole.parent / "photos", tmp_path / "run")[1:])

@@ -79,7 +79,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run"
 
 
-@pytest.mark.slow
 def test_in_the_middle_of_an_epoch(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     process = svp_process(PLAIN, command(whole.parent / "photos", tmp_path / "killed"))
     metrics = tmp_path / "killed" / "metrics.jsonl"
@@ -92,7 +91,6 @@ def test_in_the_middle_of_an_epoch(whole: Path, tmp_path: Path, capsys: pytest.C
     assert_resumes_to(whole, tmp_path / "killed", capsys)
 
 
-@pytest.mark.slow
 def test_in_the_middle_of_a_checkpoint_write(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     process = svp_process(KILL_IN_A_WRITE, command(whole.parent / "photos", tmp_path / "killed"))
     assert process.wait(200) == -signal.SIGKILL
@@ -100,6 +98,7 @@ def test_in_the_middle_of_a_checkpoint_write(whole: Path, tmp_path: Path, capsys
     assert_resumes_to(whole, tmp_path / "killed", capsys)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("protocol", ["trainval", "paper"])
 def test_under_the_other_protocols(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, protocol: str

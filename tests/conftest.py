@@ -18,8 +18,7 @@ ROOT = Path(__file__).parents[1]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")  # where pytest-xdist runs tests in several processes: which one this is
 
 torch.set_num_threads(1 if WORKER else 2)
-if WORKER:  # two processes that add to one index of Numba's cache at once can leave it naming the wrong machine code
-    os.environ["NUMBA_CACHE_DIR"] = str(Path(os.environ.get("NUMBA_CACHE_DIR", ROOT / ".pytest_cache" / "numba")) / WORKER)
+os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))  # what one process compiles serves all
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is imported: its kernels then run anywhere
 

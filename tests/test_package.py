@@ -1,4 +1,4 @@
-"""What is built from this repository: the wheel holds what a user needs and nothing else, the sdist all that `make test` needs."""
+"""What is built from this repository: a wheel for users, an sdist that has all that `make test` needs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,12 @@ def test_wheel(built: Path) -> None:
     }
     assert {name for name in names if not name.startswith(information)} == expected
     assert f"{information}/licenses/LICENSE" in names
-    for needed in ("py.typed", "assets/vim_nano_patch4_32.safetensors", "assets/recipes/paper.yaml", "assets/studies/digits.yaml"):
+    for needed in (
+        "py.typed",
+        "assets/vim_nano_patch4_32.safetensors",
+        "assets/recipes/paper.yaml",
+        "assets/studies/digits.yaml",
+    ):
         assert f"svp/{needed}" in names
     assert any(name.startswith("svp/assets/") and name.endswith(".html") for name in names), "the pages' templates"
 

@@ -8,6 +8,7 @@ from svp.ops.backend import BACKENDS, explain, use_backend
 from svp.ops.bidirectional_scan import Direction, bidirectional_scan
 from svp.ops.causal_conv1d import causal_conv1d
 from svp.ops.selective_scan import selective_scan
+from svp.versions import check_versions
 
 __all__ = [
     "BACKENDS",
@@ -22,3 +23,5 @@ __all__ = [
     "selective_scan",
     "use_backend",
 ]
+
+check_versions()

@@ -16,7 +16,7 @@ test: $(VENV)/.installed-test lint types
 
 # Before a release: every method on every backend, clusters with killed workers, ...
 test-all: $(VENV)/.installed-test lint types
-	$(BIN)/python $(PYTEST)
+	$(BIN)/python $(PYTEST) --hypothesis-profile random
 
 # The same tests on the lowest versions of all dependencies, in an environment of their own.
 test-oldest: $(OLDEST)/.installed-test

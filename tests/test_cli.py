@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from svp.cli import BUG, main
-from svp.commands.parsing import UsageError
+from svp.commands import UsageError
 from svp.errors import InputError, UnavailableError
 
 

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from svp import __version__
-from svp.commands import COMMANDS
-from svp.commands.parsing import UsageError
+from svp.commands import COMMANDS, UsageError
 from svp.errors import SvpError
 from svp.process import prepare
 

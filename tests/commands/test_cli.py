@@ -86,10 +86,10 @@ def test_help_shows_options_as_they_are_typed(capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
     assert "--batch-size" in text
     assert "--method NAME" in text
-    assert "shared_layers" not in text
+    assert "shared-layers" not in text
     with pytest.raises(SystemExit):
         main(["train", "--help"])
-    assert "--method.shared_layers" in capsys.readouterr().out
+    assert "--method.svp.shared-layers N" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_help_shows_options_as_they_are_typed(capsys: pytest.CaptureFixture[str]
         (["data", "fly"], 2, "'list', 'info', 'fetch', 'check'"),
         (["data", "fetch", "cats"], 1, "unknown data set 'cats'; known: digits"),
         (["eval", "nowhere"], 1, "nowhere holds no adapter.json"),
-        (["models", "info"], 2, "NAME"),
+        (["models", "info"], 2, "name"),
         (["models", "info", "resnet"], 1, "unknown model 'resnet'; known: vim_nano"),
         (["data", "info", "cats"], 1, "unknown data set 'cats'; known: digits"),
     ],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from svp.training import ConfigError, make_config
+from svp.errors import InputError
+from svp.training import ConfigError, TrainConfig, make_config
 from svp.training.config import differences
 from svp.tuners import AdapterConfig, SVPConfig, get_methods
 
@@ -122,3 +124,55 @@ def test_options_of_several_methods_stand_under_their_names() -> None:
         make_config({"data": "digits", "method": {"name": "svp+adapter", "hidden_dim": 4}})
     with pytest.raises(ConfigError, match=r"hidden_dim is 0, expected 1 or more"):
         make_config({"data": "digits", "method": {"name": "svp+adapter", "svp": {"hidden_dim": 0}}})
+
+
+@pytest.mark.parametrize(
+    ("method", "names", "dropout"),
+    [
+        ("svp", ["svp"], 0.0),
+        ({"name": "svp", "dropout": 0.5}, ["svp"], 0.5),  # 0.1.0
+        ({"svp": {"dropout": 0.5}}, ["svp"], 0.5),
+        ({"dropout": 0.5}, ["svp"], 0.5),
+        ("svp+lora", ["svp", "lora"], 0.0),
+        ({"name": "svp+lora", "svp": {"dropout": 0.5}}, ["svp", "lora"], 0.5),  # 0.1.0
+        ({"svp": {"dropout": 0.5}, "lora": {}}, ["svp", "lora"], 0.5),
+    ],
+)
+def test_a_method_has_one_shape_and_those_of_0_1_0_are_read(method: object, names: list[str], dropout: float) -> None:
+    written = make_config({"data": "x", "method": method}).to_dict()
+    assert list(written["method"]) == names
+    assert written["method"]["svp"]["dropout"] == dropout
+    assert make_config(written).to_dict() == written
+
+
+def test_options_alone_refine_the_method_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("data: x\nmethod:\n  lora: {rank: 4}\n  svp: {hidden_dim: 8}\n")
+    method = make_config({"options": {"lora": {"alpha": 3.0}}}, file).to_dict()["method"]
+    assert (method["lora"]["rank"], method["lora"]["alpha"], method["svp"]["hidden_dim"]) == (4, 3.0, 8)
+    with pytest.raises(ConfigError, match=r"'lora\+svp'.* as in --method\.lora\.rank"):
+        make_config({"options": {"rank": 2}}, file)
+    with pytest.raises(ConfigError, match="'svp' has no option 'lora'"):
+        make_config({"data": "x", "options": {"lora": {"rank": 2}}})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"schedule": "linear"}, "schedule is 'linear', expected 'cosine' or 'released'"),
+        ({"precision": "fp16"}, "precision is 'fp16', expected 'auto', 'fp32' or 'bf16'"),
+        ({"device": "gpu"}, "device is 'gpu', expected 'auto', 'cpu' or 'cuda'"),
+        ({"protocol": "test"}, "protocol is 'test', expected 'validation', 'trainval' or 'paper'"),
+        ({"cache": "ram"}, "cache is 'ram', expected 'none', 'memory' or 'disk'"),
+        ({"epochs": "ten"}, "epochs is 'ten', expected a whole number"),
+        ({"epochs": 2.5}, "epochs is 2.5, expected a whole number"),
+        ({"lr": "high"}, "lr is 'high', expected a number or null"),
+        ({"mixup": None}, "mixup is None, expected a number"),
+        ({"resume": "yes"}, "resume is 'yes', expected true or false"),
+        ({"model": 3}, "model is 3, expected text"),
+        ({"augment": {"hflip": 0.5}}, "augment is .*, expected AugmentConfig"),
+    ],
+)
+def test_the_dataclass_itself_checks_every_setting(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainConfig(data="x", **values)

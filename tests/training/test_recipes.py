@@ -15,7 +15,7 @@ import svp
 from svp.data import InputConfig, eval_transform, train_transform
 from svp.models import Origin
 from svp.training import ConfigError, TrainConfig, list_recipes, make_config
-from svp.training.recipes import RECIPES, read_recipe, recipe_for
+from svp.training.recipes import RECIPES, merge, read_recipe, recipe_for
 from svp.training.schedule import Schedule
 
 RELEASED = json.loads((Path(__file__).parent.parent / "golden" / "recipe.json").read_text())
@@ -247,7 +247,7 @@ def test_every_recipe_builds_its_model_and_pipeline(recipe: str, more: dict[str,
     written = config.to_dict()
     for name, value in read_recipe(recipe).items():
         if name not in more:
-            assert written[name] == ({**written[name], **value} if isinstance(value, dict) else value)
+            assert written[name] == (merge(written[name], value) if isinstance(value, dict) else value)
 
 
 # inheritance -------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """One module per command of ``svp``; its ``run(argv)`` parses, calls, prints and returns the exit code."""
 
+from svp.errors import InputError
+
 COMMANDS = {
     "train": "train an adapter on a folder of images",
     "eval": "score a trained adapter",
@@ -14,3 +16,7 @@ COMMANDS = {
     "app": "try adapters on a page in the browser, on this machine alone, with an HTTP API",
     "models": "list and describe backbones, convert weights",
 }
+
+
+class UsageError(InputError):
+    """The command line is wrong; the message says what is right."""

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from svp.commands import COMMANDS
-from svp.commands.parsing import Parser, UsageError
+from svp.commands import UsageError
+from svp.commands.parsing import run_function
+from svp.settings import Device
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser(prog="svp bench", description=COMMANDS["bench"].capitalize() + ".")
-    parser.add_argument(
-        "sections", nargs="*", metavar="SECTION", help="speed, peers, resolution, memory, first-call (default: all)"
-    )
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="Vim models (default: vim_small vim_tiny)")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="times everything is timed, in turns (default: 7)")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images at a time (default: 8)")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto takes a GPU if there is one")
-    parser.add_argument(
-        "--out",
-        default="runs/bench",
-        metavar="DIR",
-        help="folder of bench.json and the figure resolution (default: runs/bench)",
-    )
-    values = parser.parse_args(argv)
-    for option, low in (("rounds", 1), ("batch_size", 2)):
-        if getattr(values, option) < low:
-            raise UsageError(f"--{option.replace('_', '-')} is {getattr(values, option)}, expected {low} or more")
-    return _bench(**vars(values))
+    return run_function(bench, "svp bench", argv)
 
 
-def _bench(sections: list[str], models: list[str] | None, rounds: int, batch_size: int, device: str, out: str) -> int:
+def bench(
+    sections: Sequence[str] = (),
+    *,
+    models: Sequence[str] | None = None,
+    rounds: int = 7,
+    batch_size: int = 8,
+    device: Device = "auto",
+    out: str = "runs/bench",
+) -> None:
+    """Measure speed and memory on this machine, against the limit and against peers.
+
+    Args:
+        sections: What is measured: speed, peers, resolution, memory, first-call; all if left out.
+        models: Vim models to measure; vim_small and vim_tiny if left out.
+        rounds: Number of times everything is timed, in turns.
+        batch_size: Images per batch.
+        device: Where the models run; auto takes a GPU if there is one.
+        out: Folder for bench.json and the figure of the resolution.
+    """
+    for option, value, low in (("--rounds", rounds, 1), ("--batch-size", batch_size, 2)):
+        if value < low:
+            raise UsageError(f"{option} is {value}, expected {low} or more")
     from svp.bench.report import to_table, write_json, write_resolution_figure
     from svp.bench.suite import SECTIONS, Row, Settings, machine, run_suite
     from svp.models.factory import full_name
@@ -46,7 +51,7 @@ def _bench(sections: list[str], models: list[str] | None, rounds: int, batch_siz
     described = machine(chosen)
     console.print(", ".join(f"{name} {value}" for name, value in described.items() if value is not None))
     rows: list[Row] = []
-    for row in run_suite(sections or list(SECTIONS), settings):
+    for row in run_suite(list(sections or SECTIONS), settings):
         rows.append(row)
         case = row.case
         console.print(
@@ -59,4 +64,3 @@ def _bench(sections: list[str], models: list[str] | None, rounds: int, batch_siz
     console.print(f"written to {folder / 'bench.json'}")
     for file in write_resolution_figure(rows, folder / "resolution"):
         console.print(f"           {file}")
-    return 0

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import groupby
 
 from svp.commands import COMMANDS
-from svp.commands.parsing import Parser, add_action, progress_bar, run_action, to_json
+from svp.commands.parsing import progress_bar, run_action, to_json
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser(prog="svp data", description=COMMANDS["data"].capitalize() + ".")
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listed = add_action(actions, "list", _list_data, "the data sets that --data takes by name")
-    info = add_action(actions, "info", _describe_data, "where a data set comes from, its size, layout and terms", "NAME")
-    fetch = add_action(actions, "fetch", _fetch_data, "fetch a data set by name or hfds/OWNER/NAME, print its folder", "NAME")
-    check = add_action(
-        actions, "check", _check_data, "report what is wrong or odd with a data set; exit code 1 on errors", "DATA"
-    )
-    for action in (listed, info, fetch, check):
-        action.add_argument("--data-root", metavar="DIR", help="where named data sets lie ($SVP_HOME/data if left out)")
-    for action in (listed, info, check):
-        action.add_argument("--json", action="store_true", help="print JSON instead of text")
-    check.add_argument("--img-size", type=int, default=224, metavar="N", help="note images below N pixels (default: 224)")
-    return run_action(parser, argv)
+    actions: dict[str, Callable[..., int | None]] = {
+        "list": list_data,
+        "info": describe_data,
+        "fetch": fetch_data,
+        "check": check_data,
+    }
+    return run_action(actions, "svp data", f"{COMMANDS['data'].capitalize()}.", argv)
 
 
-def _list_data(data_root: str | None, json: bool) -> None:
+def list_data(*, data_root: str | None = None, json: bool = False) -> None:
+    """List the data sets that --data takes by name.
+
+    Args:
+        data_root: Folder of the named data sets; $SVP_HOME/data if left out.
+        json: Print JSON instead of a table.
+    """
     from svp.data import data_folder, dataset_info, list_datasets
     from svp.terminal import make_console, make_table
 
@@ -49,7 +49,14 @@ def _list_data(data_root: str | None, json: bool) -> None:
     console.print("sizes as published; what has no val (or test) gets one split off train")
 
 
-def _describe_data(name: str, data_root: str | None, json: bool) -> None:
+def describe_data(name: str, *, data_root: str | None = None, json: bool = False) -> None:
+    """Say where a data set comes from, its size, layout and terms.
+
+    Args:
+        name: Name of the data set.
+        data_root: Folder of the named data sets; $SVP_HOME/data if left out.
+        json: Print JSON instead of text.
+    """
     from svp.data import data_folder, dataset_info
 
     row, root = dataset_info(name), data_folder(data_root)
@@ -62,7 +69,13 @@ def _describe_data(name: str, data_root: str | None, json: bool) -> None:
     print("\n".join(f"{key:9s} {text}" for key, text in facts.items()))
 
 
-def _fetch_data(name: str, data_root: str | None) -> None:
+def fetch_data(name: str, *, data_root: str | None = None) -> None:
+    """Fetch a data set and print its folder.
+
+    Args:
+        name: Name of the data set, or hfds/OWNER/NAME for one of the Hugging Face Hub.
+        data_root: Folder of the named data sets; $SVP_HOME/data if left out.
+    """
     from svp.data import DataError, data_folder, dataset_info
     from svp.data.sources import hub
 
@@ -80,18 +93,25 @@ def _fetch_data(name: str, data_root: str | None) -> None:
     print(parts.root.resolve())
 
 
-def _check_data(name: str, data_root: str | None, img_size: int, json: bool) -> int:
-    from svp.data import DataError
-    from svp.data.checks import check_data
+def check_data(data: str, *, data_root: str | None = None, img_size: int = 224, json: bool = False) -> int:
+    """Report what is wrong or odd with a data set; the exit code is 1 if there are errors.
+
+    Args:
+        data: Folder, table, archive or name of the data set.
+        data_root: Folder of the named data sets; $SVP_HOME/data if left out.
+        img_size: Images smaller than this are noted, in pixels.
+        json: Print JSON instead of text.
+    """
+    from svp.data import DataError, checks
 
     try:
         with progress_bar("decoding") as progress:
-            report = check_data(name, data_root, img_size=img_size, progress=progress)
+            report = checks.check_data(data, data_root, img_size=img_size, progress=progress)
     except DataError as error:
         if not json:
             raise
         finding = {"level": "error", "code": "cannot-be-opened", "message": str(error), "files": []}
-        print(to_json({"name": name, "ok": False, "findings": [finding]}))
+        print(to_json({"name": data, "ok": False, "findings": [finding]}))
         return 1
     if json:
         print(to_json(report.to_dict()))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from svp.commands import COMMANDS
-from svp.commands.parsing import Parser
+from svp.commands.parsing import run_function
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser(prog="svp demo", description=COMMANDS["demo"].capitalize() + ".")
-    parser.add_argument("--out", metavar="DIR", default="runs/demo", help="written anew (default: runs/demo)")
-    values = vars(parser.parse_args(argv))
+    return run_function(show, "svp demo", argv)
+
+
+def show(*, out: str = "runs/demo") -> None:
+    """Adapt a small Vim to handwritten digits, without a network.
+
+    Args:
+        out: Folder of the runs and the figure; what it held before is replaced.
+    """
     from svp.demo import demo
 
-    demo(**values)
-    return 0
+    demo(out)

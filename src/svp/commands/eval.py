@@ -5,27 +5,42 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from svp.commands.parsing import Parser, add_device_options, is_first_process, to_json
+from svp.commands.parsing import is_first_process, run_function, to_json
+from svp.settings import Device, Precision
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser(prog="svp eval", description="Score a trained adapter.")
-    parser.add_argument("run", metavar="RUN", help="run directory of `svp train`")
-    parser.add_argument("--data", metavar="DATA", help="folder, table or archive; the run's own test images if left out")
-    add_device_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    values = vars(parser.parse_args(argv))
-    as_json = values.pop("json")
+    return run_function(score, "svp eval", argv)
+
+
+def score(
+    run: str,
+    *,
+    data: str | None = None,
+    batch_size: int = 32,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    json: bool = False,
+) -> None:
+    """Score a trained adapter.
+
+    Args:
+        run: Run directory of `svp train`.
+        data: Labelled images: a folder, table or archive; the run's own test images if left out.
+        batch_size: Images per batch.
+        device: Where the model runs; auto takes a GPU if there is one.
+        precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
+        json: Print JSON instead of a table.
+    """
     from svp.training.use import evaluate
 
-    scores = evaluate(**values)
+    scores = evaluate(run, data, batch_size=batch_size, device=device, precision=precision)
     if not is_first_process():
-        return 0
-    if as_json:
+        return
+    if json:
         print(to_json(scores))
     else:
         _print_scores(scores)
-    return 0
 
 
 def _print_scores(scores: dict[str, Any]) -> None:

@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
-from svp.commands import COMMANDS
-from svp.commands.parsing import Parser, add_compare_options, progress_bar
+from collections.abc import Sequence
+
+from svp.commands.parsing import progress_bar, run_function
+from svp.settings import Device
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser(prog="svp inspect", description=COMMANDS["inspect"].capitalize() + ".")
-    parser.add_argument("run", metavar="RUN", help="run directory of `svp train`")
-    parser.add_argument("--data", metavar="DATA", help="folder, table or archive; the run's own test images if left out")
-    parser.add_argument(
-        "--images", type=int, default=256, metavar="N", help="images for gates and features; scores are of all (default: 256)"
-    )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
-    add_compare_options(parser, "RUN/inspection")
-    values = vars(parser.parse_args(argv))
+    return run_function(draw, "svp inspect", argv)
+
+
+def draw(
+    run: str,
+    *,
+    data: str | None = None,
+    images: int = 256,
+    batch_size: int = 32,
+    compare: Sequence[str] = (),
+    out: str | None = None,
+    device: Device = "auto",
+) -> None:
+    """Draw gates, features, mistakes and calibration of a run over its test images.
+
+    Args:
+        run: Run directory of `svp train`.
+        data: Labelled images: a folder, table or archive; the run's own test images if left out.
+        images: Number of images for gates and features; scores are of all images.
+        batch_size: Images per batch.
+        compare: Another run on the same backbone to show beside; may be repeated.
+        out: Folder for the figures; RUN/inspection if left out.
+        device: Where the models run; auto takes a GPU if there is one.
+    """
     from svp.inspection.runs import inspect_run
 
     with progress_bar("inspecting") as progress:
-        index = inspect_run(**values, progress=progress)
+        index = inspect_run(
+            run,
+            data=data,
+            images=images,
+            batch_size=batch_size,
+            compare=compare,
+            out=out,
+            device=device,
+            progress=progress,
+        )
     print(f"figures written to {index}")
-    return 0

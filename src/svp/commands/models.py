@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from svp.commands import COMMANDS
-from svp.commands.parsing import Parser, UsageError, add_action, run_action
+from svp.commands import COMMANDS, UsageError
+from svp.commands.parsing import run_action
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser(prog="svp models", description=COMMANDS["models"].capitalize() + ".")
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    add_action(actions, "list", _list_models, "the backbones that --model takes")
-    add_action(actions, "info", _describe_model, "a backbone's size, weights, accuracy and terms", "NAME")
-    add_action(actions, "convert", _convert, "write a .pth checkpoint as .safetensors beside it", "FILE")
-    return run_action(parser, argv)
+    actions: dict[str, Callable[..., int | None]] = {"list": list_backbones, "info": describe, "convert": convert}
+    return run_action(actions, "svp models", f"{COMMANDS['models'].capitalize()}.", argv)
 
 
-def _list_models() -> None:
+def list_backbones() -> None:
+    """List the backbones that --model takes."""
     from svp.models import list_models, model_info
     from svp.terminal import make_console, make_table
 
@@ -32,7 +30,12 @@ def _list_models() -> None:
     console.print("top-1 on ImageNet as published; where the weights come from and their terms: svp models info NAME")
 
 
-def _describe_model(name: str) -> None:
+def describe(name: str) -> None:
+    """Describe a backbone: its size, weights, accuracy and terms.
+
+    Args:
+        name: Name of the backbone, or its short form.
+    """
     from svp.models import model_info
 
     info = model_info(name)
@@ -51,13 +54,18 @@ def _describe_model(name: str) -> None:
     print("\n".join(f"{key:11s} {text}" for key, text in lines.items()))
 
 
-def _convert(name: str) -> None:
+def convert(file: str) -> None:
+    """Write a .pth checkpoint as .safetensors beside it.
+
+    Args:
+        file: Checkpoint to read.
+    """
     from safetensors.torch import save_file
 
     from svp.models import read_weights
     from svp.paths import write_atomically
 
-    source = Path(name)
+    source = Path(file)
     target = source.with_suffix(".safetensors")
     if target.exists():
         raise UsageError(f"{target} exists already")

@@ -1,57 +1,163 @@
-"""What the commands share: parsers, progress on the terminal, JSON."""
+"""From a signature to a parser, through jsonargparse; what commands share: progress on the terminal, JSON.
+
+The parameters of a function, or the fields of a dataclass, become the options of a command: the annotation is the type, the
+default the default, and the line of ``Args:`` the help. Options are written with dashes; underscores are understood too.
+Of a function, an option that is a sequence takes several values if its default is None, else it may be repeated.
+"""
 
 from __future__ import annotations
 
 import argparse
+import copy
+import inspect
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from svp.errors import InputError
+import docstring_parser
+import jsonargparse
+
+from svp.commands import UsageError
+from svp.settings import alternatives
 
 
-class UsageError(InputError):
-    """The command line is wrong; the message says what is right."""
-
-
-class Parser(argparse.ArgumentParser):
+class Parser(jsonargparse.ArgumentParser):
     """Takes options in full only, and leaves it to `main` to tell what is wrong."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+    def __init__(self, prog: str, description: str, usage: str, add_help: bool = True) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            usage=usage,
+            add_help=add_help,
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+            print_config=None,
+        )
 
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(" ".join(message.split())) from ex
 
-
-def add_device_options(parser: Parser) -> None:
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto takes a GPU if there is one")
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="auto is bf16 on a GPU")
-
-
-def add_compare_options(parser: Parser, out: str) -> None:
-    parser.add_argument(
-        "--compare", action="append", default=[], metavar="RUN", help="another run on the same backbone; may be repeated"
-    )
-    parser.add_argument("--out", metavar="DIR", help=f"folder of the figures (default: {out})")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto takes a GPU if there is one")
-
-
-def add_action(actions: Any, name: str, run: Callable[..., int | None], text: str, argument: str | None = None) -> Parser:
-    parser: Parser = actions.add_parser(name, help=text, description=text)
-    parser.set_defaults(run=run)
-    if argument:
-        parser.add_argument("name", metavar=argument)
-    return parser
+    def allow_underscores(self) -> None:
+        """Make ``--batch_size`` another spelling of ``--batch-size``, which help does not show."""
+        for option, action in list(self._option_string_actions.items()):
+            self._option_string_actions.setdefault("--" + option[2:].replace("-", "_"), action)
 
 
-def run_action(parser: Parser, argv: list[str]) -> int:
-    values = vars(parser.parse_args(argv))
-    return values.pop("run")(**values) or 0
+class _Formatter(jsonargparse.DefaultHelpFormatter):
+    """Options in one spelling, their help, and a default where it says something."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        options |= {"max_help_position": 28, "width": 100}
+        super().__init__(prog, **options)  # type: ignore[no-untyped-call]
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default, text = action.default, action.help or ""
+        if action.required or default is None or default is False or default in ("", [], argparse.SUPPRESS):
+            return text
+        return f"{text} (default: {str(default).lower() if default is True else default})"
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = copy.copy(action)
+        shown.option_strings = [option for option in action.option_strings if not option.endswith("+")]  # those that append
+        return super()._format_action_invocation(shown)
+
+
+def run_function(function: Callable[..., int | None], prog: str, argv: list[str]) -> int:
+    """Call a function with what the command line says; its positional parameters are words, the others options."""
+    described = docstring_parser.parse(inspect.getdoc(function) or "")
+    text = "\n\n".join(filter(None, (described.short_description, described.long_description)))
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    words = [
+        _metavar(p.name, p.annotation) + "..." * (get_origin(p.annotation) is Sequence)
+        for p in parameters
+        if p.kind is not p.KEYWORD_ONLY
+    ]
+    parser = Parser(prog, text, " ".join([prog, *words, "[OPTION]..."]))
+    add_parameters(parser, function)
+    parser.allow_underscores()
+    return function(**parser.parse_args(argv).as_dict()) or 0
+
+
+def run_action(actions: Mapping[str, Callable[..., Any]], prog: str, text: str, argv: list[str]) -> int:
+    """Call the function that the first word names."""
+    if argv and argv[0] in actions:
+        return run_function(actions[argv[0]], f"{prog} {argv[0]}", argv[1:])
+    if not argv or argv[0] not in ("-h", "--help"):
+        known = ", ".join(map(repr, actions))
+        raise UsageError(f"unknown action {argv[0]!r}, expected one of {known}" if argv else f"expected one of {known}")
+    lines = [f"  {name:12s} {(inspect.getdoc(action) or '').splitlines()[0]}" for name, action in actions.items()]
+    lines = [f"usage: {prog} ACTION ...", "", text, "", *lines, "", f"  {prog} ACTION --help    options of an action"]
+    print("\n".join(lines))
+    raise SystemExit(0)  # as argparse does
+
+
+def add_parameters(
+    container: Any, source: Any, only: Collection[str] | None = None, prefix: str = "", destination: str = ""
+) -> None:
+    """Add an option for every parameter of a function or field of a dataclass.
+
+    Args:
+        container: Parser, or group of it.
+        source: Function or dataclass, with a line for each parameter in its docstring.
+        only: Names to add; all if None.
+        prefix: Put in front of the option, as "augment." in ``--augment.hflip``.
+        destination: Put in front of the name in the parsed values; `prefix` if empty.
+    """
+    parsed = docstring_parser.parse(inspect.getdoc(source) or "")
+    texts = {param.arg_name: " ".join((param.description or "").split()) for param in parsed.params}
+    hints = get_type_hints(source)
+    for name, default, positional in _parameters(source):
+        if only is not None and name not in only:
+            continue
+        hint = hints[name]
+        options: dict[str, Any] = {"type": hint, "help": texts.get(name, ""), "metavar": _metavar(name, hint)}
+        several = not is_dataclass(source) and Sequence in [get_origin(part) for part in alternatives(hint)]
+        if several:
+            options["type"] = str
+        if positional:
+            options |= {"nargs": "+" if default is MISSING else "*"} if several else {}
+            container.add_argument(name, **options)
+            continue
+        if hint is bool and is_dataclass(source):  # a file may have set it: "false" takes it back
+            options |= {"nargs": "?", "const": True}
+        elif hint is bool:
+            options = {"help": options["help"], "action": "store_true"}
+        elif several:
+            options |= {"nargs": "+"} if default is None else {"action": "append"}
+            default = None if default is None else list(default)
+        option = f"--{prefix}{name}".replace("_", "-")
+        container.add_argument(option, dest=f"{destination or prefix}{name}", default=default, **options)
+
+
+def _parameters(source: Any) -> Iterator[tuple[str, Any, bool]]:
+    """Name, default (``MISSING`` if there is none) and whether it is a word of its own."""
+    if is_dataclass(source):
+        for field in fields(source):
+            factory = field.default_factory
+            yield field.name, field.default if factory is MISSING else factory(), False
+        return
+    for parameter in inspect.signature(source).parameters.values():
+        default = MISSING if parameter.default is parameter.empty else parameter.default
+        yield parameter.name, default, parameter.kind is not parameter.KEYWORD_ONLY
+
+
+def _metavar(name: str, hint: Any) -> str:
+    """N for whole numbers, X for others, the choices of a ``Literal``, else the last word of the name."""
+    parts = alternatives(hint)
+    for part in parts:
+        if get_origin(part) is Literal:
+            return "{" + ",".join(map(str, get_args(part))) + "}"
+    if bool in parts:
+        return "true|false"
+    if int in parts or float in parts:
+        return "N" if int in parts else "X"
+    several = Sequence in [get_origin(part) for part in parts]
+    return (name.removesuffix("s") if several else name).rpartition("_")[2].upper()
 
 
 def file_to_write(option: str, name: str | None) -> Path | None:
@@ -65,7 +171,7 @@ def file_to_write(option: str, name: str | None) -> Path | None:
 
 
 def is_first_process() -> bool:
-    """Of those that torchrun or ``accelerate launch`` started; the others print and write nothing."""
+    """Whether this is the process that prints and writes, of those that torchrun or ``accelerate launch`` started."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from svp.commands.parsing import Parser, add_device_options, file_to_write, is_first_process, progress_bar, to_json
+from svp.commands.parsing import file_to_write, is_first_process, progress_bar, run_function, to_json
+from svp.settings import Device, Precision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,30 +16,49 @@ if TYPE_CHECKING:
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser(prog="svp predict", description="Classify images with a trained adapter.")
-    parser.add_argument("run", metavar="RUN", help="run directory of `svp train`")
-    parser.add_argument("paths", metavar="PATH", nargs="+", help="images, and folders of images (searched recursively)")
-    parser.add_argument("--topk", type=int, default=5, metavar="N", help="classes per image (default: 5)")
-    parser.add_argument("--format", default="table", choices=["table", "json", "csv"], help="of the output (default: table)")
-    parser.add_argument("--out", metavar="FILE", help="write to this file instead of the screen")
-    parser.add_argument("--features", metavar="FILE", help="write the feature vectors to this .npz file too")
-    add_device_options(parser)
-    values = vars(parser.parse_args(argv))
-    form, out, features = values.pop("format"), values.pop("out"), values.pop("features")
+    return run_function(classify, "svp predict", argv)
+
+
+def classify(
+    run: str,
+    paths: Sequence[str],
+    *,
+    topk: int = 5,
+    format: Literal["table", "json", "csv"] = "table",
+    out: str | None = None,
+    features: str | None = None,
+    batch_size: int = 32,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> int:
+    """Classify images with a trained adapter.
+
+    Args:
+        run: Run directory of `svp train`.
+        paths: Images, and folders of images, which are searched recursively.
+        topk: Classes to name per image.
+        format: Form of the output.
+        out: File to write instead of printing.
+        features: File (.npz) for the feature vectors, written besides.
+        batch_size: Images per batch.
+        device: Where the model runs; auto takes a GPU if there is one.
+        precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
+    """
     target, features_file = file_to_write("--out", out), file_to_write("--features", features)
     from svp.terminal import make_console
     from svp.training.use import as_csv, predict, save_features
 
+    settings: dict[str, Any] = {"topk": topk, "batch_size": batch_size, "device": device, "precision": precision}
     with progress_bar("predicting") as progress:
-        predictions = list(predict(**values, features=bool(features), progress=progress))
+        predictions = list(predict(run, paths, **settings, features=bool(features), progress=progress))
     if not is_first_process():
         return 0
     if features_file:
-        save_features(predictions, features_file, values["run"])
-    if form == "table":
+        save_features(predictions, features_file, run)
+    if format == "table":
         text = _as_text(_prediction_table(predictions), make_console(io.StringIO() if target else None))
     else:
-        text = {"json": _as_json, "csv": as_csv}[form](predictions)
+        text = {"json": _as_json, "csv": as_csv}[format](predictions)
     if target:
         from svp.paths import write_atomically
 

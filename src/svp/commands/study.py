@@ -3,60 +3,81 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from svp.commands import COMMANDS
-from svp.commands.parsing import Parser, UsageError, add_action, run_action
+from svp.commands import COMMANDS, UsageError
+from svp.commands.parsing import run_action
 
 if TYPE_CHECKING:
     from svp.studies import Search, Study
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser(prog="svp study", description=COMMANDS["study"].capitalize() + ".")
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    compare = add_action(actions, "compare", _compare, "methods x data sets x seeds: accuracy, differences, cost", "FILE")
-    ablate = add_action(actions, "ablate", _ablate, "what each part of SVP contributes: the study brings the methods", "FILE")
-    sensitivity = add_action(actions, "sensitivity", _sensitivity, "how much settings matter: every point of a grid", "FILE")
-    for action in (compare, ablate, sensitivity):
-        _add_run_options(action)
-    report = add_action(actions, "report", _report, "a study's folder as one HTML page, readable offline", "DIR")
-    report.add_argument("--out", metavar="FILE", help="the page (default: DIR/report.html)")
-    return run_action(parser, argv)
+    actions: dict[str, Callable[..., int | None]] = {
+        "compare": compare,
+        "ablate": ablate,
+        "sensitivity": sensitivity,
+        "report": report,
+    }
+    return run_action(actions, "svp study", f"{COMMANDS['study'].capitalize()}.", argv)
 
 
-def _add_run_options(parser: Parser) -> None:
-    parser.epilog = "FILE is YAML, or the name of a study that ships with svp, as digits. Its form: docs/studies.md"
-    parser.add_argument("--out", metavar="DIR", help="folder of the study's runs and tables (default: runs/NAME)")
-    parser.add_argument("--workers", type=int, metavar="N", help="runs at a time, on this machine's threads (default: 1)")
-    parser.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster: its address, or auto for that on this machine")
+def compare(file: str, *, out: str | None = None, workers: int | None = None, ray: str | None = None) -> int:
+    """Compare methods on data sets over seeds: accuracy, differences, cost.
 
-
-def _compare(name: str, **options: Any) -> int:
+    Args:
+        file: Study in YAML, as docs/studies.md describes it, or the name of one that ships with svp, such as digits.
+        out: Folder of the study's runs and tables; runs/NAME if left out.
+        workers: Runs at a time, on this machine's threads; 1 if left out.
+        ray: Address of the Ray cluster to run on; auto takes the one of this machine.
+    """
     from svp.studies import read_study
 
-    return _run(read_study(name), **options)
+    return _run(read_study(file), out, workers, ray)
 
 
-def _ablate(name: str, **options: Any) -> int:
+def ablate(file: str, *, out: str | None = None, workers: int | None = None, ray: str | None = None) -> int:
+    """Measure what each part of SVP contributes; the study brings the methods.
+
+    Args:
+        file: Study in YAML, as docs/studies.md describes it, or the name of one that ships with svp, such as digits.
+        out: Folder of the study's runs and tables; runs/NAME if left out.
+        workers: Runs at a time, on this machine's threads; 1 if left out.
+        ray: Address of the Ray cluster to run on; auto takes the one of this machine.
+    """
     from svp.studies import read_ablation
 
-    return _run(read_ablation(name), **options)
+    return _run(read_ablation(file), out, workers, ray)
 
 
-def _sensitivity(name: str, **options: Any) -> int:
+def sensitivity(file: str, *, out: str | None = None, workers: int | None = None, ray: str | None = None) -> int:
+    """Measure how much settings matter, at every point of a grid or by a search.
+
+    Args:
+        file: Study in YAML, as docs/studies.md describes it.
+        out: Folder of the study's runs and tables; runs/NAME if left out.
+        workers: Runs at a time, on this machine's threads; 1 if left out.
+        ray: Address of the Ray cluster to run on; auto takes the one of this machine.
+    """
     from svp.studies import make_search, read_sensitivity
     from svp.studies.study import read_values
 
-    values = read_values(name)
-    return _run(make_search(values) if "space" in values else read_sensitivity(name), **options)
+    values = read_values(file)
+    return _run(make_search(values) if "space" in values else read_sensitivity(file), out, workers, ray)
 
 
-def _report(name: str, out: str | None) -> None:
+def report(dir: str, *, out: str | None = None) -> None:
+    """Write a study's folder as one HTML page that is readable offline.
+
+    Args:
+        dir: Folder of the study.
+        out: File to write; DIR/report.html if left out.
+    """
     from svp.studies import write_report
 
-    print(write_report(name, out))
+    print(write_report(dir, out))
 
 
 def _run(study: Study | Search, out: str | None, workers: int | None, ray: str | None) -> int:

@@ -3,86 +3,99 @@
 from __future__ import annotations
 
 import argparse
-import re
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from svp.commands.parsing import Parser, UsageError
+from svp.commands import UsageError
+from svp.commands.parsing import Parser, add_parameters
 
-if TYPE_CHECKING:
-    import jsonargparse
+_GROUPS = {
+    "data": ("data", "data_root", "protocol", "shots", "train_fraction", "val_fraction", "test_fraction"),
+    "model": ("model", "weights", "img_size", "drop_path", "grad_checkpointing"),
+    "method": (),
+    "optimization": (
+        *("epochs", "batch_size", "lr", "lr_base_size", "weight_decay", "schedule"),
+        *("warmup_epochs", "warmup_lr", "min_lr", "clip_grad"),
+    ),
+    "augmentation": ("label_smoothing", "mixup", "cutmix"),
+    "preparation of images": (),
+    "run": ("out", "resume", "seed", "recipe", "device", "precision", "num_workers", "cache"),
+}
 
 
 def run(argv: list[str]) -> int:
-    from svp.training.config import make_config, make_parser, merge_settings
+    from svp.training.config import make_config
     from svp.training.loop import train
-    from svp.tuners import get_methods
+    from svp.tuners import list_methods
 
-    argv = _spelled_out(argv)
-    first = Parser(add_help=False)  # what decides which options there are
-    for option in ("--config", "--out", "--data", "--recipe", "--resume", "--method.name"):
-        first.add_argument(option)
-    known = vars(first.parse_known_args(argv)[0])
-    config_file = known["config"]
-    if config_file is None and known["out"] and known["resume"] in ("true", "True"):
-        saved = Path(known["out"]) / "config.yaml"  # `svp train --out RUN --resume` needs nothing more
+    values = make_parser(list_methods()).parse_args(argv, defaults=False).as_dict()
+    config_file = values.pop("config", None)
+    if config_file is None and values.get("out") and values.get("resume"):
+        saved = Path(values["out"]) / "config.yaml"  # `svp train --out RUN --resume` needs nothing more
         config_file = str(saved) if saved.is_file() else None
-    named = {"data": known["data"], "method": known["method.name"], "recipe": known["recipe"]}
-    settings = merge_settings({name: value for name, value in named.items() if value is not None}, config_file)
-    method = settings["method"]["name"]
-    try:
-        get_methods(method)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    parser = make_parser(method)
-    parser.add_argument("--config", help="YAML file of settings, such as a run's config.yaml; options given here win.")
-    values = _parse(parser, argv, method)
-    values.pop("config", None)
+    if "method" in values:
+        _check_method(values["method"])
     config = make_config(values, config_file)
     try:
         train(config=config)
     except KeyboardInterrupt:
-        where = config.out or "the run directory"
+        where = shlex.quote(config.out) if config.out else "the run directory"
         print(f"\nsvp train: interrupted; go on with svp train --out {where} --resume", file=sys.stderr)
         return 130
     return 0
 
 
-def _parse(parser: jsonargparse.ArgumentParser, argv: list[str], method: str) -> dict[str, Any]:
-    """The nested values given; --help prints option names as they are documented, with dashes."""
-    if "-h" in argv or "--help" in argv:
-        print(
-            re.sub(r"(--\w+)", lambda m: m[1].replace("_", "-"), parser.format_help()).replace(
-                "--method.name NAME", "--method NAME"
-            ),
-            end="",
-        )
-        raise SystemExit(0)
+def make_parser(methods: Sequence[str]) -> Parser:
+    """Parser of all settings, and of the options of some methods as ``--method.NAME.OPTION``."""
+    from svp.data import AugmentConfig
+    from svp.inputs import InputOverrides
+    from svp.training.config import TrainConfig
+    from svp.tuners import get_methods, list_methods
+
+    parser = Parser(
+        "svp train", "Train an adapter on a folder of images, or on a named data set.", "svp train [OPTION]...", add_help=False
+    )
+    groups = {name: parser.add_argument_group(name) for name in _GROUPS}
+    for name, settings in _GROUPS.items():
+        add_parameters(groups[name], TrainConfig, settings)
+    add_parameters(groups["augmentation"], AugmentConfig, prefix="augment.")
+    add_parameters(groups["preparation of images"], InputOverrides, prefix="inputs.")
+    text = (
+        f"Tuning method, or several joined by +; `--method NAME --help` shows its options. Known: {', '.join(list_methods())}."
+    )
+    groups["method"].add_argument("--method", type=str, default="svp", metavar="NAME", help=text)
+    options: set[str] = set()
+    for name in methods:
+        (method,) = get_methods(name)
+        add_parameters(groups["method"], method.config_class, prefix=f"method.{name}.", destination=f"options.{name}.")
+        options |= {field.name for field in fields(method.config_class)}
+    for option in sorted(options):  # of a single method its name may be left out, as in 0.1.0
+        spelled = f"--method.{option}".replace("_", "-")
+        parser.add_argument(spelled, dest=f"options.{option}", type=Any, help=argparse.SUPPRESS)
+    text = "YAML file of settings, such as a run's config.yaml; options given here win over it."
+    groups["run"].add_argument("--config", type=str, metavar="FILE", help=text)
+    groups["run"].add_argument("-h", "--help", action=_Help, help="Show this page, with the options of --method, and exit.")
+    parser.allow_underscores()
+    return parser
+
+
+class _Help(argparse._HelpAction):
+    """Shows the options of the method that was named before, and of no other."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        make_parser(_check_method(namespace.get("method") or "svp")).print_help()
+        parser.exit()
+
+
+def _check_method(name: str) -> list[str]:
+    """The methods that a joined name names."""
+    from svp.tuners import get_methods
+
     try:
-        values: dict[str, Any] = parser.parse_args(argv, defaults=False).as_dict()
-    except argparse.ArgumentError as error:
-        message = re.sub(r"\s+", " ", str(error))
-        if "--method." in message and "+" in method:
-            message += "; of several methods, each has its options under its name, as in --method.svp.hidden_dim"
-        raise UsageError(message) from error
-    return values
-
-
-def _spelled_out(argv: Sequence[str]) -> list[str]:
-    """Options as jsonargparse knows them: with underscores, ``--method NAME`` as ``--method.name``, flags with a value."""
-    flags = ("--resume", "--grad_checkpointing")
-    spelled: list[str] = []
-    for position, word in enumerate(argv):
-        if not word.startswith("--") or word == "--":
-            spelled.append(word)
-            continue
-        option, equals, value = word.partition("=")
-        option = "--" + option[2:].replace("-", "_")
-        option = "--method.name" if option == "--method" else option
-        spelled.append(option + equals + value)
-        following = argv[position + 1] if position + 1 < len(argv) else ""
-        if option in flags and not equals and following.lower() not in ("true", "false"):
-            spelled.append("true")
-    return spelled
+        return [method.name for method in get_methods(name)]
+    except ValueError as error:
+        raise UsageError(str(error)) from error

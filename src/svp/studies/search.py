@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from svp.errors import UnavailableError
 from svp.studies.engine import call_on_ray, logged, start_worker, terminate
 from svp.studies.study import Cell, Job, make_study
-from svp.studies.variants import point_settings
+from svp.studies.variants import method_name, point_settings
 from svp.training import ConfigError, make_config, train
 from svp.training.recipes import merge, normalised
 
@@ -60,7 +60,7 @@ class Search:
         Raises:
             ConfigError: The point is no valid setting.
         """
-        config = make_config(merge(self.base, normalised(point_settings(point, self.base["method"]["name"]))))
+        config = make_config(merge(self.base, normalised(point_settings(point, "+".join(self.base["method"])))))
         cell = Cell(self.data, describe(point), config, (float(config.lr or 0.0),))
         job = cell.job(folder, cell.candidates[0], self.seed, tuning=True)
         directory = job.directory.with_name(f"trial{number:04d}-{job.directory.name}")
@@ -104,7 +104,7 @@ def make_search(values: Mapping[str, Any]) -> Search:
     trials, seed = values.get("trials"), values.get("seed", 0)
     if type(trials) is not int or trials < 1:
         raise ConfigError(f"trials is {trials!r}, expected a number of runs such as 30")
-    method = normalised(values.get("settings") or {}).get("method", {}).get("name", "svp")
+    method = method_name(values)
     part = {name: values[name] for name in ("name", "settings", "data") if name in values}
     study = make_study({**part, "methods": [method], "seeds": [seed]})
     if len(study.data) != 1:

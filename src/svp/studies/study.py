@@ -212,7 +212,8 @@ def run_name(config: TrainConfig) -> str:
     different = {name: value for name, value in different.items() if name not in WITHOUT_EFFECT}
     # what depends on the method or names the run counts even where it is a default
     different |= {"data": config.data, "lr": config.lr, "weight_decay": config.weight_decay}
-    different["method"] = {"name": config.method, **different.get("method", {})}
+    options = different.get("method", {})
+    different["method"] = {"name": config.method, **options.get(config.method, options)}  # the form that 0.1.0 hashed
     digest = hashlib.sha256(json.dumps(different, sort_keys=True).encode()).hexdigest()[:8]
     return f"{_file_name(_data_name(config.data))}-{_file_name(config.method)}-lr{config.lr:g}-seed{config.seed}-{digest}"
 
@@ -356,10 +357,11 @@ def _unlabelled(entry: Any, key: str, section: str) -> tuple[str, dict[str, Any]
         return (_data_name(entry), {"data": entry}) if key == "data" else (entry, {})
     settings = _settings(entry, section)
     value = settings.get(key)
-    name = value.get("name") if isinstance(value, Mapping) else value
-    if not isinstance(name, str):
+    if key == "method" and isinstance(value, Mapping):
+        value = "+".join(normalised({key: value}).get(key, ())) or None
+    if not isinstance(value, str):
         raise ConfigError(f"{section}: {entry!r} has no {key!r}; expected a name, or settings with '{key}: NAME'")
-    label = _data_name(name) if key == "data" else name
+    label = _data_name(value) if key == "data" else value
     return ", ".join([label, *(f"{k} {_short(v)}" for k, v in settings.items() if k != key)]), settings
 
 
@@ -369,16 +371,13 @@ def _short(value: Any) -> str:
 
 def _name_method(settings: dict[str, Any], label: str) -> None:
     """The label is the method's name where no other is given: ``svp: {}``, ``svp: {method: {cross: false}}``."""
-    method = settings.get("method", {})
-    if isinstance(method, str):
-        method = {"name": method}
-    if isinstance(method, Mapping):
-        method = {"name": label, **method}
-        try:
-            get_methods(str(method["name"]))
-        except ValueError as error:
-            hint = "" if "name" in (settings.get("method") or {}) else f"; name it: {label!r}: {{method: {{name: ...}}}}"
-            raise ConfigError(f"methods.{label}: {error}{hint}") from error
+    part = normalised({name: settings.pop(name) for name in ("method", "options") if name in settings}, f" (methods.{label})")
+    method = part.get("method") or normalised({"method": label} | part)["method"]
+    try:
+        get_methods("+".join(method))
+    except ValueError as error:
+        hint = "" if "method" in part else f"; name it: {label!r}: {{method: NAME}}"
+        raise ConfigError(f"methods.{label}: {error}{hint}") from error
     settings["method"] = method
 
 
@@ -389,7 +388,7 @@ def _settings(values: Any, where: str) -> dict[str, Any]:
     known = {f.name for f in fields(TrainConfig)} - own
     for name in values:
         if name not in known:
-            why = "the study sets it" if name in own else "an option of a method stands under method: {name: ..., option: ...}"
+            why = "the study sets it" if name in own else "an option of a method stands under method: {NAME: {OPTION: VALUE}}"
             raise ConfigError(f"{where} has no setting {name!r} ({why}); known: {', '.join(sorted(known))}")
     return _with_absolute_paths(values)
 

@@ -44,7 +44,7 @@ def read_sensitivity(path: str | Path) -> Study:
         raise ConfigError(
             f"grid is {grid!r}, expected options with their values: {{shared_layers: [1, 8], hidden_dim: [16, 64]}}"
         )
-    method = normalised(values.get("settings") or {}).get("method", {}).get("name", "svp")
+    method = method_name(values)
     points = _drawn(grid_points(grid), values.pop("points", None))
     values["methods"] = {label: point_settings(point, method) for label, point in points.items()}
     return make_study(values)
@@ -65,7 +65,12 @@ def point_settings(point: Mapping[str, Any], method: str) -> dict[str, Any]:
     settings = {f.name for f in fields(TrainConfig)}
     own = {name: value for name, value in point.items() if name in settings}
     options = {name: value for name, value in point.items() if name not in settings}
-    return {**own, "method": {"name": method, **options}}
+    return {**own, "method": method, "options": options}
+
+
+def method_name(values: Mapping[str, Any]) -> str:
+    """The method that the settings of a study name; SVP if they name none."""
+    return "+".join(normalised(values.get("settings") or {}).get("method", ("svp",)))
 
 
 def _read(path: str | Path, action: str) -> dict[str, Any]:

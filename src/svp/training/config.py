@@ -6,17 +6,21 @@ import math
 from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
 from svp.data import AugmentConfig, CacheMode
 from svp.inputs import InputOverrides
 from svp.models.factory import full_name
+from svp.settings import Device, Precision, check_fields
 from svp.training.protocol import Protocol
 from svp.training.recipes import ConfigError, merge, normalised, read_recipe, read_settings, recipe_for
-from svp.tuners import get_methods, list_methods, make_methods, options_of
+from svp.tuners import get_methods, make_methods, options_of
+
+Schedule = Literal["cosine", "released"]
 
 
 @dataclass(frozen=True)
@@ -25,52 +29,52 @@ class TrainConfig:
 
     Args:
         data: Folder of images (class folders, or train/ [val/] [test/] of class folders), table (.csv, .tsv: path, label and,
-            optionally, split), archive (.tar, .zip), hfds/OWNER/NAME for one of the Hugging Face Hub, or a data set's name.
-        data_root: Where named data sets are found or made and archives unpacked; $SVP_HOME/data if left out.
+            optionally, split), archive (.tar, .zip), hfds/OWNER/NAME for a data set of the Hugging Face Hub, or a named data
+            set of `svp data list`.
+        data_root: Folder where named data sets lie and archives are unpacked; $SVP_HOME/data if left out.
         model: Backbone, see `svp models list`.
         weights: "published", "random", or a file (.pth, .safetensors, or the run directory of a `full` training).
-        img_size: Input side in pixels; the model's own if left out.
-        method: Tuning method, or several joined by "+"; its options are the fields under it.
+        img_size: Side of the input in pixels; the model's own if left out.
+        method: Tuning method, or several joined by "+".
         options: Options of the method; of several methods, a mapping for each by its name.
         epochs: Passes over the training images.
         batch_size: Images per optimizer step, over all processes.
         lr: Peak learning rate of AdamW; the method's own (of several, the lowest) if left out.
-        lr_base_size: Batch size that `lr` is meant for: the peak is lr * batch_size / lr_base_size. No scaling if left out.
+        lr_base_size: Batch size that the learning rate is meant for: the peak is lr * batch size / this. Not scaled if left
+            out.
         weight_decay: Weight decay of AdamW, on matrices only; the method's own (of several, the highest) if left out.
-        schedule: "cosine": per step, linear warm-up, then half a cosine down to `min_lr`; "released": per epoch and one epoch
-            late, as the released code does.
-        warmup_epochs: Epochs of linear warm-up; at most half of the run.
-        warmup_lr: Learning rate the warm-up starts from.
-        min_lr: Learning rate the cosine ends at.
-        label_smoothing: Share of the target spread over all classes.
-        mixup: Alpha of mixup; 0 for none.
-        cutmix: Alpha of CutMix; 0 for none. With both, every batch takes one of them at random.
+        schedule: Course of the learning rate. "cosine" changes it per step: linear warm-up, then half a cosine. "released"
+            changes it per epoch, one epoch late, as the code released with the paper does.
+        warmup_epochs: Epochs of linear warm-up, at most half of the run.
+        warmup_lr: Learning rate that the warm-up starts from.
+        min_lr: Learning rate that the cosine ends at.
+        label_smoothing: Share of the target that is spread over all classes.
+        mixup: Alpha of mixup; 0 turns it off.
+        cutmix: Alpha of CutMix; 0 turns it off. With both, each batch takes one of them at random.
         drop_path: Stochastic depth rate of the last block.
-        clip_grad: Largest norm of the gradient; no clipping if left out.
-        grad_checkpointing: Recompute blocks in the backward pass: less memory, about a third more time.
+        clip_grad: Largest norm of the gradient; not clipped if left out.
+        grad_checkpointing: Recompute blocks in the backward pass, which takes less memory and about a third more time.
         augment: How training images are varied.
         inputs: What replaces the model's own preparation of images.
-        protocol: "validation": train on train, choose the epoch on validation images, read test once, at the end; "trainval":
-            train on train and validation, keep the last epoch, read test once, as tables of VTAB-1K do; "paper": train on
-            train and validation (or on what the released code takes, where that differs), choose the best epoch on test, as
-            the paper's code does. Labelled so in every result.
-        shots: Images per class to train on, drawn by seed; validation and test stay whole. All if left out.
-        train_fraction: Share of every class to train on, drawn by seed, at least one image; instead of `shots`. Where a named
-            data set brings a list of that share of its training part (VPT's train_0.1.json and others), the images of the
-            list are taken, less those that are held out; protocol "trainval" draws all the same, from train and validation.
-        val_fraction: Share of the training images split off for validation where no val/ folder is given.
-        test_fraction: Share split off for test where no test/ folder is given.
-        seed: Of weights, splits, order and augmentation.
-        precision: "auto" is bf16 on a GPU that has it and fp32 elsewhere.
-        device: "auto" takes a GPU if there is one.
-        num_workers: Processes that read images; chosen by the machine if left out.
-        cache: "memory" or "disk" decode training and validation images once and keep them, shrunk, in memory or below
-            $SVP_HOME/cache/images. Evaluation stays the same to the bit; training draws the same augmentation from images
-            that may be coarser, so its numbers differ from those of "none". See `svp.data.pipeline.stages`.
-        out: Run directory; runs/<data>-<model>-<method>-<seed> if left out.
-        resume: Go on with the run in `out` from its last finished epoch.
-        recipe: Named recipe, or a YAML file, whose values are used where nothing else is given; of "paper", the variant of
-            the named data set.
+        protocol: What is trained on and what chooses the epoch. "validation": train on the training part, choose the epoch
+            on validation images, read test once at the end. "trainval": train on both parts, keep the last epoch, read test
+            once, as tables of VTAB-1K do. "paper": train on both parts and choose the best epoch on test, as the paper's
+            code does, which is optimistic. Every result says which it was.
+        shots: Images per class to train on, drawn by the seed; all if left out. Validation and test stay whole.
+        train_fraction: Share of each class to train on, drawn by the seed, at least one image; instead of `shots`. The list
+            of that share that a named data set brings is taken instead of a draw, except with the protocol "trainval".
+        val_fraction: Share of the training images that is split off for validation if the data has no validation part.
+        test_fraction: Share of the images that is split off for test if the data has no test part.
+        seed: Seeds the initial weights, the splits, the order of images and their augmentation.
+        precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
+        device: Where the model is trained; auto takes a GPU if there is one.
+        num_workers: Processes that read images; chosen for the machine if left out.
+        cache: Where decoded training and validation images are kept, shrunk: in memory, or on disk below
+            $SVP_HOME/cache/images. Evaluation stays the same to the bit; augmented images may be coarser.
+        out: Run directory; runs/DATA-MODEL-METHOD-SEED if left out.
+        resume: Go on with the run in `out` after its last finished epoch.
+        recipe: Named recipe or YAML file, whose values apply where nothing else is given. For the recipe "paper", the variant
+            of the named data set is taken.
     """
 
     data: str = ""
@@ -85,7 +89,7 @@ class TrainConfig:
     lr: float | None = None
     lr_base_size: int | None = None
     weight_decay: float | None = None
-    schedule: Literal["cosine", "released"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup_epochs: float = 1.0
     warmup_lr: float = 1e-6
     min_lr: float = 1e-6
@@ -103,8 +107,8 @@ class TrainConfig:
     val_fraction: float = 0.15
     test_fraction: float = 0.15
     seed: int = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision = "auto"
+    device: Device = "auto"
     num_workers: int | None = None
     cache: CacheMode = "none"
     out: str | None = None
@@ -112,6 +116,7 @@ class TrainConfig:
     recipe: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.data:
             raise ConfigError("data is missing: a folder with one folder of images per class, or a data set's name")
         full_name(self.model)
@@ -135,8 +140,6 @@ class TrainConfig:
             raise ConfigError(f"train_fraction is {self.train_fraction}, expected 0 < train_fraction <= 1")
         if self.train_fraction is not None and self.shots is not None:
             raise ConfigError(f"shots is {self.shots} and train_fraction is {self.train_fraction}, expected only one of them")
-        if self.cache not in get_args(CacheMode):
-            raise ConfigError(f"cache is {self.cache!r}, expected one of {', '.join(get_args(CacheMode))}")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ConfigError(f"batch_size is {self.batch_size}, mixup and CutMix need an even one")
         # the method's own checks; every option is written out, so that a run says what it did
@@ -153,10 +156,10 @@ class TrainConfig:
         return lr * self.batch_size / self.lr_base_size if self.lr_base_size else lr
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as ``config.yaml`` and recipes hold them: the method's options stand under ``method``."""
+        """Nested plain values, as ``config.yaml`` and recipes hold them: ``method`` maps each name to its options."""
         values = asdict(self)
-        values["method"] = {"name": values.pop("method"), **values.pop("options")}
-        return values
+        options = values.pop("options")
+        return values | {"method": options if "+" in self.method else {self.method: options}}
 
 
 def _check_at_least(name: str, value: float | None, low: int) -> None:
@@ -168,20 +171,19 @@ def make_config(explicit: Mapping[str, Any], config_file: str | Path | None = No
     """Merge defaults < recipe < config file < explicit values into a checked configuration.
 
     Args:
-        explicit: Nested values; ``method`` may be a name or a mapping with ``name`` and options.
+        explicit: Nested values; ``method`` is a name or a mapping of names to options.
         config_file: YAML file of the same form.
 
     Raises:
         ConfigError: An unknown setting, a wrong type or a value out of range.
     """
     merged = merge_settings(explicit, config_file)
+    method = merged.pop("method")
     try:
-        parsed = make_parser(merged["method"]["name"]).parse_object(merged)
-        values = parsed.as_dict()
-        method = values.pop("method")
-        augment = AugmentConfig(**values.pop("augment"))
-        inputs = InputOverrides(**values.pop("inputs"))
-        return TrainConfig(method=method.pop("name"), options=method, augment=augment, inputs=inputs, **values)
+        values = _settings_parser().parse_object(merged).as_dict()
+        values["augment"], values["inputs"] = AugmentConfig(**values["augment"]), InputOverrides(**values["inputs"])
+        options = method if len(method) > 1 else next(iter(method.values()))
+        return TrainConfig(method="+".join(method), options=options, **values)
     except ConfigError:
         raise
     except (ArgumentError, ValueError, TypeError) as error:
@@ -189,7 +191,7 @@ def make_config(explicit: Mapping[str, Any], config_file: str | Path | None = No
 
 
 def merge_settings(explicit: Mapping[str, Any], config_file: str | Path | None = None) -> dict[str, Any]:
-    """Nested values of recipe < config file < explicit ones, and the method's name; none of them checked but for its kind.
+    """Nested values of recipe < config file < explicit ones, the method among them; none checked but for its kind.
 
     Raises:
         ConfigError: A file cannot be read; something else stands where a name or settings belong.
@@ -201,22 +203,17 @@ def merge_settings(explicit: Mapping[str, Any], config_file: str | Path | None =
         data = next((layer["data"] for layer in reversed(layers) if layer.get("data")), "")
         recipe = recipe_for(recipe, data)
         layers = [read_recipe(recipe), *layers, {"recipe": recipe}]
-    merged: dict[str, Any] = {}
+    merged: dict[str, Any] = {"method": {"svp": {}}}
     for layer in layers:
         merged = merge(merged, layer)
-    merged.setdefault("method", {}).setdefault("name", "svp")
     return merged
 
 
-def make_parser(method: str) -> ArgumentParser:
-    """Parser of all settings, with the options of `method` as ``--method.<option>``."""
-    parser = ArgumentParser(prog="svp train", exit_on_error=False, allow_abbrev=False)
+@cache
+def _settings_parser() -> ArgumentParser:
+    """Checks the types of all settings but the method, and converts text of YAML such as "1e-3"."""
+    parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainConfig, skip={"method", "options"})
-    known = ", ".join(list_methods())
-    parser.add_argument("--method.name", default=method, help=f"Tuning method: {known}; or several joined by +.")
-    methods = get_methods(method)
-    for part in methods:
-        parser.add_class_arguments(part.config_class, "method" if len(methods) == 1 else f"method.{part.name}")
     return parser
 
 

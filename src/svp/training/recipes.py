@@ -110,7 +110,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 _SECTIONS = ("augment", "inputs")
 _KINDS: dict[str, tuple[Any, str]] = {
-    "method": (Mapping, "a name, or settings with a name"),
+    "method": (str | Mapping, "a name, or methods with their options, as {svp: {hidden_dim: 64}}"),
     "options": (Mapping, "settings"),
     **dict.fromkeys(_SECTIONS, (Mapping, "settings")),
     "data": (str, "a folder or a name"),
@@ -119,7 +119,10 @@ _KINDS: dict[str, tuple[Any, str]] = {
 
 
 def normalised(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Plain values, the method's name and options under ``method``; messages end with `where` they stand.
+    """Plain values; ``method`` is an ordered mapping of names to options, ``options`` refines whatever the method is.
+
+    A method may be given as a name ("svp+lora"), as a mapping {name: options}, or in the forms of 0.1.0: options beside a
+    ``name``, or options alone, which refine. Messages end with `where` the values stand.
 
     Raises:
         ConfigError: Something else stands where a name or settings belong.
@@ -127,28 +130,76 @@ def normalised(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     values = {
         name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value for name, value in values.items()
     }
-    if isinstance(values.get("method"), str):
-        values["method"] = {"name": values["method"]}
     for name, (kind, expected) in _KINDS.items():
         if name in values and not isinstance(values[name], kind):
             raise ConfigError(f"{name} is {values[name]!r}, expected {expected}{where}")
-    if "options" in values:
-        values["method"] = {**values.get("method", {}), **values.pop("options")}
-    method = values.get("method", {})
-    if not isinstance(method.get("name", ""), str):
-        raise ConfigError(f"method.name is {method['name']!r}, expected a name{where}")
-    for name in (*values, *method, *(name for section in _SECTIONS for name in values.get(section, {}))):
+    method, options = values.pop("method", None), dict(values.pop("options", {}))
+    if isinstance(method, Mapping):
+        joined = method.get("name")
+        named = {key: value for key, value in method.items() if key != "name"}
+        if "name" in method and not isinstance(joined, str):
+            raise ConfigError(f"method.name is {joined!r}, expected a name{where}")
+        if joined is None and named and all(isinstance(part, Mapping) for part in named.values()):
+            method = named
+        else:
+            method, options = joined, named | options
+    if isinstance(method, str):
+        method = {part: {} for part in method.split("+")} if _is_distinct(method) else {method: {}}
+    for name in (*values, *(method or ()), *options, *(name for section in _SECTIONS for name in values.get(section, {}))):
         if not isinstance(name, str):
             raise ConfigError(f"{name!r} is not the name of a setting{where}")
+    if method is not None:
+        values["method"] = refined(method, options)
+    elif options:
+        values["options"] = options
     return values
 
 
+def _is_distinct(name: str) -> bool:
+    """Whether no method stands in a joined name twice; what is made of such a name says that it does."""
+    parts = name.split("+")
+    return len(set(parts)) == len(parts)
+
+
+def refined(method: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Methods with further options: those of the only method, or a mapping of options for each by its name.
+
+    Raises:
+        ConfigError: An option of several methods does not stand under the name of one of them.
+    """
+    by_name = {name: value for name, value in options.items() if name in method and isinstance(value, Mapping)}
+    others = {name: value for name, value in options.items() if name not in by_name}
+    if others and len(method) == 1:
+        (only,) = method
+        by_name = _merged({only: others}, by_name)
+    elif others:
+        option, joined = next(iter(others)), "+".join(method)
+        raise ConfigError(
+            f"{option} is no option of {joined!r}: of several methods, each has its options under its name, as in "
+            f"--method.{next(iter(method))}.{option}"
+        )
+    return _merged(method, by_name)
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` put on `base`, both normalised: sections (and those within) entry by entry, everything else as a whole."""
+    """`over` put on `base`, both normalised: sections (and those within) entry by entry, everything else as a whole.
+
+    Raises:
+        ConfigError: Options do not fit the method.
+    """
+    base = dict(base)
+    if "method" in over and list(over["method"]) != list(base.get("method", ())):
+        base.pop("method", None)  # another method: the old one's options mean nothing to it
+        base.pop("options", None)
+    merged = _merged(base, over)
+    if "method" in merged and "options" in merged:
+        merged["method"] = refined(merged["method"], merged.pop("options"))
+    return merged
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
-    if "name" in over.get("method", {}) and over["method"]["name"] != base.get("method", {}).get("name"):
-        merged.pop("method", None)  # another method: the old one's options mean nothing to it
     for name, value in over.items():
         both = isinstance(merged.get(name), Mapping) and isinstance(value, Mapping)
-        merged[name] = merge(merged[name], value) if both else value
+        merged[name] = _merged(merged[name], value) if both else value
     return merged

@@ -28,16 +28,17 @@ class AugmentConfig:
     """How training images are varied, in the order of the fields.
 
     Attributes:
-        crop: "random", a random resized crop; "none", resized and cut as in evaluation (neither of the next two matters then).
+        crop: "random", a random resized crop; "none", resized and cut as in evaluation, where scale_min
+            and train_interpolation have no effect.
         scale_min: Smallest share of the image area that the random resized crop takes, above 0 up to 1.
-        train_interpolation: Of that crop: "bicubic", "bilinear", or "random" for either per image.
+        train_interpolation: Filter of the random resized crop: "bicubic", "bilinear", or "random" for either per image.
         hflip: Probability of a flip left to right; 0 where the side matters, as for digits.
         vflip: Probability of a flip upside down.
         auto_augment: A policy of timm: RandAugment ("rand-m6-mstd0.5-inc1": magnitude 6 of 10, varied by 0.5, stronger
             with magnitude), AutoAugment ("original", "v0", ...), "3a" or AugMix ("augmix-m3"); None for none.
         color_jitter: Largest relative change of brightness, contrast and saturation. As in timm it has no effect beside
             an auto_augment policy, other than the 3a ones.
-        random_erasing: Probability that a rectangle is filled with noise, after normalisation.
+        random_erasing: Probability that a rectangle is filled with noise, after normalization.
     Raises:
         InputError: A field does not fit; names it.
     """

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 import svp
-from svp.training.config import make_parser
 from tests.models.small import device_of, images, runnable_backends, small_vim, small_vit
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -241,8 +240,3 @@ def test_without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
         svp.tune(model, "dora")
     assert model.tuner is None
     svp.tune(model, "lora_partial")
-
-
-def test_lists_on_the_command_line() -> None:
-    parsed = make_parser("lora").parse_args(["--method.target_modules=[x_proj,dt_proj]"])
-    assert parsed.method.target_modules == ["x_proj", "dt_proj"]

@@ -3,6 +3,8 @@
 Anything else that is raised is a bug of this package and keeps its traceback.
 """
 
+from pathlib import Path
+
 
 class SvpError(Exception):
     """Base of every error that a user can cause; its message says what is wrong, where, and what would be right."""
@@ -14,3 +16,15 @@ class InputError(SvpError, ValueError):
 
 class UnavailableError(SvpError, RuntimeError):
     """This machine lacks something: a package, a device, a file that has to be fetched, room on a disk."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was interrupted by Ctrl-C.
+
+    Args:
+        directory: Run directory, from which the run can go on.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(f"interrupted: {directory}")
+        self.directory = directory

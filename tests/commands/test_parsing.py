@@ -68,7 +68,7 @@ def test_flags_lists_and_numbers() -> None:
         (["r"], "paths"),
         (["r", "a", "--batch-size", "x"], "batch_size"),
         (["r", "a", "--device", "gpu"], "cuda"),
-        (["r", "a", "--devic", "cpu"], "unrecognized arguments: --devic"),
+        (["r", "a", "--devic", "cpu"], "nrecognized arguments: --devic"),
     ],
 )
 def test_wrong_words_are_told_in_one_line(words: list[str], message: str) -> None:

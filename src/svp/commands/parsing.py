@@ -118,7 +118,7 @@ def add_parameters(
         options: dict[str, Any] = {"type": hint, "help": texts.get(name, ""), "metavar": _metavar(name, hint)}
         several = not is_dataclass(source) and Sequence in [get_origin(part) for part in alternatives(hint)]
         if several:
-            options["type"] = str
+            del options["type"]  # text
         if positional:
             options |= {"nargs": "+" if default is MISSING else "*"} if several else {}
             container.add_argument(name, **options)

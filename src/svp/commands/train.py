@@ -12,6 +12,7 @@ from typing import Any
 
 from svp.commands import UsageError
 from svp.commands.parsing import Parser, add_parameters
+from svp.errors import Interrupted
 
 _GROUPS = {
     "data": ("data", "data_root", "protocol", "shots", "train_fraction", "val_fraction", "test_fraction"),
@@ -42,8 +43,8 @@ def run(argv: list[str]) -> int:
     config = make_config(values, config_file)
     try:
         train(config=config)
-    except KeyboardInterrupt:
-        where = shlex.quote(config.out) if config.out else "the run directory"
+    except Interrupted as interrupt:
+        where = shlex.quote(str(interrupt.directory))
         print(f"\nsvp train: interrupted; go on with svp train --out {where} --resume", file=sys.stderr)
         return 130
     return 0

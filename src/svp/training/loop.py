@@ -38,6 +38,7 @@ from svp.data import (
     train_transform,
 )
 from svp.data.pipeline.loading import ImageDataset
+from svp.errors import Interrupted
 from svp.inputs import InputConfig, Transform
 from svp.models import Backbone, Origin, create_model, model_info
 from svp.models.factory import full_name
@@ -94,11 +95,16 @@ def train(
         ConfigError, DataError, WeightsError: Bad settings, images or weights, before any work.
         RunError: The run directory holds another run.
         NonFiniteLossError: The loss became NaN or infinite.
+        Interrupted: Ctrl-C was pressed; names the run directory, from which the run can go on.
     """
     if config is None:
         explicit = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         config = make_config(explicit if data is None else {"data": str(data), **explicit})
-    return _Trainer(config, progress, after_epoch).run()
+    trainer = _Trainer(config, progress, after_epoch)
+    try:
+        return trainer.run()
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(trainer.directory.path) from interrupt
 
 
 class _Trainer:

@@ -19,6 +19,7 @@ from numba import njit
 from svp.ops import Direction
 from svp.ops.bidirectional_scan import cpu_numba as kernels
 from svp.ops.bidirectional_scan.cpu_numba import _chunk_steps, chunk_states, chunk_states_kept, chunk_sweep
+from svp.ops.bidirectional_scan.reference import Inputs
 from svp.ops.rows import LANES, Rows, rows
 from svp.ops.simd import fma, load, store
 from svp.process import prepare
@@ -117,8 +118,8 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         xz, grad = torch.randn(batch, LENGTH, 2 * d_inner).to(dtype), torch.randn(batch, LENGTH, d_inner).to(dtype)
         works = {
-            "forward": partial(kernels.forward, xz, whole),
-            "backward": partial(kernels.backward, grad, xz, whole, needed),
+            "forward": partial(kernels.forward, Inputs(xz, whole)),
+            "backward": partial(kernels.backward, [grad], Inputs(xz, whole), needed),
         }
         for work, function in works.items():
             seconds = best_seconds(function)

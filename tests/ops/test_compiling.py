@@ -24,12 +24,13 @@ import sys, torch
 torch.set_num_threads(2)
 from numba.core import event
 from svp.ops.causal_conv1d import cpu_numba as kernels
+from svp.ops.causal_conv1d.reference import Inputs
 x, weight = torch.randn(2, 4, 16), torch.randn(16, 4)
 print("ready", flush=True)
 sys.stdin.readline()
 with event.install_recorder("numba:compile") as compiled:
-    y = kernels.forward(x, weight, None, None, False)
-    kernels.forward(x[:1], weight, None, None, False)
+    y = kernels.forward(Inputs(x, weight, None), None, False)
+    kernels.forward(Inputs(x[:1], weight, None), None, False)
 torch.testing.assert_close(y, torch.nn.functional.conv1d(x.mT, weight[:, None], padding=3, groups=16)[..., :4].mT)
 for form in (kernels._forward.serial, kernels._forward.parallel):
     print(sum(form.stats.cache_hits.values()), sum(form.stats.cache_misses.values()), end=" ")

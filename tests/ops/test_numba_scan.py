@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from svp.ops import selective_scan, use_backend
-from svp.ops.selective_scan import cpu_numba, library
+from svp.ops.selective_scan import any_device, cpu_numba, library
 from tests.ops.numba_helpers import TOLERANCES, assert_close
 
 NAMES = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
@@ -273,12 +273,14 @@ def test_in_a_forked_worker() -> None:
 def test_only_needed_gradients_are_computed(needed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     returned: list[int] = []
 
+    backward = cpu_numba.backward
+
     def spy(*given: Any) -> list[Tensor]:
-        grads = cpu_numba.backward(*given)
+        grads = backward(*given)
         returned.append(len(grads))
         return grads
 
-    monkeypatch.setitem(library._BACKWARD, "numba", spy)
+    monkeypatch.setattr(cpu_numba, "backward", spy)
     run("numba", arguments(), reverse=False, needed=needed)
     assert returned == [len(needed)]
 
@@ -303,8 +305,8 @@ def test_compiles_without_a_break() -> None:
 
 def test_auto_takes_numba_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    for name, forward in dict(library._FORWARD).items():
-        monkeypatch.setitem(library._FORWARD, name, lambda *a, n=name, f=forward: calls.append(n) or f(*a))  # type: ignore[misc]
+    for name, module in {"numba": cpu_numba, "any_device": any_device}.items():
+        monkeypatch.setattr(module, "forward", lambda *a, n=name, f=module.forward: calls.append(n) or f(*a))  # type: ignore[attr-defined]
     selective_scan(**arguments())  # type: ignore[arg-type]
     selective_scan(**{k: None if t is None else t.double() for k, t in arguments().items()})  # type: ignore[arg-type]
     with use_backend("any_device"):

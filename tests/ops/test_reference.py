@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from svp.ops import BACKENDS, causal_conv1d, selective_scan, use_backend
-from svp.ops.selective_scan import library
+from svp.ops.selective_scan import any_device, library
 
 PLAIN = ["reference", "any_device"]
 OPTIONAL = ("D", "z", "dt_bias")
@@ -105,15 +105,15 @@ def test_any_device_equals_reference(
 
 def test_only_needed_gradients_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[bool]] = []
-    real = library._BACKWARD["any_device"]
+    real = any_device.backward
 
-    def spy(grad_y: Tensor, grad_state: Tensor, tensors: Any, needed: list[bool], reverse: bool) -> list[Tensor]:
+    def spy(grads: list[Tensor], inputs: Any, needed: list[bool], reverse: bool) -> list[Tensor]:
         calls.append(list(needed))
-        grads = real(grad_y, grad_state, tensors, needed, reverse)
-        assert len(grads) == sum(needed)
-        return grads
+        results = real(grads, inputs, needed, reverse)
+        assert len(results) == sum(needed)
+        return results
 
-    monkeypatch.setitem(library._BACKWARD, "any_device", spy)
+    monkeypatch.setattr(any_device, "backward", spy)
     arguments = scan_arguments(without=("D",))
     for name in ("dt", "z"):
         arguments[name].requires_grad_()
@@ -234,9 +234,8 @@ def test_scan_compiles_into_one_graph() -> None:
 
 def test_use_backend_chooses_unless_a_call_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setitem(
-        library._FORWARD, "any_device", lambda *a: calls.append("any_device") or library.any_device.forward(*a)
-    )
+    forward = any_device.forward
+    monkeypatch.setattr(any_device, "forward", lambda *a: calls.append("any_device") or forward(*a))  # type: ignore[func-returns-value]
     arguments = scan_arguments()
     with use_backend("reference"):
         selective_scan(**arguments)

@@ -380,7 +380,9 @@ class Hopper:
 
 driver.set_active(Hopper())
 from svp.ops.add_rms_norm import gpu_triton as norm
+from svp.ops.add_rms_norm.reference import Inputs as NormInputs
 from svp.ops.bidirectional_scan import gpu_triton
+from svp.ops.bidirectional_scan.reference import Inputs as ScanInputs
 from svp.ops.causal_conv1d import gpu_triton as conv
 from svp.ops.selective_scan import gpu_triton as scan
 from tests.ops.test_bidirectional_scan import case
@@ -392,13 +394,14 @@ def compile_only(kernel, programs, like, *arguments, **constants):
 for module in (gpu_triton, conv, scan, norm):
     module.launch = compile_only
 xz, forward, backward = case(d_state=4, d_inner=16)
-gpu_triton.backward(xz[..., :16].bfloat16(), xz.bfloat16(), [*forward, *backward], [True] * 15)
+gpu_triton.backward([xz[..., :16].bfloat16()], ScanInputs(xz.bfloat16(), [*forward, *backward]), [True] * 15)
 hidden, scale = xz.bfloat16(), torch.ones(32)
 prompts = [hidden] * 2, [scale] * 2, torch.ones(xz.shape[1], dtype=torch.bool)
-norm.forward(hidden, xz, scale, *prompts, 1e-5, torch.bfloat16)
-norm.backward(xz, hidden, xz, scale, *prompts, 1e-5, [True] * 6)
-norm.forward(hidden, None, scale, [], [], None, 1e-5, torch.bfloat16)
-norm.backward(xz, hidden, xz, scale, [], [], None, 1e-5, [True, False])
+options = 1e-5, torch.bfloat16
+norm.forward(NormInputs(hidden, xz, scale, *prompts), *options)
+norm.backward([xz, hidden], NormInputs(xz, None, scale, *prompts), [True, False] + [True] * 5 + [False], *options)
+norm.forward(NormInputs(hidden, None, scale, [], [], None), *options)
+norm.backward([xz, hidden], NormInputs(xz, None, scale, [], [], None), [True, False, False, False], *options)
 """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svp.errors import InputError, UnavailableError
 from svp.ops.collector import collector_paused
 
 BACKENDS = ("auto", "reference", "any_device", "numba", "triton")
@@ -22,8 +23,8 @@ BACKENDS = ("auto", "reference", "any_device", "numba", "triton")
 "auto" takes the fastest implementation that can run the call. ``svp.ops.explain`` says which, and why.
 """
 
-_OPS = ("causal_conv1d", "selective_scan", "bidirectional_scan", "add_rms_norm")
-_COMPILED = {"numba": "cpu_numba", "triton": "gpu_triton"}  # the file in the folder of every op
+_FILES = {"any_device": "any_device", "numba": "cpu_numba", "triton": "gpu_triton"}  # in the folder of an op
+_COMPILED = ("numba", "triton")
 _FASTEST = {"cpu": "numba", "cuda": "triton"}
 _KIND = {
     "reference": "the definition, never taken by auto",
@@ -31,35 +32,7 @@ _KIND = {
     "numba": "compiled for the CPU",
     "triton": "compiled for the GPU",
 }
-_HOW = {  # what an op is on a backend, in the order of _OPS
-    name: dict(zip(_OPS, how, strict=True))
-    for name, how in {
-        "reference": (
-            "a sum of shifted products",
-            "a loop over the tokens",
-            "the first two, one after the other",
-            "sums and the norm of PyTorch",
-        ),
-        "any_device": (
-            "the reference",
-            "the reference, with a backward by hand",
-            "the first two, one after the other",
-            "the reference",
-        ),
-        "numba": (
-            "one kernel",
-            "one kernel",
-            "fused if d_inner is a multiple of 16, else the first two",
-            "one kernel; auto takes the reference for so few values that the call costs more",
-        ),
-        "triton": (
-            "one kernel",
-            "one kernel, two backward",
-            "a kernel for both convolutions, a kernel for every scan",
-            "one kernel",
-        ),
-    }.items()
-}
+_HOW: dict[str, dict[str, str]] = {}  # what an op is, by op and backend
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _chosen: ContextVar[str] = ContextVar("svp_ops_backend", default="auto")
@@ -95,9 +68,9 @@ def resolve(requested: str, *arguments: Tensor | None) -> str:
     if name == "auto":
         return _auto(kinds)
     if reason := _refusal(name, kinds):
-        raise ValueError(f"backend {name!r} {reason}; use backend 'any_device'")
+        raise InputError(f"backend {name!r} {reason}; use backend 'any_device'")
     if reason := _failure(name):
-        raise RuntimeError(f"backend {name!r} does not work here: {reason}")
+        raise UnavailableError(f"backend {name!r} does not work here: {reason}")
     return name
 
 
@@ -106,13 +79,14 @@ def is_automatic(requested: str) -> bool:
     return requested == "auto" and _chosen.get() == "auto"
 
 
-def compiled(op: str, function: str) -> dict[str, Callable[..., Any]]:
-    """By backend, a function of the kernels of `op`, whose modules are imported at the first call."""
+def describe(op: str, **how: str) -> None:
+    """Tell ``explain`` what an op is on every backend; it has kernels on those that are compiled."""
+    _HOW[op] = how
 
-    def lazy(file: str) -> Callable[..., Any]:
-        return lambda *arguments: getattr(importlib.import_module(f"svp.ops.{op}.{file}"), function)(*arguments)
 
-    return {name: lazy(file) for name, file in _COMPILED.items()}
+def implementation(op: str, backend: str) -> Any:
+    """The module that computes an op on a backend, imported at the first call."""
+    return importlib.import_module(f"svp.ops.{op}.{_FILES[backend]}")
 
 
 def explain(tensor: Tensor | None = None, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
@@ -140,7 +114,7 @@ def explain(tensor: Tensor | None = None, *, device: torch.device | str = "cpu",
         runs = f"no, it {refusal}" if refusal else f"no, {failure}" if failure else "yes"
         lines.append(f"  {name:<10}  {_KIND[name]}: {runs}")
     lines.append(f"ops on {chosen}")
-    lines += [f"  {op:<18}  {_HOW[chosen][op]}" for op in _OPS]
+    lines += [f"  {op:<18}  {how[chosen]}" for op, how in _HOW.items()]
     return "\n".join(lines)
 
 
@@ -170,8 +144,8 @@ def _import_kernels(name: str) -> str:
     """Why the kernels of a backend cannot be loaded; empty if they can. The first call imports Numba or Triton."""
     try:
         with collector_paused():
-            for op in _OPS:
-                importlib.import_module(f"svp.ops.{op}.{_COMPILED[name]}")
+            for op in _HOW:
+                implementation(op, name)
     except Exception as error:  # a broken or too old installation raises anything
         return f"{type(error).__name__}: {error}"
     return ""
@@ -190,5 +164,5 @@ def _is_interpreted() -> bool:
 
 def _known(name: str) -> str:
     if name not in BACKENDS:
-        raise ValueError(f"unknown ops backend {name!r}; known: {', '.join(BACKENDS)}")
+        raise InputError(f"unknown ops backend {name!r}; known: {', '.join(BACKENDS)}")
     return name

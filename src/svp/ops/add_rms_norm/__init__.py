@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from svp.errors import InputError
 from svp.ops.add_rms_norm.library import add_rms_norm_op
-from svp.ops.add_rms_norm.reference import add_prompts_reference, add_rms_norm_reference
-from svp.ops.backend import is_automatic, resolve
+from svp.ops.add_rms_norm.reference import Prompt, Prompts, add_prompts_reference, add_rms_norm_reference
+from svp.ops.backend import describe, is_automatic, resolve
 
 __all__ = ["Prompt", "Prompts", "add_prompts", "add_rms_norm"]
 
@@ -18,28 +16,13 @@ _MOST_PROMPTS = 2  # that the kernels add in one pass
 _FEW_VALUES = 200_000  # read by a call; with fewer PyTorch's own kernels are done on a CPU before ours are called
 
 
-class Prompt(NamedTuple):
-    """scale * SiLU(pre_activation), to be added to every token.
-
-    Args:
-        pre_activation: (batch, length, d_model)
-        scale: Per channel, (d_model,); None for 1.
-    """
-
-    pre_activation: Tensor
-    scale: Tensor | None = None
-
-
-class Prompts(NamedTuple):
-    """What is added to the tokens of a sequence.
-
-    Args:
-        terms: At most two prompts.
-        prompted: Which tokens they are added to, (length,) of bool; None for all.
-    """
-
-    terms: Sequence[Prompt] = ()
-    prompted: Tensor | None = None
+describe(
+    "add_rms_norm",
+    reference="sums and the norm of PyTorch",
+    any_device="the reference",
+    numba="one kernel; auto takes the reference for so few values that the call costs more",
+    triton="one kernel",
+)
 
 
 def add_prompts(hidden: Tensor, prompts: Prompts) -> Tensor:
@@ -88,7 +71,7 @@ def add_rms_norm(
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467; prompts as in arXiv:2412.08947.
     """
     if hidden.ndim != 3 or hidden.shape[1] < 1:
-        raise ValueError(f"add_rms_norm: hidden has shape {tuple(hidden.shape)}, expected (batch, length >= 1, d_model)")
+        raise InputError(f"add_rms_norm: hidden has shape {tuple(hidden.shape)}, expected (batch, length >= 1, d_model)")
     if residual is not None:
         _check_shape("residual", residual, tuple(hidden.shape))
     _check_shape("weight", weight, (hidden.shape[2],))
@@ -103,7 +86,8 @@ def add_rms_norm(
     prompted = prompts.prompted
     if prompts.terms and prompted is None:
         prompted = hidden.new_ones(hidden.shape[1], dtype=torch.bool)
-    return add_rms_norm_op(hidden, residual, weight, pre_activations, scales, prompted, eps, dtype, chosen)
+    total, normed = add_rms_norm_op(hidden, residual, weight, pre_activations, scales, prompted, eps, dtype, chosen)
+    return total, normed
 
 
 def _is_small(hidden: Tensor, prompts: Prompts) -> bool:
@@ -114,7 +98,7 @@ def _is_small(hidden: Tensor, prompts: Prompts) -> bool:
 
 def _check_prompts(hidden: Tensor, prompts: Prompts) -> None:
     if len(prompts.terms) > _MOST_PROMPTS:
-        raise ValueError(f"add_rms_norm: {len(prompts.terms)} prompts, expected at most {_MOST_PROMPTS}")
+        raise InputError(f"add_rms_norm: {len(prompts.terms)} prompts, expected at most {_MOST_PROMPTS}")
     for i, prompt in enumerate(prompts.terms):
         _check_shape(f"pre_activation of prompt {i}", prompt.pre_activation, tuple(hidden.shape))
         if prompt.scale is not None:
@@ -125,4 +109,4 @@ def _check_prompts(hidden: Tensor, prompts: Prompts) -> None:
 
 def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != expected:
-        raise ValueError(f"add_rms_norm: {name} has shape {tuple(tensor.shape)}, expected {expected}")
+        raise InputError(f"add_rms_norm: {name} has shape {tuple(tensor.shape)}, expected {expected}")

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from svp.ops.add_rms_norm.reference import Inputs
 from svp.ops.compiling import inlined, kernel
 from svp.ops.rows import LANES, flat, numpy_view, pad_channels, rows
 from svp.ops.simd import empty, fma, load, sigmoid, splat, store
@@ -141,17 +142,9 @@ def _backward(
 # from tensors to kernels ------------------------------------------------------------------------------------------------
 
 
-def forward(
-    hidden: Tensor,
-    residual: Tensor | None,
-    weight: Tensor,
-    pre_activations: list[Tensor],
-    scales: list[Tensor],
-    prompted: Tensor | None,
-    eps: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: Inputs, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """r and n of ``svp.ops.add_rms_norm``."""
+    hidden, residual, weight, pre_activations, scales, prompted = inputs
     batch, length, width = hidden.shape
     stream_dtype = _stream_dtype(dtype, hidden, *pre_activations)
     total, normed = _new_rows(hidden, torch.float32), _new_rows(hidden, stream_dtype)
@@ -173,18 +166,11 @@ def forward(
     return _trim(total, width), _trim(normed, width).to(dtype)
 
 
-def backward(
-    grad_total: Tensor,
-    grad_normed: Tensor,
-    total: Tensor,
-    weight: Tensor,
-    pre_activations: list[Tensor],
-    scales: list[Tensor],
-    prompted: Tensor | None,
-    eps: float,
-    needed: list[bool],
-) -> list[Tensor]:
+def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], eps: float, dtype: torch.dtype) -> list[Tensor]:
     """Gradients of those that `needed` marks: the sum, weight, pre_activations, scales."""
+    grad_total, grad_normed = grads
+    total, _, weight, pre_activations, scales, prompted = inputs
+    needed = [needed[0], *needed[2:-1]]
     batch, length, width = total.shape
     count = len(pre_activations)
     need_total, need_weight = needed[:2]
@@ -216,14 +202,14 @@ def backward(
         need_scales,
         *(numpy_view(t.view(-1)) for t in (grad, *grad_activations, grad_weight, grad_scales)),
     )
-    grads: list[Tensor] = [_trim(grad, width)] if need_total else []
+    results: list[Tensor] = [_trim(grad, width)] if need_total else []
     if need_weight:
-        grads.append(grad_weight.sum(0)[:width].to(weight.dtype))
+        results.append(grad_weight.sum(0)[:width].to(weight.dtype))
     pairs = zip(grad_activations, pre_activations, needed[2:], strict=False)
-    grads += [_trim(of_a, width).to(a.dtype) for of_a, a, need in pairs if need]
+    results += [_trim(of_a, width).to(a.dtype) for of_a, a, need in pairs if need]
     pairs = zip(grad_scales.sum(0), scales, needed[2 + count :], strict=False)
-    grads += [of_scale[:width].to(scale.dtype, copy=True) for of_scale, scale, need in pairs if need]
-    return grads
+    results += [of_scale[:width].to(scale.dtype, copy=True) for of_scale, scale, need in pairs if need]
+    return results
 
 
 def _stream_dtype(dtype: torch.dtype, *tensors: Tensor) -> torch.dtype:

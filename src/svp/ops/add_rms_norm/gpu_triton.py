@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from svp.ops.add_rms_norm.reference import Inputs
 from svp.ops.triton_math import launch, load_row, rows, sigmoid, silu_slope, store_row
 
 _PROGRAMS = 512  # of the backward pass, at most
@@ -112,17 +113,9 @@ def _backward_kernel(
 # from tensors to kernels ------------------------------------------------------------------------------------------------
 
 
-def forward(
-    hidden: Tensor,
-    residual: Tensor | None,
-    weight: Tensor,
-    pre_activations: list[Tensor],
-    scales: list[Tensor],
-    prompted: Tensor | None,
-    eps: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: Inputs, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """r and n of ``svp.ops.add_rms_norm``."""
+    hidden, residual, weight, pre_activations, scales, prompted = inputs
     batch, length, d_model = hidden.shape
     total = torch.empty(hidden.shape, dtype=torch.float32, device=hidden.device)
     normed = torch.empty(hidden.shape, dtype=dtype, device=hidden.device)
@@ -145,18 +138,11 @@ def forward(
     return total, normed
 
 
-def backward(
-    grad_total: Tensor,
-    grad_normed: Tensor,
-    total: Tensor,
-    weight: Tensor,
-    pre_activations: list[Tensor],
-    scales: list[Tensor],
-    prompted: Tensor | None,
-    eps: float,
-    needed: list[bool],
-) -> list[Tensor]:
+def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], eps: float, dtype: torch.dtype) -> list[Tensor]:
     """Gradients of those that `needed` marks: the sum, weight, pre_activations, scales."""
+    grad_total, grad_normed = grads
+    total, _, weight, pre_activations, scales, prompted = inputs
+    needed = [needed[0], *needed[2:-1]]
     batch, length, d_model = total.shape
     programs, count = min(batch * length, _PROGRAMS), len(pre_activations)
 

@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from svp.ops.add_rms_norm import Prompts
+
+class Prompt(NamedTuple):
+    """scale * SiLU(pre_activation), to be added to every token.
+
+    Args:
+        pre_activation: (batch, length, d_model)
+        scale: One factor per channel, (d_model,); None for 1.
+    """
+
+    pre_activation: Tensor
+    scale: Tensor | None = None
+
+
+class Prompts(NamedTuple):
+    """What is added to the tokens of a sequence.
+
+    Args:
+        terms: At most two prompts.
+        prompted: Tokens that they are added to, (length,) of bool; None for all.
+    """
+
+    terms: Sequence[Prompt] = ()
+    prompted: Tensor | None = None
+
+
+class Inputs(NamedTuple):
+    """The tensors of the kernels; `prompted` is given where there are prompts, and every prompt has a scale.
+
+    The backward has the sum in place of `hidden` and no `residual`.
+    """
+
+    hidden: Tensor
+    residual: Tensor | None
+    weight: Tensor
+    pre_activations: list[Tensor]
+    scales: list[Tensor]
+    prompted: Tensor | None
 
 
 def add_rms_norm_reference(

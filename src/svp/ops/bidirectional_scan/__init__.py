@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from torch import Tensor
 
-from svp.ops.backend import resolve
+from svp.errors import InputError
+from svp.ops.backend import describe, resolve
 from svp.ops.bidirectional_scan.library import bidirectional_scan_op
-from svp.ops.bidirectional_scan.reference import bidirectional_scan_composed
+from svp.ops.bidirectional_scan.reference import Direction, bidirectional_scan_composed
 from svp.ops.rows import LANES
 
 __all__ = ["Direction", "bidirectional_scan"]
 
 
-class Direction(NamedTuple):
-    """Weights of one direction.
-
-    Args:
-        conv_weight: Taps of the causal convolution, (d_inner, d_conv).
-        conv_bias: (d_inner,)
-        x_proj: Projection to step size, B and C, (dt_rank + 2 d_state, d_inner).
-        dt_proj: From the low-rank step size to the channels, (d_inner, dt_rank).
-        dt_bias: Added before the softplus, (d_inner,).
-        A: Decay, negative, (d_inner, d_state).
-        D: Skip weight, (d_inner,).
-    """
-
-    conv_weight: Tensor
-    conv_bias: Tensor
-    x_proj: Tensor
-    dt_proj: Tensor
-    dt_bias: Tensor
-    A: Tensor
-    D: Tensor
+describe(
+    "bidirectional_scan",
+    reference="convolution and scan, one after the other",
+    any_device="convolution and scan, one after the other",
+    numba="fused if d_inner is a multiple of 16, else convolution and scan",
+    triton="a kernel for both convolutions, a kernel for every scan",
+)
 
 
 def bidirectional_scan(xz: Tensor, forward: Direction, backward: Direction, backend: str = "auto") -> Tensor:
@@ -68,20 +54,21 @@ def bidirectional_scan(xz: Tensor, forward: Direction, backward: Direction, back
     _check_shapes(xz, forward, backward)
     chosen = resolve(backend, xz, *forward, *backward)
     if chosen == "triton" or (chosen == "numba" and xz.shape[2] % (2 * LANES) == 0):
-        return bidirectional_scan_op(xz, [*forward, *backward], chosen)
+        out: Tensor = bidirectional_scan_op(xz, [*forward, *backward], chosen)
+        return out
     return bidirectional_scan_composed(xz, forward, backward, chosen)
 
 
 def _check_shapes(xz: Tensor, forward: Direction, backward: Direction) -> None:
     if xz.ndim != 3 or xz.shape[1] < 1 or xz.shape[2] % 2:
         shape = tuple(xz.shape)
-        raise ValueError(f"bidirectional_scan: xz has shape {shape}, expected (batch, length >= 1, 2 d_inner)")
+        raise InputError(f"bidirectional_scan: xz has shape {shape}, expected (batch, length >= 1, 2 d_inner)")
     d_inner = xz.shape[2] // 2
     for side, weights in (("forward", forward), ("backward", backward)):
         for name in ("conv_weight", "dt_proj", "A"):
             if getattr(weights, name).ndim != 2:
                 shape = tuple(getattr(weights, name).shape)
-                raise ValueError(f"bidirectional_scan: {side}.{name} has shape {shape}, expected two dimensions")
+                raise InputError(f"bidirectional_scan: {side}.{name} has shape {shape}, expected two dimensions")
         d_conv, dt_rank, d_state = weights.conv_weight.shape[1], weights.dt_proj.shape[1], weights.A.shape[1]
         expected = (
             (d_inner, d_conv),
@@ -94,4 +81,4 @@ def _check_shapes(xz: Tensor, forward: Direction, backward: Direction) -> None:
         )
         for name, weight, shape in zip(Direction._fields, weights, expected, strict=True):
             if tuple(weight.shape) != shape:
-                raise ValueError(f"bidirectional_scan: {side}.{name} has shape {tuple(weight.shape)}, expected {shape}")
+                raise InputError(f"bidirectional_scan: {side}.{name} has shape {tuple(weight.shape)}, expected {shape}")

@@ -36,6 +36,7 @@ from svp.ops.bidirectional_scan.cpu_numba_conv import (
     conv_backward,
     through_silu,
 )
+from svp.ops.bidirectional_scan.reference import Inputs
 from svp.ops.compiling import function, inlined, kernel, part
 from svp.ops.rows import LANES, Rows, flat, numpy_view, rows
 from svp.ops.selective_scan.cpu_numba import chunk_states, chunk_states_kept, chunk_sweep, groups_per_image, to_blocks
@@ -273,16 +274,17 @@ def _backward(
 # from tensors to kernels ------------------------------------------------------------------------------------------------
 
 
-def forward(xz: Tensor, weights: list[Tensor]) -> Tensor:
-    """``svp.ops.bidirectional_scan``; `weights` are the fields of both directions, one after the other."""
-    call = _Call(xz, weights)
+def forward(inputs: Inputs) -> Tensor:
+    """``svp.ops.bidirectional_scan``"""
+    call = _Call(*inputs)
     out = torch.empty(call.inner, dtype=call.dtype)
     _scan(call.items, call.groups, call.tile, *call.scan_inputs, numpy_view(out))
-    return out.to(xz.dtype)
+    return out.to(inputs.xz.dtype)
 
 
-def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[bool]) -> list[Tensor]:
+def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Tensor]:
     """Gradients of those of `xz` and the weights that `needed` marks; one weight costs as much as all."""
+    xz, weights = inputs
     call = _Call(xz, weights)
     need_weights = any(needed[1:])
     batch, length, d_inner = call.inner
@@ -300,7 +302,7 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
         call.tile,
         min(length, max(1, _KEPT_VECTORS // d_state)),
         need_weights,
-        rows(grad_out, call.dtype),
+        rows(grads[0], call.dtype),
         *call.scan_inputs,
         *(numpy_view(t) for t in (*grad_x, *grad_raw)),
         *(tuple(t.numpy() for t in pair) for pair in (*grad_BC, *grad_AD)),
@@ -322,7 +324,7 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
         need_weights,
         *(numpy_view(t) for t in (grad_xz, *grad_taps)),
     )
-    grads = [grad_xz.to(xz.dtype)]
+    results = [grad_xz.to(xz.dtype)]
     for side in range(2 if need_weights else 0):
         of_taps, of_raw = grad_taps[side].sum(0), grad_raw[side].view(-1, d_inner)
         of_A, of_D = (t.sum(0) for t in grad_AD[side])
@@ -336,8 +338,8 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
             of_D,
         )
         own = weights[7 * side : 7 * side + 7]
-        grads += [grad.to(weight.dtype).contiguous() for grad, weight in zip(of_weights, own, strict=True)]
-    return [grad for grad, need in zip(grads, needed, strict=False) if need]
+        results += [grad.to(weight.dtype).contiguous() for grad, weight in zip(of_weights, own, strict=True)]
+    return [grad for grad, need in zip(results, needed, strict=False) if need]
 
 
 class _Call:

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from svp.ops.bidirectional_scan.reference import Inputs
 from svp.ops.causal_conv1d.gpu_triton import (
     CHANNELS,
     TOKENS,
@@ -27,6 +28,7 @@ from svp.ops.causal_conv1d.gpu_triton import (
     tiles,
 )
 from svp.ops.selective_scan.gpu_triton import Scan
+from svp.ops.selective_scan.reference import Inputs as ScanInputs
 from svp.ops.triton_math import launch, rows, sigmoid, store_tile
 
 
@@ -64,23 +66,24 @@ def _conv_backward_kernel(
 # from tensors to kernels ------------------------------------------------------------------------------------------------
 
 
-def forward(xz: Tensor, weights: list[Tensor]) -> Tensor:
-    """``svp.ops.bidirectional_scan``; `weights` are the fields of both directions, one after the other."""
-    call = _Call(xz, weights)
+def forward(inputs: Inputs) -> Tensor:
+    """``svp.ops.bidirectional_scan``"""
+    call = _Call(*inputs)
     ungated, out = torch.empty_like(call.convolved[0]), torch.empty_like(call.convolved[0])
     call.scan(0).run(ungated)
     call.scan(1, gated=True, other=ungated).run(out)
     return out
 
 
-def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[bool]) -> list[Tensor]:
+def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Tensor]:
     """Gradients of those of `xz` and the weights that `needed` marks."""
+    xz, weights = inputs
     call = _Call(xz, weights)
     grad_xz = torch.empty_like(xz, memory_format=torch.contiguous_format)
     grad_x, grad_z = grad_xz.chunk(2, dim=-1)
     ungated = torch.empty_like(call.convolved[0])
     need = needed[1:8], needed[8:]
-    grads: list[list[Tensor | None]] = []  # of the weights, by direction
+    of_weights: list[list[Tensor | None]] = []  # by direction
     grad_convolved: list[Tensor] = []
     for side in range(2):
         _, _, need_x_proj, need_dt_proj, need_dt_bias, need_A, need_D = need[side]
@@ -89,7 +92,7 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
         # the second scan has the sum of both outputs, and so the gradient of the gate
         scan = call.scan(side, gated=True, other=ungated if side else None)
         of_x, of_raw, of_A, of_B, of_C, of_D, _, of_dt_bias = scan.run_backward(
-            grad_out,
+            grads[0],
             None,
             [True, True, need_A, True, True, need_D, side == 1, need_dt_bias],
             ungated=None if side else ungated,
@@ -102,15 +105,15 @@ def backward(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[b
         grad_convolved.append(of_x)
         of_x_proj = of_p.T @ x if need_x_proj else None
         of_dt_proj = of_raw.T @ p[:, : dt_proj.shape[1]] if need_dt_proj else None
-        grads.append([None, None, of_x_proj, of_dt_proj, of_dt_bias, of_A, of_D])
+        of_weights.append([None, None, of_x_proj, of_dt_proj, of_dt_bias, of_A, of_D])
 
     grad_taps = [new_grad_taps(call.x, weights[7 * side]) if any(need[side][:2]) else None for side in range(2)]
     call.launch(_conv_backward_kernel, *(rows(t) for t in grad_convolved), *call.inputs, rows(grad_x), *grad_taps)
     for side, partial in enumerate(grad_taps):
         if partial is not None:
             of_taps = partial.sum(0)  # (d_conv + 1, d_inner)
-            grads[side][:2] = of_taps[:-1].T, of_taps[-1]
-    results = zip([grad_xz, *grads[0], *grads[1]], [xz, *weights], needed, strict=True)
+            of_weights[side][:2] = of_taps[:-1].T, of_taps[-1]
+    results = zip([grad_xz, *of_weights[0], *of_weights[1]], [xz, *weights], needed, strict=True)
     return [_own(grad, t.dtype) for grad, t, need in results if need and grad is not None]
 
 
@@ -141,7 +144,7 @@ class _Call:
         p_dt, B, C = self.projected[side].split([dt_rank, d_state, d_state], dim=-1)
         dt = p_dt @ self.projections[side][1].T
         z = self.z if gated else None
-        return Scan((self.convolved[side], dt, A, B, C, D, z, dt_bias), bool(side), other, scale=0.5)
+        return Scan(ScanInputs(self.convolved[side], dt, A, B, C, D, z, dt_bias), bool(side), other, scale=0.5)
 
     def launch(self, kernel: Any, *arguments: Any) -> None:
         _, length, d_inner = self.x.shape

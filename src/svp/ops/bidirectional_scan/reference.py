@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,34 @@ from torch import Tensor
 from svp.ops.causal_conv1d import causal_conv1d
 from svp.ops.selective_scan import selective_scan
 
-if TYPE_CHECKING:
-    from svp.ops.bidirectional_scan import Direction
+
+class Direction(NamedTuple):
+    """Weights of one direction.
+
+    Args:
+        conv_weight: Taps of the causal convolution, (d_inner, d_conv).
+        conv_bias: Bias of the convolution, (d_inner,).
+        x_proj: Projection to step size, B and C, (dt_rank + 2 d_state, d_inner).
+        dt_proj: Projection from the low-rank step size to the channels, (d_inner, dt_rank).
+        dt_bias: Added to the step size before the softplus, (d_inner,).
+        A: Decay, negative, (d_inner, d_state).
+        D: Skip weight, (d_inner,).
+    """
+
+    conv_weight: Tensor
+    conv_bias: Tensor
+    x_proj: Tensor
+    dt_proj: Tensor
+    dt_bias: Tensor
+    A: Tensor
+    D: Tensor
+
+
+class Inputs(NamedTuple):
+    """The tensors of ``svp.ops.bidirectional_scan``; `weights` are the fields of both directions, one after the other."""
+
+    xz: Tensor
+    weights: list[Tensor]
 
 
 def bidirectional_scan_composed(xz: Tensor, forward: Direction, backward: Direction, backend: str) -> Tensor:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svp.ops.causal_conv1d.reference import Inputs
 from svp.ops.compiling import inlined, kernel
 from svp.ops.rows import LANES, flat, pad_channels, rows
 from svp.ops.simd import empty, fma, load, sigmoid, splat, store
@@ -98,26 +99,18 @@ def _backward(
                 store(grad_weight, (item * d_conv + k) * channels + channel, total)
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, reverse: bool) -> Tensor:
+def forward(inputs: Inputs, activation: str | None, reverse: bool) -> Tensor:
     """y of ``svp.ops.causal_conv1d``, in float32."""
-    batch, length, d_inner = x.shape
+    batch, length, d_inner = inputs.x.shape
     y = torch.empty(batch, length, d_inner + -d_inner % LANES)
     tiles = math.ceil(length / _TILE)
-    inputs = _kernel_inputs(x, weight, bias, activation, reverse)
-    _forward(batch * tiles, tiles, *inputs, y.numpy())
-    return y[..., :d_inner].to(x.dtype).contiguous()
+    _forward(batch * tiles, tiles, *_kernel_inputs(inputs, activation, reverse), y.numpy())
+    return y[..., :d_inner].to(inputs.x.dtype).contiguous()
 
 
-def backward(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    reverse: bool,
-    needed: list[bool],
-) -> list[Tensor]:
+def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], activation: str | None, reverse: bool) -> list[Tensor]:
     """Gradients of those of x, weight and bias that `needed` marks."""
+    x, weight, bias = inputs
     batch, length, d_inner = x.shape
     d_conv = weight.shape[1]
     channels = d_inner + -d_inner % LANES
@@ -129,24 +122,25 @@ def backward(
     _backward(
         batch * tiles,
         tiles,
-        rows(pad_channels(grad_y)),
-        *_kernel_inputs(x, weight, bias, activation, reverse),
+        rows(pad_channels(grads[0])),
+        *_kernel_inputs(inputs, activation, reverse),
         need_x,
         need_weight,
         *(t.numpy() for t in (grad_x, grad_weight, grad_bias)),
     )
-    grads: list[Tensor] = []
+    results: list[Tensor] = []
     if needed[0]:
-        grads.append(grad_x[..., :d_inner].to(x.dtype).contiguous())
+        results.append(grad_x[..., :d_inner].to(x.dtype).contiguous())
     if needed[1]:
-        grads.append(grad_weight.sum(0)[:, :d_inner].T.to(weight.dtype).contiguous())
+        results.append(grad_weight.sum(0)[:, :d_inner].T.to(weight.dtype).contiguous())
     if needed[2] and bias is not None:
-        grads.append(grad_bias.sum(0)[:d_inner].to(bias.dtype))
-    return grads
+        results.append(grad_bias.sum(0)[:d_inner].to(bias.dtype))
+    return results
 
 
-def _kernel_inputs(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, reverse: bool) -> tuple[Any, ...]:
+def _kernel_inputs(inputs: Inputs, activation: str | None, reverse: bool) -> tuple[Any, ...]:
     """The arguments that both kernels read, in their order; weight is turned to (d_conv, channels)."""
+    x, weight, bias = inputs
     return (
         rows(pad_channels(x)),
         flat(pad_channels(weight.T)),

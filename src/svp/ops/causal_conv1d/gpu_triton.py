@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from svp.ops.causal_conv1d.reference import Inputs
 from svp.ops.triton_math import launch, load_tile, rows, sigmoid, silu_slope, store_tile
 
 TOKENS, CHANNELS = 16, 64  # of a tile: eight values per thread of four warps
@@ -117,36 +118,29 @@ def _backward_kernel(
 # from tensors to kernels ------------------------------------------------------------------------------------------------
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, reverse: bool) -> Tensor:
+def forward(inputs: Inputs, activation: str | None, reverse: bool) -> Tensor:
     """y of ``svp.ops.causal_conv1d``."""
+    x, weight, bias = inputs
     y = x.new_empty(x.shape)
-    inputs = (rows(x), *parameters(weight, bias))
-    _launch(_forward_kernel, x, weight, activation, reverse, *inputs, rows(y))
+    _launch(_forward_kernel, x, weight, activation, reverse, rows(x), *parameters(weight, bias), rows(y))
     return y
 
 
-def backward(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    reverse: bool,
-    needed: list[bool],
-) -> list[Tensor]:
+def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], activation: str | None, reverse: bool) -> list[Tensor]:
     """Gradients of those of x, weight and bias that `needed` marks."""
+    x, weight, bias = inputs
     grad_x = x.new_empty(x.shape) if needed[0] else None
     grad_taps = new_grad_taps(x, weight) if needed[1] or needed[2] else None
-    inputs = (rows(grad_y), rows(x), *parameters(weight, bias))
-    _launch(_backward_kernel, x, weight, activation, reverse, *inputs, rows(grad_x), grad_taps)
-    grads = [] if grad_x is None else [grad_x]
+    read = (rows(grads[0]), rows(x), *parameters(weight, bias))
+    _launch(_backward_kernel, x, weight, activation, reverse, *read, rows(grad_x), grad_taps)
+    results = [] if grad_x is None else [grad_x]
     if grad_taps is not None:
         of_taps = grad_taps.sum(0)  # (d_conv + 1, d_inner)
         if needed[1]:
-            grads.append(of_taps[:-1].T.to(weight.dtype).contiguous())
+            results.append(of_taps[:-1].T.to(weight.dtype).contiguous())
         if needed[2] and bias is not None:
-            grads.append(of_taps[-1].to(bias.dtype, copy=True))  # outputs must not share memory
-    return grads
+            results.append(of_taps[-1].to(bias.dtype, copy=True))  # outputs must not share memory
+    return results
 
 
 def parameters(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:

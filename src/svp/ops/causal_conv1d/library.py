@@ -1,71 +1,40 @@
-"""The convolution as a PyTorch library op, so that ``torch.compile`` and ``torch.export`` see one node and not a kernel."""
+"""The convolution as a PyTorch library op."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from svp.ops.backend import compiled
+from svp.ops.causal_conv1d.reference import Inputs
+from svp.ops.library import define_op, size
 
 
-@torch.library.custom_op("svp::causal_conv1d", mutates_args=())
-def causal_conv1d_op(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, reverse: bool, backend: str
-) -> Tensor:
-    """y"""
-    return _FORWARD[backend](x, weight, bias, activation, reverse)
+def conv_flops(inputs: Any, activation: str | None, reverse: bool) -> int:
+    """A product and an addition per tap, and two operations for the SiLU: sigmoid and product."""
+    return size(inputs.x) * (2 * inputs.weight[1] + 2 * (activation == "silu"))
 
 
-@torch.library.custom_op("svp::causal_conv1d_backward", mutates_args=())
-def causal_conv1d_backward_op(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    reverse: bool,
-    needed: list[bool],
-    backend: str,
-) -> list[Tensor]:
-    """Gradients of those of x, weight and bias that `needed` marks."""
-    return _BACKWARD[backend](grad_y, x, weight, bias, activation, reverse, needed)
+def conv_backward_flops(inputs: Any, needed: list[bool], activation: str | None, reverse: bool) -> int:
+    """Per value of x and tap, two operations for the gradient of x and two for those of the weights.
+
+    With SiLU the convolution is computed again, and the gradient is multiplied by s (1 + a (1 - s)), s = sigmoid(a).
+    """
+    passes = needed[0] + (needed[1] or needed[2])
+    again = 2 * inputs.weight[1] + 6 if activation == "silu" else 0
+    return size(inputs.x) * (2 * inputs.weight[1] * passes + again)
 
 
-_FORWARD = compiled("causal_conv1d", "forward")
-_BACKWARD = compiled("causal_conv1d", "backward")
+def _fake(inputs: Inputs, activation: str | None, reverse: bool) -> Tensor:
+    return inputs.x.new_empty(inputs.x.shape)
 
 
-@causal_conv1d_op.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, reverse: bool, backend: str) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-@causal_conv1d_backward_op.register_fake
-def _(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    reverse: bool,
-    needed: list[bool],
-    backend: str,
-) -> list[Tensor]:
-    return [t.new_empty(t.shape) for t, need in zip((x, weight, bias), needed, strict=True) if t is not None and need]
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *arguments, ctx.activation, ctx.reverse, ctx.backend = inputs
-    ctx.save_for_backward(*arguments)
-
-
-def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    arguments = ctx.saved_tensors
-    needed = [t is not None and need for t, need in zip(arguments, ctx.needs_input_grad[:3], strict=True)]
-    grads = iter(causal_conv1d_backward_op(grad_y, *arguments, ctx.activation, ctx.reverse, needed, ctx.backend))
-    return (*(next(grads) if need else None for need in needed), None, None, None)
-
-
-causal_conv1d_op.register_autograd(_backward, setup_context=_setup_context)
+causal_conv1d_op, causal_conv1d_backward_op = define_op(
+    "causal_conv1d",
+    Inputs,
+    "str? activation, bool reverse",
+    outputs=1,
+    fake=_fake,
+    flops=conv_flops,
+    backward_flops=conv_backward_flops,
+)

@@ -6,11 +6,20 @@ from typing import Literal, overload
 
 from torch import Tensor
 
-from svp.ops.backend import resolve
+from svp.errors import InputError
+from svp.ops.backend import describe, resolve
 from svp.ops.selective_scan.library import selective_scan_op
-from svp.ops.selective_scan.reference import selective_scan_reference
+from svp.ops.selective_scan.reference import Inputs, selective_scan_reference
 
 __all__ = ["selective_scan"]
+
+describe(
+    "selective_scan",
+    reference="a loop over the tokens",
+    any_device="the reference, with a backward by hand",
+    numba="one kernel",
+    triton="one kernel, two backward",
+)
 
 
 @overload
@@ -88,40 +97,26 @@ def selective_scan(
 
     Source: Gu and Dao, arXiv:2312.00752, Algorithm 2; B is discretised by Euler's rule as in the released code.
     """
-    _check_shapes(x, dt, A, B, C, D, z, dt_bias)
-    chosen = resolve(backend, x, dt, A, B, C, D, z, dt_bias)
+    inputs = Inputs(x, dt, A, B, C, D, z, dt_bias)
+    _check_shapes(inputs)
+    chosen = resolve(backend, *inputs)
     if chosen == "reference":
-        y, state = selective_scan_reference(x, dt, A, B, C, D, z, dt_bias, reverse)
+        y, state = selective_scan_reference(inputs, reverse)
     else:
-        y, state = selective_scan_op(x, dt, A, B, C, D, z, dt_bias, reverse, chosen)
+        y, state = selective_scan_op(*inputs, reverse, chosen)
     return (y, state) if return_last_state else y
 
 
-def _check_shapes(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-) -> None:
+def _check_shapes(inputs: Inputs) -> None:
+    x, _, A, *_ = inputs
     if x.ndim != 3 or x.shape[1] < 1:
-        raise ValueError(f"selective_scan: x has shape {tuple(x.shape)}, expected (batch, length >= 1, d_inner)")
+        raise InputError(f"selective_scan: x has shape {tuple(x.shape)}, expected (batch, length >= 1, d_inner)")
     if A.ndim != 2:
-        raise ValueError(f"selective_scan: A has shape {tuple(A.shape)}, expected (d_inner, d_state)")
+        raise InputError(f"selective_scan: A has shape {tuple(A.shape)}, expected (d_inner, d_state)")
     batch, length, d_inner = x.shape
     d_state = A.shape[1]
-    expected = {
-        "dt": (dt, (batch, length, d_inner)),
-        "A": (A, (d_inner, d_state)),
-        "B": (B, (batch, length, d_state)),
-        "C": (C, (batch, length, d_state)),
-        "D": (D, (d_inner,)),
-        "z": (z, (batch, length, d_inner)),
-        "dt_bias": (dt_bias, (d_inner,)),
-    }
-    for name, (tensor, shape) in expected.items():
+    per_token, per_state = (batch, length, d_inner), (batch, length, d_state)
+    expected = (per_token, per_token, (d_inner, d_state), per_state, per_state, (d_inner,), per_token, (d_inner,))
+    for name, tensor, shape in zip(Inputs._fields, inputs, expected, strict=True):
         if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"selective_scan: {name} has shape {tuple(tensor.shape)}, expected {shape}")
+            raise InputError(f"selective_scan: {name} has shape {tuple(tensor.shape)}, expected {shape}")

@@ -11,28 +11,21 @@ backward. This one keeps the arguments; the states of one scan live during its b
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svp.ops.selective_scan.reference import selective_scan_reference, state_dtype
+from svp.ops.selective_scan.reference import Inputs, selective_scan_reference, state_dtype
 
 forward = selective_scan_reference
 
 
-def backward(
-    grad_y: Tensor,
-    grad_state: Tensor,
-    arguments: tuple[Tensor | None, ...],
-    needed: list[bool],
-    reverse: bool,
-) -> list[Tensor]:
-    """Gradients of the tensor arguments that `needed` marks, in the order x, dt, A, B, C, D, z, dt_bias."""
-    dtype = state_dtype(*arguments)
-    x, dt, A, B, C = (t.to(dtype) for t in cast(list[Tensor], arguments[:5]))
-    D, z, dt_bias = (t if t is None else t.to(dtype) for t in arguments[5:])
+def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: bool) -> list[Tensor]:
+    """Gradients of the inputs that `needed` marks, in their order."""
+    dtype = state_dtype(inputs)
+    x, dt, A, B, C = (t.to(dtype) for t in inputs[:5])
+    D, z, dt_bias = (t if t is None else t.to(dtype) for t in inputs[5:])
+    grad_y, grad_state = grads
     raw_step = dt if dt_bias is None else dt + dt_bias
     step = F.softplus(raw_step)
     step_x = step * x
@@ -77,9 +70,9 @@ def backward(
     if z is not None:
         sigmoid = torch.sigmoid(z)
         grad_z = grad_y * ungated * sigmoid * (1 + z * (1 - sigmoid))
-    grads = (grad_x, grad_raw_step, grad_A, grad_B, grad_C, grad_D, grad_z, grad_raw_step.sum((0, 1)))
+    results = (grad_x, grad_raw_step, grad_A, grad_B, grad_C, grad_D, grad_z, grad_raw_step.sum((0, 1)))
     return [
-        grad.to(argument.dtype)
-        for grad, argument, need in zip(grads, arguments, needed, strict=True)
-        if need and grad is not None and argument is not None
+        grad.to(given.dtype)
+        for grad, given, need in zip(results, inputs, needed, strict=True)
+        if need and grad is not None and given is not None
     ]

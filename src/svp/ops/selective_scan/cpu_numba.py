@@ -12,7 +12,7 @@ exp2(step * decay_rate). ``first`` and ``direction`` are the token the recurrenc
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from svp.ops.compiling import function, kernel
 from svp.ops.rows import LANES, flat, pad_channels, rows
+from svp.ops.selective_scan.reference import Inputs
 from svp.ops.simd import (
     LOG2_E,
     broadcast,
@@ -229,41 +230,23 @@ def _backward(
         store(grad_D, (image * blocks + block) * LANES, total_D)
 
 
-def forward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: Inputs, reverse: bool) -> tuple[Tensor, Tensor]:
     """y and last state of ``svp.ops.selective_scan``, in float32."""
-    batch, length, d_inner = x.shape
-    d_state = A.shape[1]
+    batch, length, d_inner = inputs.x.shape
+    d_state = inputs.A.shape[1]
     blocks = math.ceil(d_inner / LANES)
     y = torch.empty(batch, length, blocks * LANES)
     last_state = torch.empty(batch, blocks, d_state, LANES)
     groups = groups_per_image(batch, blocks)
-    inputs = _kernel_inputs(x, dt, A, B, C, D, z, dt_bias, reverse)
-    _forward(batch * groups, groups, *inputs, y.numpy(), last_state.numpy())
-    return y[..., :d_inner].to(x.dtype).contiguous(), _from_blocks(last_state, d_inner)
+    _forward(batch * groups, groups, *_kernel_inputs(inputs, reverse), y.numpy(), last_state.numpy())
+    return y[..., :d_inner].to(inputs.x.dtype).contiguous(), _from_blocks(last_state, d_inner)
 
 
-def backward(
-    grad_y: Tensor,
-    grad_state: Tensor,
-    arguments: tuple[Tensor | None, ...],
-    needed: list[bool],
-    reverse: bool,
-) -> list[Tensor]:
-    """Gradients of the tensor arguments that `needed` marks, in the order x, dt, A, B, C, D, z, dt_bias."""
-    x, dt, A, B, C = cast(list[Tensor], arguments[:5])
-    D, z, dt_bias = arguments[5:]
-    batch, length, d_inner = x.shape
-    d_state = A.shape[1]
+def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: bool) -> list[Tensor]:
+    """Gradients of the inputs that `needed` marks, in their order."""
+    grad_y, grad_state = grads
+    batch, length, d_inner = inputs.x.shape
+    d_state = inputs.A.shape[1]
     blocks = math.ceil(d_inner / LANES)
     groups = groups_per_image(batch, blocks)
     need_A, need_BC, need_z = needed[2], needed[3] or needed[4], needed[6]
@@ -286,7 +269,7 @@ def backward(
         groups,
         chunk,
         rows(pad_channels(grad_y)),
-        *_kernel_inputs(x, dt, A, B, C, D, z, dt_bias, reverse),
+        *_kernel_inputs(inputs, reverse),
         need_A,
         need_BC,
         need_z,
@@ -307,24 +290,15 @@ def backward(
         lambda: grad_dt.sum((0, 1))[:d_inner],
     )
     return [
-        result().to(argument.dtype).contiguous()
-        for result, argument, need in zip(results, arguments, needed, strict=True)
-        if need and argument is not None
+        result().to(given.dtype).contiguous()
+        for result, given, need in zip(results, inputs, needed, strict=True)
+        if need and given is not None
     ]
 
 
-def _kernel_inputs(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    reverse: bool,
-) -> tuple[Any, ...]:
+def _kernel_inputs(inputs: Inputs, reverse: bool) -> tuple[Any, ...]:
     """The arguments that both kernels read, in their order; an absent one is a placeholder that is not read."""
+    x, dt, A, B, C, D, z, dt_bias = inputs
     zeros = A.new_zeros(A.shape[0])
     decay_rate = to_blocks(A.detach().float()[None] * float(LOG2_E))[0]
     x_rows = rows(pad_channels(x))

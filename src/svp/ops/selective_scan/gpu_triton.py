@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from svp.ops.selective_scan.reference import Inputs
 from svp.ops.triton_math import (
     LN_2,
     LOG2_E,
@@ -239,52 +240,33 @@ def scan_backward_kernel(
 # from tensors to kernels ------------------------------------------------------------------------------------------------
 
 
-def forward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: Inputs, reverse: bool) -> tuple[Tensor, Tensor]:
     """y and last state of ``svp.ops.selective_scan``; the state in float32."""
-    y = x.new_empty(x.shape)
-    last_state = x.new_empty(x.shape[0], *A.shape, dtype=torch.float32)
-    Scan((x, dt, A, B, C, D, z, dt_bias), reverse).run(y, last_state)
+    x = inputs.x
+    y, last_state = x.new_empty(x.shape), x.new_empty(x.shape[0], *inputs.A.shape, dtype=torch.float32)
+    Scan(inputs, reverse).run(y, last_state)
     return y, last_state
 
 
-def backward(
-    grad_y: Tensor,
-    grad_state: Tensor,
-    arguments: tuple[Tensor | None, ...],
-    needed: list[bool],
-    reverse: bool,
-) -> list[Tensor]:
-    """Gradients of the tensor arguments that `needed` marks, in the order x, dt, A, B, C, D, z, dt_bias."""
-    grads = Scan(arguments, reverse).run_backward(grad_y, grad_state, needed)
-    return [grad for grad in grads if grad is not None]
+def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: bool) -> list[Tensor]:
+    """Gradients of the inputs that `needed` marks, in their order."""
+    grad_y, grad_state = grads
+    return [grad for grad in Scan(inputs, reverse).run_backward(grad_y, grad_state, needed) if grad is not None]
 
 
 class Scan:
     """One scan over eight tensors, as ``selective_scan`` has them, and the launches of its kernels.
 
     Args:
-        arguments: x, dt, A, B, C, D, z, dt_bias; the last three may be None.
+        given: The tensors of the scan.
         reverse: From the last token to the first.
         other: Added to the output before the gate, (batch, length, d_inner).
         scale: Factor of the gate.
     """
 
-    def __init__(
-        self, arguments: tuple[Tensor | None, ...], reverse: bool, other: Tensor | None = None, scale: float = 1.0
-    ) -> None:
-        x, dt, A, B, C = cast(list[Tensor], arguments[:5])
-        D, z, dt_bias = arguments[5:]
-        self.arguments, self.reverse, self.scale = arguments, reverse, scale
+    def __init__(self, given: Inputs, reverse: bool, other: Tensor | None = None, scale: float = 1.0) -> None:
+        x, dt, A, B, C, D, z, dt_bias = given
+        self.given, self.reverse, self.scale = given, reverse, scale
         self.batch, self.length, self.d_inner = x.shape
         self.d_state = A.shape[1]
         self.states = triton.next_power_of_2(self.d_state)
@@ -323,13 +305,13 @@ class Scan:
         shapes = (per_token, per_token, (*per_image, d_state), per_block, per_block, per_image, per_token, per_image)
         given = (*[None] * 6, grad_z, None)
         grads: list[Tensor | None] = []
-        for argument, shape, need, place in zip(self.arguments, shapes, needed, given, strict=True):
-            if argument is None or not need:
+        for tensor, shape, need, place in zip(self.given, shapes, needed, given, strict=True):
+            if tensor is None or not need:
                 grads.append(None)
             elif place is not None:
                 grads.append(place)
             else:  # what is summed afterwards is kept in float32
-                grads.append(argument.new_empty(shape, dtype=argument.dtype if shape == per_token else torch.float32))
+                grads.append(tensor.new_empty(shape, dtype=tensor.dtype if shape == per_token else torch.float32))
         grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias = grads
         chunks = triton.cdiv(length, _CHUNK)
         starts = grad_y.new_empty(batch * self.blocks * chunks * self.states * self.channels, dtype=torch.float32)
@@ -344,17 +326,17 @@ class Scan:
             rows(ungated),
         )
         results: list[Tensor | None] = []
-        for argument, shape, grad in zip(self.arguments, shapes, grads, strict=True):
+        for tensor, shape, grad in zip(self.given, shapes, grads, strict=True):
             if grad is not None and shape != per_token:
                 grad = grad.sum(1 if shape == per_block else 0)
-            results.append(None if grad is None else grad.to(cast(Tensor, argument).dtype))
+            results.append(None if grad is None else grad.to(cast(Tensor, tensor).dtype))
         return results
 
     def _launch(self, kernel: Any, *arguments: Any) -> None:
         launch(
             kernel,
             self.batch * self.blocks,
-            cast(Tensor, self.arguments[0]),
+            self.given.x,
             *arguments,
             self.scale,
             self.length,

@@ -1,112 +1,53 @@
-"""The scan as a PyTorch library op, so that ``torch.compile`` and ``torch.export`` see one node and not a loop."""
+"""The scan as a PyTorch library op."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from svp.ops.backend import compiled
-from svp.ops.selective_scan import any_device
-from svp.ops.selective_scan.reference import state_dtype
-
-_NUM_TENSORS = 8  # x, dt, A, B, C, D, z, dt_bias
+from svp.ops.library import define_op, size
+from svp.ops.selective_scan.reference import Inputs, state_dtype
 
 
-@torch.library.custom_op("svp::selective_scan", mutates_args=())
-def selective_scan_op(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    reverse: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    """y and last state."""
-    return _FORWARD[backend](x, dt, A, B, C, D, z, dt_bias, reverse)
+def scan_flops(inputs: Any, reverse: bool) -> int:
+    """Additions, products and calls of exp, softplus and sigmoid, each counted as one operation.
+
+    Per token, channel and state 7: step A, its exp, its product with h, step x B and its addition, C h and its addition.
+    Per token and channel: softplus and step x, and if given dt_bias 1, D 2, z 3 (SiLU and the product with it).
+    Published figures of Mamba often take 9 per state, without the rest.
+    """
+    d_state = inputs.A[1]
+    return size(inputs.x) * (7 * d_state + 2 + _of_options(inputs))
 
 
-@torch.library.custom_op("svp::selective_scan_backward", mutates_args=())
-def selective_scan_backward_op(
-    grad_y: Tensor,
-    grad_state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    needed: list[bool],
-    reverse: bool,
-    backend: str,
-) -> list[Tensor]:
-    """Gradients of those of the eight tensor arguments that `needed` marks, in their order."""
-    return _BACKWARD[backend](grad_y, grad_state, (x, dt, A, B, C, D, z, dt_bias), needed, reverse)
+def scan_backward_flops(inputs: Any, needed: list[bool], reverse: bool) -> int:
+    """The equations of ``any_device``, counted as in ``scan_flops``.
+
+    Per token, channel and state 5 for the states again; 8 for g, its sum with B, e and its sum with A; and 2 for each of the
+    gradients of A, B, C and z that is needed. Per token and channel: the terms of the forward pass again; 5 for the
+    gradients of x and dt; the gradients of D 2 and of z 6.
+    """
+    _, _, need_A, need_B, need_C, need_D, need_z, _ = needed
+    per_state = 5 + 8 + 2 * (need_A + need_B + need_C + need_z)
+    return size(inputs.x) * (per_state * inputs.A[1] + 2 + _of_options(inputs) + 5 + 2 * need_D + 6 * need_z)
 
 
-_FORWARD = {"any_device": any_device.forward} | compiled("selective_scan", "forward")
-_BACKWARD = {"any_device": any_device.backward} | compiled("selective_scan", "backward")
+def _of_options(inputs: Any) -> int:
+    return (inputs.dt_bias is not None) + 2 * (inputs.D is not None) + 3 * (inputs.z is not None)
 
 
-@selective_scan_op.register_fake
-def _(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    reverse: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    state = x.new_empty(x.shape[0], x.shape[2], A.shape[1], dtype=state_dtype(x, dt, A, B, C, D, z, dt_bias))
-    return x.new_empty(x.shape), state
+def _fake(inputs: Inputs, reverse: bool) -> tuple[Tensor, Tensor]:
+    x = inputs.x
+    return x.new_empty(x.shape), x.new_empty(x.shape[0], x.shape[2], inputs.A.shape[1], dtype=state_dtype(inputs))
 
 
-@selective_scan_backward_op.register_fake
-def _(
-    grad_y: Tensor,
-    grad_state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    needed: list[bool],
-    reverse: bool,
-    backend: str,
-) -> list[Tensor]:
-    arguments = (x, dt, A, B, C, D, z, dt_bias)
-    return [t.new_empty(t.shape) for t, need in zip(arguments, needed, strict=True) if t is not None and need]
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *arguments, ctx.reverse, ctx.backend = inputs
-    ctx.state_like = output[1].shape, output[1].dtype
-    ctx.save_for_backward(*arguments)
-
-
-def _backward(ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None) -> tuple[Tensor | None, ...]:
-    arguments = ctx.saved_tensors
-    needed = [t is not None and need for t, need in zip(arguments, ctx.needs_input_grad[:_NUM_TENSORS], strict=True)]
-    shape, dtype = ctx.state_like
-    x = arguments[0]
-    grad_y = torch.zeros_like(x) if grad_y is None else grad_y
-    grad_state = x.new_zeros(shape, dtype=dtype) if grad_state is None else grad_state
-    grads = iter(selective_scan_backward_op(grad_y, grad_state, *arguments, needed, ctx.reverse, ctx.backend))
-    return (*(next(grads) if need else None for need in needed), None, None)
-
-
-selective_scan_op.register_autograd(_backward, setup_context=_setup_context)
+selective_scan_op, selective_scan_backward_op = define_op(
+    "selective_scan",
+    Inputs,
+    "bool reverse",
+    outputs=2,
+    fake=_fake,
+    flops=scan_flops,
+    backward_flops=scan_backward_flops,
+)

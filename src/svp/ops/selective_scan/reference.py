@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def selective_scan_reference(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
+class Inputs(NamedTuple):
+    """The tensors of ``svp.ops.selective_scan``."""
+
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    dt_bias: Tensor | None
+
+
+def selective_scan_reference(inputs: Inputs, reverse: bool) -> tuple[Tensor, Tensor]:
     """y and last state of ``svp.ops.selective_scan``, in float32, or in float64 where any argument is float64."""
-    dtype = state_dtype(x, dt, A, B, C, D, z, dt_bias)
-    out_dtype = x.dtype
-    x, dt, A, B, C = (t.to(dtype) for t in (x, dt, A, B, C))
+    dtype = state_dtype(inputs)
+    x, dt, A, B, C = (t.to(dtype) for t in inputs[:5])
+    D, z, dt_bias = inputs[5:]
 
     step = F.softplus(dt if dt_bias is None else dt + dt_bias.to(dtype))
     # unbind once: its backward is one stack, while indexing would fill a whole tensor of zeros per token
@@ -39,10 +44,10 @@ def selective_scan_reference(
         y = y + D.to(dtype) * x
     if z is not None:
         y = y * F.silu(z.to(dtype))
-    return y.to(out_dtype), h
+    return y.to(inputs.x.dtype), h
 
 
-def state_dtype(*arguments: Tensor | None) -> torch.dtype:
+def state_dtype(inputs: Inputs) -> torch.dtype:
     """What the recurrence is computed in: float64 where any argument is float64, else float32."""
-    float64 = any(t is not None and t.dtype == torch.float64 for t in arguments)
+    float64 = any(t is not None and t.dtype == torch.float64 for t in inputs)
     return torch.float64 if float64 else torch.float32

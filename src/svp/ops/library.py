@@ -1,0 +1,126 @@
+"""An op as PyTorch sees it: one node for ``torch.compile``, ``torch.export`` and FLOP counters, whatever runs it.
+
+An op is defined by a NamedTuple of its tensor arguments and by one module per backend, which has
+
+    forward(inputs, *options) -> output, or a tuple of two
+    backward(grads, inputs, needed, *options) -> list[Tensor]
+
+`grads` are the gradients of the outputs. The list holds the gradients of those inputs that `needed` marks, in their order; a
+field that is a list of tensors counts as that many inputs, and an absent tensor is never needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, get_type_hints
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from svp.ops.backend import implementation
+
+_SCHEMA = {Tensor: "Tensor", Tensor | None: "Tensor?", list[Tensor]: "Tensor[]"}
+
+
+def define_op(
+    name: str,
+    inputs: Any,
+    options: str,
+    outputs: int,
+    *,
+    fake: Callable[..., Tensor | tuple[Tensor, ...]],
+    flops: Callable[..., int],
+    backward_flops: Callable[..., int],
+    first_is_sum: bool = False,
+) -> tuple[Any, Any]:
+    """Register ``svp::name`` and ``svp::name_backward``, with shapes, gradients and formulas for ``FlopCounterMode``.
+
+    Args:
+        name: Name of the op and of its folder in ``svp.ops``.
+        inputs: A NamedTuple class whose fields are ``Tensor``, ``Tensor | None`` or ``list[Tensor]``.
+        options: The arguments behind the tensors, as in a PyTorch schema: "bool reverse".
+        outputs: Number of outputs, 1 or 2.
+        fake: ``fake(inputs, *options)`` gives empty outputs of the right shapes and dtypes.
+        flops: ``flops(inputs, *options)`` counts the operations of a call; every tensor is given by its shape.
+        backward_flops: ``backward_flops(inputs, needed, *options)`` counts those of its backward.
+        first_is_sum: The first output is the sum of the first two inputs: it is kept for the backward pass in place of the
+            first, and its gradient is that of both.
+
+    Returns:
+        Both ops. They take the fields of `inputs`, then the options, then the name of a backend; the backward has the
+        gradients of the outputs in front and `needed` behind the tensors.
+    """
+    tensors = ", ".join(f"{_SCHEMA[kind]} {field}" for field, kind in get_type_hints(inputs).items())
+    rest = "".join(f"{option}, " for option in (options,) if option) + "str backend"
+    count = len(inputs._fields)
+
+    def forward(*arguments: Any) -> Any:
+        *given, backend = arguments
+        return implementation(name, backend).forward(inputs(*given[:count]), *given[count:])
+
+    def backward(grads: list[Tensor], *arguments: Any) -> Any:
+        *given, backend = arguments
+        return implementation(name, backend).backward(grads, inputs(*given[:count]), *given[count:])
+
+    def fake_backward(grads: list[Tensor], *arguments: Any) -> list[Tensor]:
+        flat, needed = _flat(arguments[:count]), arguments[count]
+        return [t.new_empty(t.shape) for t, need in zip(flat, needed, strict=True) if t is not None and need]
+
+    op: Any = torch.library.custom_op(
+        f"svp::{name}", forward, mutates_args=(), schema=f"({tensors}, {rest}) -> ({', '.join(['Tensor'] * outputs)})"
+    )
+    backward_op: Any = torch.library.custom_op(
+        f"svp::{name}_backward",
+        backward,
+        mutates_args=(),
+        schema=f"(Tensor[] grads, {tensors}, bool[] needed, {rest}) -> Tensor[]",
+    )
+    op.register_fake(lambda *arguments: fake(inputs(*arguments[:count]), *arguments[count:-1]))
+    backward_op.register_fake(fake_backward)
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        given, ctx.rest = inputs[:count], inputs[count:]
+        ctx.wanted = ctx.needed = [t is not None and t.requires_grad for t in _flat(given)]
+        if first_is_sum:
+            given = (output[0], None, *given[2:])
+            ctx.needed = [any(ctx.wanted[:2]), False, *ctx.wanted[2:]]
+        ctx.lengths = [len(value) if isinstance(value, Sequence) else None for value in given]
+        ctx.save_for_backward(*_flat(given))
+
+    def differentiate(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        given = _nested(list(ctx.saved_tensors), ctx.lengths)
+        computed = iter(backward_op(list(grads), *given, ctx.needed, *ctx.rest))
+        flat = [next(computed) if need else None for need in ctx.needed]
+        if first_is_sum:  # autograd casts it to the dtype of either
+            flat[:2] = [flat[0] if want else None for want in ctx.wanted[:2]]
+        return *_nested(flat, ctx.lengths), *[None] * len(ctx.rest)
+
+    op.register_autograd(differentiate, setup_context=keep)
+
+    # the counter gives shapes in place of tensors, and its own keywords for the outputs
+    @register_flop_formula(getattr(torch.ops.svp, name))
+    def count_forward(*arguments: Any, **outputs: Any) -> int:
+        return flops(inputs(*arguments[:count]), *arguments[count:-1])
+
+    @register_flop_formula(getattr(torch.ops.svp, f"{name}_backward"))
+    def count_backward(grads: Any, *arguments: Any, **outputs: Any) -> int:
+        return backward_flops(inputs(*arguments[:count]), *arguments[count:-1])
+
+    return op, backward_op
+
+
+def size(shape: Sequence[int]) -> int:
+    """Number of values of a tensor of this shape."""
+    return math.prod(shape)
+
+
+def _flat(values: Sequence[Any]) -> list[Any]:
+    return [t for value in values for t in (value if isinstance(value, list | tuple) else [value])]
+
+
+def _nested(flat: list[Any], lengths: list[int | None]) -> list[Any]:
+    """The inverse of ``_flat``; a length is None where there was no list."""
+    items = iter(flat)
+    return [next(items) if length is None else [next(items) for _ in range(length)] for length in lengths]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from svp.cli import main
-from tests.commands.test_cli import FAST
+from tests.commands.conftest import FAST
 from tests.training.conftest import write_photos
 
 

@@ -1,0 +1,39 @@
+"""``svp eval``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from svp.cli import main
+from svp.commands.eval import _print_scores
+from tests.training.conftest import write_photos
+
+
+def test_eval(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(run), "--json", "--device", "cpu"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["top1"] == json.loads((run / "result.json").read_text())["top1"]
+    assert main(["eval", str(run), "--device", "cpu"]) == 0
+    assert "green" in capsys.readouterr().out
+
+
+def test_eval_on_other_classes_says_which(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = write_photos(tmp_path / "other", per_class=2)
+    (other / "green").rename(other / "violet")
+    assert main(["eval", str(run), "--data", str(other)]) == 1
+    error = capsys.readouterr().err
+    assert "violet" in error
+    assert "green" in error
+
+
+def test_eval_says_how_the_epoch_was_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {"cat [big]": {"n": 2, "accuracy": 0.5}}
+    scores = {"run": "r[/b]", "data": "d", "per_class": rows, "n_test": 2, "top1": 0.5, "top5": 1.0}
+    _print_scores({**scores, "how_chosen": "by lot", "unreadable_test_images": []})
+    text = capsys.readouterr().out
+    assert "by lot" in text
+    assert "r[/b] on d" in text
+    assert "cat [big]" in text

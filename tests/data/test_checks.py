@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from svp.data import DataError, checks, facts, find_unreadable
 from svp.data.checks import Report, check_data
 from svp.data.facts import read_facts
 from svp.data.named.catalog import DatasetInfo, dataset_info
+from svp.data.sources.folder import FolderSource
 from svp.data.splits import Parts, Split
 
 
@@ -252,9 +254,7 @@ def test_against_the_catalogue(
 
 
 def read(photos: Path) -> Parts:
-    from svp.data.sources.folder import read_folder
-
-    return read_folder(photos)
+    return FolderSource(photos).parts()
 
 
 def test_a_folder_called_like_a_data_set_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,8 @@ def test_a_file_listed_twice_is_read_once_and_leaks(photos: Path, monkeypatch: p
     test = parts.splits["test"]
     first = parts.splits["train"].paths[0]
     leaking = Split((*test.paths, first), (*test.labels, 0), test.origin)
-    monkeypatch.setattr(checks, "read_data", lambda *_: ("x", replace(parts, splits={**parts.splits, "test": leaking})))
+    parts = replace(parts, splits={**parts.splits, "test": leaking})
+    monkeypatch.setattr(checks, "find_source", lambda *_: SimpleNamespace(name="x", parts=lambda: parts))
     done: list[tuple[int, int]] = []
     report = check_data("x", img_size=16, progress=lambda now, total: done.append((now, total)))
     assert codes(report) == [("error", "leak")]

@@ -17,7 +17,7 @@ from svp.commands.eval import _print_scores
 from svp.data import DataError, ImageData, Split, open_folder, open_fraction
 from svp.data.named import catalog
 from svp.data.named.catalog import DatasetInfo
-from svp.data.sources.folder import read_folder
+from svp.data.sources.folder import FolderSource
 from svp.data.splits import Parts
 from svp.training import NonFiniteLossError, RunError, loop
 from svp.training.protocol import how_chosen, images_used
@@ -306,7 +306,7 @@ def _named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_photos(tmp_path / "patches" / part, seed=len(part))
 
     def read(root: Path, seed: int) -> Parts:
-        parts = read_folder(tmp_path / "patches")
+        parts = FolderSource(tmp_path / "patches").parts()
         train = parts.splits["train"]
         own = Split(train.paths[::2], train.labels[::2], "every other image, as the released code")
         return Parts(parts.root, parts.class_names, parts.splits, paper_train=own)

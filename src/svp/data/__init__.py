@@ -14,7 +14,8 @@ from svp.data.pipeline.images import (
     find_unreadable,
     load_image,
 )
-from svp.data.sources.folder import IMAGE_SUFFIXES, find_images, open_folder
+from svp.data.sources.folder import open_folder
+from svp.data.sources.listing import IMAGE_SUFFIXES, find_images
 from svp.data.splits import DataError, ImageData, Split
 from svp.inputs import InputConfig, eval_transform
 

@@ -8,8 +8,8 @@ from statistics import median
 from typing import Any, Literal
 
 from svp.data.facts import ImageFacts, read_all_facts
-from svp.data.named.catalog import DatasetInfo, dataset_info, list_datasets
-from svp.data.opening import read_data
+from svp.data.named.catalog import DatasetInfo, NamedSource
+from svp.data.opening import find_source
 from svp.data.pipeline.images import Unreadable, check_unreadable, remember_readable
 from svp.data.splits import DataError, ImageData, Parts, Split, complete, enumerate_some
 from svp.errors import InputError
@@ -189,25 +189,25 @@ def check_data(
 
     Raises:
         DataError: The data cannot be opened at all.
-        ValueError: `img_size` is below 1.
+        InputError: `img_size` is below 1.
     """
     if img_size < 1:
         raise InputError(f"img_size is {img_size}, expected 1 or more")
-    name, parts = read_data(data, data_root)
-    row = dataset_info(data) if data in list_datasets() and not Path(data).expanduser().exists() else None
+    source = find_source(data, data_root)
+    parts = source.parts()
     paths = list(dict.fromkeys(path for split in parts.splits.values() for path in split.paths))
     facts, unreadable = read_all_facts(paths, None if progress is None else lambda done: progress(done, len(paths)))
     remember_readable(facts)
     findings: list[Finding] = []
     try:
-        whole = complete(name, parts)
-        splits: Mapping[str, Split] = {"train": whole.train, "val": whole.val, "test": whole.test}
+        whole = complete(source.name, parts)
+        splits: Mapping[str, Split] = whole.splits
         findings += _unusable(whole, unreadable)
     except DataError as error:
         splits = parts.splits
         findings.append(Finding("error", "not-splittable", str(error)))
     copies = _find_copies(parts, facts)
-    findings += _catalogue_mismatch(row, parts) if row else []
+    findings += _catalogue_mismatch(source.info, parts) if isinstance(source, NamedSource) else []
     findings += _unreadable(unreadable, len(paths))
     findings += _repeated(copies, drawn_from_train=not {"val", "test"} <= parts.splits.keys())
     findings += _classes(parts, splits)
@@ -219,7 +219,7 @@ def check_data(
     levels = ("error", "warning", "info")
     sizes = facts.values()
     return Report(
-        name=name,
+        name=source.name,
         root=parts.root,
         class_names=parts.class_names,
         splits=splits,

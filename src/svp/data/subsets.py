@@ -4,11 +4,10 @@ A class is put in an order drawn from the seed and its name, and its first image
 subset is part of the larger one, be it counted or a share.
 """
 
-import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from svp.data.splits import Split, as_split, enumerate_some, images_by_class
+from svp.data.splits import Split, enumerate_some, shuffled
+from svp.errors import InputError
 
 
 def take_shots(split: Split, class_names: Sequence[str], shots: int, seed: int) -> Split:
@@ -16,17 +15,16 @@ def take_shots(split: Split, class_names: Sequence[str], shots: int, seed: int) 
 
     Args:
         shots: Images per class, 1 or more.
-        seed: Of the draw.
+        seed: Seeds the draw.
     Returns:
         Class after class, within a class in the order of `split`.
     Raises:
-        ValueError: `shots` is below 1.
+        InputError: `shots` is below 1.
     """
     if shots < 1:
-        raise ValueError(f"shots is {shots}, expected 1 or more")
-    few = [
-        f"{name} ({len(images)})" for name, images in images_by_class(split, class_names).items() if 0 < len(images) < shots
-    ]
+        raise InputError(f"shots is {shots}, expected 1 or more")
+    sizes = zip(class_names, map(len, split.by_class(len(class_names))), strict=True)
+    few = [f"{name} ({size})" for name, size in sizes if 0 < size < shots]
     origin = f"{shots} per class of {split.origin}, seed {seed}"
     if few:
         origin += f"; fewer in {len(few)} of {len(class_names)} classes, all taken: {enumerate_some(few)}"
@@ -38,23 +36,22 @@ def take_fraction(split: Split, class_names: Sequence[str], fraction: float, see
 
     Args:
         fraction: Share of the images, above 0 up to 1.
-        seed: Of the draw.
+        seed: Seeds the draw.
     Returns:
         Class after class, within a class in the order of `split`.
     Raises:
-        ValueError: `fraction` is out of range.
+        InputError: `fraction` is out of range.
     """
     if not 0 < fraction <= 1:
-        raise ValueError(f"train_fraction is {fraction}, expected 0 < train_fraction <= 1")
+        raise InputError(f"train_fraction is {fraction}, expected 0 < train_fraction <= 1")
     origin = f"{100 * fraction:g}% of {split.origin}, stratified, seed {seed}"
     return _take(split, class_names, lambda images: max(1, round(fraction * images)), seed, origin)
 
 
 def _take(split: Split, class_names: Sequence[str], count: Callable[[int], int], seed: int, origin: str) -> Split:
     """The first count(n) images of the drawn order of a class of n."""
-    taken: dict[str, list[Path]] = {}
-    for name, images in images_by_class(split, class_names).items():
-        order = list(range(len(images)))
-        random.Random(f"subset/{seed}/{name}").shuffle(order)
-        taken[name] = [images[index] for index in sorted(order[: count(len(images))])]
-    return as_split(taken, class_names, origin)
+    taken: list[int] = []
+    for name, indices in zip(class_names, split.by_class(len(class_names)), strict=True):
+        drawn = shuffled(len(indices), f"subset/{seed}/{name}")[: count(len(indices))]
+        taken += [indices[place] for place in sorted(drawn)]
+    return split.take(taken, origin)

@@ -7,11 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from svp.data import DataError, ImageData, find_images, open_folder, open_labelled
-from svp.data.splits import split_stratified
 
 
 def put(root: Path, *names: str) -> Path:
@@ -46,20 +43,30 @@ def test_class_folders_are_split_into_three_parts(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
-def test_parts_are_taken_as_given(tmp_path: Path, val: str) -> None:
-    put_classes(tmp_path / "train", a=2, b=3)
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "val", "test"),
+        ("train", "valid", "TEST"),
+        ("Train", "validation", "Test"),
+        ("Training", "Val", "Testing"),
+        ("training", "dev", "test"),
+    ],
+)
+def test_parts_are_taken_as_given(tmp_path: Path, train: str, val: str, test: str) -> None:
+    put_classes(tmp_path / train, a=2, b=3)
     put_classes(tmp_path / val, a=4, b=1)
-    put_classes(tmp_path / "test", b=5)
+    put_classes(tmp_path / test, b=5)
     data = open_folder(tmp_path)
     assert [len(part) for part in (data.train, data.val, data.test)] == [5, 5, 5]
     assert [part.origin for part in (data.train, data.val, data.test)] == [
-        "folder train/",
+        f"folder {train}/",
         f"folder {val}/",
-        "folder test/",
+        f"folder {test}/",
     ]
     assert data.test.labels == (1,) * 5
     assert "test has no image of a" in data.summary()
+    assert open_labelled(tmp_path, ("a", "b")).paths == data.test.paths
 
 
 @pytest.mark.parametrize(("given_part", "missing"), [("val", "test"), ("test", "val")])
@@ -135,37 +142,6 @@ def test_split_is_that_of_the_relative_paths(tmp_path: Path) -> None:
 def test_split_of_a_seed_stays_the_same_between_versions(tmp_path: Path) -> None:
     data = open_folder(put_classes(tmp_path, a=9, b=9), seed=1)
     assert [name for name, _ in names_of(data, "val")] == ["a/000.jpg", "b/001.jpg"]
-
-
-counts_and_fractions = st.lists(st.floats(0.01, 0.45), min_size=1, max_size=2).flatmap(
-    lambda fractions: st.tuples(
-        st.dictionaries(st.text(min_size=1, max_size=4), st.integers(len(fractions) + 1, 60), min_size=1, max_size=6),
-        st.just(fractions),
-    )
-)
-
-
-@given(counts_and_fractions, st.integers(0, 2**32))
-@example(({"a": 4, "b": 3}, [0.45, 0.45]), 0)  # rounding alone would leave nothing to train on
-def test_stratified_parts_partition_every_class(case: tuple[dict[str, int], list[float]], seed: int) -> None:
-    counts, fractions = case
-    classes = {name: [Path(f"{index}.jpg") for index in range(count)] for name, count in counts.items()}
-    parts = split_stratified(classes, fractions, seed)
-    assert len(parts) == len(fractions) + 1
-    for name, paths in classes.items():
-        pieces = [part[name] for part in parts]
-        assert all(pieces)
-        assert sorted(path for piece in pieces for path in piece) == sorted(paths)
-        for piece, fraction in zip(pieces[1:], fractions, strict=True):
-            assert len(piece) <= max(1, fraction * len(paths) + 0.5)
-    assert split_stratified(dict(reversed(classes.items())), fractions, seed) == parts
-
-
-@given(st.integers(0, 2**32), st.integers(0, 2**32))
-def test_another_seed_gives_another_split(seed: int, other: int) -> None:
-    classes = {name: [Path(f"{index}.jpg") for index in range(60)] for name in "ab"}
-    same = split_stratified(classes, [0.3], seed) == split_stratified(classes, [0.3], other)
-    assert same == (seed == other)
 
 
 def wrong_missing(root: Path) -> Path:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svp.data import DataError, open_data, open_labelled
-from svp.data.sources.table import read_table
+from svp.data.sources.table import TableSource
 from tests.data.sources.test_folder import put
 
 LABELS = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=8)
@@ -29,7 +29,7 @@ def named(folder: Path, *rows: str, header: str = "path,label,split") -> Path:
 
 
 def test_rows_go_where_the_split_column_says(tmp_path: Path) -> None:
-    splits = ("train", "", "val", "valid", "Validation", "test", "TEST", " train ")
+    splits = ("train", "", "dev", "valid", "Validation", "test", "TEST", " training ")
     rows = [f"in/{number}.jpg,{'cat' if number % 2 else 'dog'},{split}" for number, split in enumerate(splits)]
     data = open_data(str(named(tmp_path, *rows)))
     assert data.name == "photos"
@@ -65,7 +65,7 @@ def test_further_columns_are_ignored_and_listed(tmp_path: Path) -> None:
 def test_utf8_with_and_without_byte_order_mark(tmp_path: Path, encoding: str) -> None:
     put(tmp_path, "ä, b.jpg", "c.jpg")
     table = write(tmp_path / "t.csv", "path,label", '"ä, b.jpg","Bär, ""groß"""', "", "c.jpg, 猫", encoding=encoding)
-    parts = read_table(table)
+    parts = TableSource(table).parts()
     assert parts.class_names == ('Bär, "groß"', "猫")
     assert [path.name for path in parts.splits["train"].paths] == ["ä, b.jpg", "c.jpg"]
 
@@ -73,19 +73,19 @@ def test_utf8_with_and_without_byte_order_mark(tmp_path: Path, encoding: str) ->
 def test_paths_may_be_absolute_and_anywhere(tmp_path: Path) -> None:
     put(tmp_path, "far/a.jpg", "near/tables/b.jpg")
     table = write(tmp_path / "near/tables/t.csv", "path,label", f"{tmp_path}/far/a.jpg,a", "./../tables/b.jpg,b")
-    assert read_table(table).splits["train"].paths == (tmp_path / "far/a.jpg", tmp_path / "near/tables/b.jpg")
+    assert TableSource(table).parts().splits["train"].paths == (tmp_path / "far/a.jpg", tmp_path / "near/tables/b.jpg")
 
 
 def test_paths_are_relative_to_the_table_itself_not_to_a_link(tmp_path: Path) -> None:
     put(tmp_path, "real/a.jpg", "real/b.jpg")
     write(tmp_path / "real/t.csv", "path,label", "a.jpg,a", "b.jpg,b")
     (tmp_path / "link.csv").symlink_to(tmp_path / "real/t.csv")
-    assert read_table(tmp_path / "link.csv").splits["train"].paths[0] == tmp_path / "real/a.jpg"
+    assert TableSource(tmp_path / "link.csv").parts().splits["train"].paths[0] == tmp_path / "real/a.jpg"
 
 
 def test_tabs(tmp_path: Path) -> None:
     put(tmp_path, "a, 1.jpg", "b.jpg")
-    parts = read_table(write(tmp_path / "t.tsv", "path\tlabel", "a, 1.jpg\ta", "b.jpg\tb"))
+    parts = TableSource(write(tmp_path / "t.tsv", "path\tlabel", "a, 1.jpg\ta", "b.jpg\tb")).parts()
     assert [path.name for path in parts.splits["train"].paths] == ["a, 1.jpg", "b.jpg"]
 
 
@@ -95,7 +95,7 @@ def test_any_text_is_a_label(tmp_path_factory: pytest.TempPathFactory, labels: l
     folder = put(tmp_path_factory.mktemp("t"), *(f"{number}.png" for number in range(len(labels))))
     with (folder / "t.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("label", "path"), *((label, f"{number}.png") for number, label in enumerate(labels))])
-    parts = read_table(folder / "t.csv")
+    parts = TableSource(folder / "t.csv").parts()
     train = parts.splits["train"]
     found = {path.name: parts.class_names[label] for path, label in zip(train.paths, train.labels, strict=True)}
     assert found == {f"{number}.png": label for number, label in enumerate(labels)}
@@ -143,16 +143,16 @@ GOOD = ("a.jpg,cat,train", "b.jpg,dog,train")
 def test_what_is_wrong_is_named_with_file_and_line(tmp_path: Path, rows: tuple[str, ...], message: str) -> None:
     put(tmp_path, "a.jpg", "b.jpg", "c.jpg", "folder/x")
     with pytest.raises(DataError, match=f"(?s){message}"):
-        read_table(write(tmp_path / "t.csv", *rows))
+        TableSource(write(tmp_path / "t.csv", *rows)).parts()
 
 
 def test_what_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("path,label\nä.jpg,cat\n".encode("utf-16"))
     with pytest.raises(DataError, match=r"t.csv: not UTF-8 text after line 0.*Save it as CSV in UTF-8"):
-        read_table(tmp_path / "t.csv")
+        TableSource(tmp_path / "t.csv").parts()
     (tmp_path / "t.csv").write_bytes(b"path,label\na\0.jpg,cat\n")
     with pytest.raises(DataError, match=r"t.csv.*line"):
-        read_table(tmp_path / "t.csv")
+        TableSource(tmp_path / "t.csv").parts()
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_table_that_is_not_there(tmp_path: Path) -> None:
         open_data(str(tmp_path / "photos.csv"))
     with pytest.raises(DataError, match=r"photos.csv does not exist"):
         open_data("photos.csv")
-    with pytest.raises(DataError, match=r"photos.csv: no such file"):
+    with pytest.raises(DataError, match=r"photos.csv does not exist"):
         open_labelled(tmp_path / "photos.csv", ("a", "b"))
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from svp.data.named.official import find_official, has_official
-from svp.data.sources.folder import read_folder
+from svp.data.sources.folder import FolderSource
 from svp.data.sources.unpacked import unpacked
-from svp.data.splits import DataError, Parts, Split, enumerate_some
+from svp.data.splits import DataError, Parts, enumerate_some
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,10 +54,9 @@ def read_svhn(root: Path, seed: int) -> Parts:
     """
     parts = _read("svhn", root, _Svhn())
     train = parts.splits["train"]
-    in_file_order = sorted(zip(train.paths, train.labels, strict=True), key=lambda pair: pair[0].name)
-    kept = in_file_order[: int(0.8 * len(in_file_order))]
-    origin = "first 80% of train in file order, as the released code"
-    return replace(parts, paper_train=Split(tuple(path for path, _ in kept), tuple(label for _, label in kept), origin))
+    in_file_order = sorted(range(len(train)), key=lambda index: train.paths[index].name)
+    first = in_file_order[: int(0.8 * len(train))]
+    return replace(parts, paper_train=train.take(first, "first 80% of train in file order, as the released code"))
 
 
 def has_images(name: str, root: Path) -> bool:
@@ -83,7 +82,7 @@ def _read(name: str, root: Path, files: _Cifar | _Svhn) -> Parts:
             for number, (image, label) in enumerate(images):
                 _write_png(image, folder / part / class_names[label] / f"{number:05d}.png")
 
-    parts = read_folder(unpacked(_images(name, root), f"written from the official files of {name}", write))
+    parts = FolderSource(unpacked(_images(name, root), f"written from the official files of {name}", write)).parts()
     splits = {part: replace(split, origin=f"official {part}") for part, split in parts.splits.items()}
     return replace(parts, splits=splits)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from svp.data.named import vtab
+from svp.data.named import fgvc, vtab
 from svp.data.named.array_sets import has_images, read_cifar10, read_cifar100, read_svhn
 from svp.data.named.digits import has_digits, read_digits
 from svp.data.named.fgvc import has_fgvc, read_fgvc
 from svp.data.named.listed_sets import read_dtd, read_food101, read_gtsrb
 from svp.data.named.official import fetch_official, has_official
-from svp.data.splits import DataError, Parts
+from svp.data.splits import DataError, Parts, Split, enumerate_some
 
 
 @dataclass(frozen=True)
@@ -299,6 +299,45 @@ _CATALOG = (
     ),
     *map(_vtab_row, vtab.TASKS),
 )
+
+
+@dataclass(frozen=True)
+class NamedSource:
+    """A `Source`: a data set of the catalogue.
+
+    Attributes:
+        info: Its row.
+        root: The data root that it lies below.
+    """
+
+    info: DatasetInfo
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    def parts(self, seed: int = 0) -> Parts:
+        """The parts as published; what a reader draws is drawn by `seed`."""
+        return self.info.read(self.root, seed)
+
+    def labelled(self, class_names: Sequence[str]) -> Split:
+        """The test part if the data set has one, else the training part."""
+        parts = self.parts()
+        split = parts.splits.get("test", parts.splits["train"])
+        unknown = sorted(set(parts.class_names) - set(class_names))
+        if unknown:
+            raise DataError(
+                f"{self.name}: {len(unknown)} of its {len(parts.class_names)} classes are not among the {len(class_names)} "
+                f"classes of the model: {enumerate_some(unknown)}"
+            )
+        label_of = {class_name: label for label, class_name in enumerate(class_names)}
+        labels = tuple(label_of[parts.class_names[label]] for label in split.labels)
+        return Split(split.paths, labels, f"{self.name}, {split.origin}")
+
+    def fraction(self, share: float) -> Split | None:
+        """The published list of a share of the training part, as it is; None if there is none."""
+        return fgvc.read_fraction(self.root, self.name, share)
 
 
 def list_datasets() -> list[str]:

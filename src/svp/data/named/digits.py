@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from svp.data.sources.folder import read_folder
+from svp.data.sources.folder import FolderSource
 from svp.data.sources.unpacked import unpacked
 from svp.data.splits import Parts
 
 
 def read_digits(root: Path, seed: int) -> Parts:
     """8 x 8 grey scans, written as 32 x 32 PNG to ``digits/<digit>/<number>.png`` below `root`."""
-    return read_folder(unpacked(root / "digits", "scikit-learn, load_digits", _write))
+    return FolderSource(unpacked(root / "digits", "scikit-learn, load_digits", _write)).parts()
 
 
 def has_digits(root: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -23,8 +22,8 @@ from svp.data.named.lists import (
     read_text,
 )
 from svp.data.named.official import find_official
-from svp.data.sources.folder import read_folder
-from svp.data.splits import DataError, Parts, Split, enumerate_some
+from svp.data.sources.folder import FolderSource
+from svp.data.splits import DataError, Parts, Split, enumerate_some, shuffled
 
 
 def read_dtd(root: Path, seed: int) -> Parts:
@@ -67,7 +66,7 @@ def read_gtsrb(root: Path, seed: int) -> Parts:
         DataError: Something is missing, or the table does not fit the images.
     """
     folder = find_official("gtsrb", root)
-    training = read_folder(folder / "GTSRB" / "Training")
+    training = FolderSource(folder / "GTSRB" / "Training").parts()
     train = replace(training.splits["train"], origin="official train")
     labels: dict[ClassId, int] = {number: label for label, number in enumerate(_numbers(training))}
     table, images = folder / "GT-final_test.csv", folder / "GTSRB" / "Final_Test" / "Images"
@@ -133,8 +132,5 @@ def _gtsrb_entries(table: Path) -> Iterator[Entry]:
 
 
 def _first_80_percent(train: Split, seed: int) -> Split:
-    pairs = list(zip(train.paths, train.labels, strict=True))
-    random.Random(seed).shuffle(pairs)
-    kept = pairs[: int(0.8 * len(pairs))]
-    origin = f"first 80% of train after a shuffle by seed {seed}, as the released code"
-    return Split(tuple(path for path, _ in kept), tuple(label for _, label in kept), origin)
+    first = shuffled(len(train), seed)[: int(0.8 * len(train))]
+    return train.take(first, f"first 80% of train after a shuffle by seed {seed}, as the released code")

@@ -23,6 +23,7 @@ from svp.data.named.lists import (
     read_lines,
 )
 from svp.data.splits import DataError, Parts
+from svp.errors import InputError
 
 TRAIN, VAL, TRAIN_VAL, TEST = _LISTS = "train800.txt", "val200.txt", "train800val200.txt", "test.txt"
 
@@ -165,7 +166,7 @@ def vtab_means(accuracies: Mapping[str, float]) -> dict[str, float]:
     Args:
         accuracies: By task, all 19 of them: "cifar" or, as in the catalogue, "vtab_cifar".
     Raises:
-        ValueError: Tasks are missing, unknown or given twice; names them.
+        InputError: Tasks are missing, unknown or given twice; names them.
     """
     tasks = [name.removeprefix(_PREFIX) for name in accuracies]
     known = [task.folder for task in TASKS]
@@ -176,7 +177,7 @@ def vtab_means(accuracies: Mapping[str, float]) -> dict[str, float]:
     }
     if any(faults.values()):
         listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
-        raise ValueError(f"the means of VTAB-1K need an accuracy for each of its 19 tasks; {listed}")
+        raise InputError(f"the means of VTAB-1K need an accuracy for each of its 19 tasks; {listed}")
     by_task = dict(zip(tasks, accuracies.values(), strict=True))
     groups: dict[str, list[float]] = {}
     for task in TASKS:

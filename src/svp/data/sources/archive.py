@@ -4,17 +4,20 @@ In a folder of tars, and for tars within a tar, each tar counts as the folder of
 it: ``cat.tar`` holds the images of a class, ``train.tar`` the class folders of a part.
 """
 
+from __future__ import annotations
+
 import hashlib
 import lzma
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from svp.data.sources.folder import read_folder
+from svp.data.sources.folder import FolderSource
 from svp.data.sources.unpacked import unpacked
-from svp.data.splits import DataError, Parts
+from svp.data.splits import DataError, Parts, Split
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -26,15 +29,35 @@ def is_archive(path: Path) -> bool:
     return bool(_tars_in(path)) and not any(entry.is_dir() for entry in path.iterdir() if not entry.name.startswith("."))
 
 
-def read_archive(path: Path, root: Path) -> Parts:
-    """Unpack below ``archives/`` of the data root `root`, unless that was done before, and read the folders.
+@dataclass(frozen=True)
+class ArchiveSource:
+    """A `Source`: a tar, a zip or a folder of tars.
 
-    An archive that was changed, or moved, is unpacked anew.
+    It is unpacked below ``archives/`` of the data root unless that was done before; an archive that was changed, or moved, is
+    unpacked anew. An archive that is damaged or reaches outside itself is a DataError.
 
-    Raises:
-        DataError: The archive is damaged, reaches outside itself, or holds no layout of folders.
+    Attributes:
+        path: The archive.
+        root: The data root.
     """
-    return read_folder(unpack(path, root))
+
+    path: Path
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return archive_name(self.path)
+
+    def parts(self, seed: int = 0) -> Parts:
+        """The parts that the folder in the archive brings."""
+        return self._folder().parts(seed)
+
+    def labelled(self, class_names: Sequence[str]) -> Split:
+        """The class folders in the archive's test part if it has one, else in the archive itself."""
+        return self._folder().labelled(class_names)
+
+    def _folder(self) -> FolderSource:
+        return FolderSource(unpack(self.path, self.root))
 
 
 def unpack(path: Path, root: Path) -> Path:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svp.data.sources.folder import IMAGE_SUFFIXES, read_folder
+from svp.data.sources.folder import FolderSource
+from svp.data.sources.listing import IMAGE_SUFFIXES
+from svp.data.sources.source import part_of
 from svp.data.sources.unpacked import unpacked
-from svp.data.splits import DataError, Parts, enumerate_some
+from svp.data.splits import DataError, Parts, Split, enumerate_some
 from svp.errors import UnavailableError
 
 PREFIX = "hfds/"
 """What a data set of the Hub begins with, as in timm."""
-
-_PART_OF_SPLIT = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
 
 
 def is_on_hub(data: str) -> bool:
@@ -24,21 +25,36 @@ def is_on_hub(data: str) -> bool:
     return data.startswith(PREFIX)
 
 
-def read_hub(data: str, root: Path) -> Parts:
-    """The parts that a data set of the Hub brings; fetched and written as files when first used, see `fetch_hub`.
+@dataclass(frozen=True)
+class HubSource:
+    """A `Source`: a data set of the Hub, fetched and written as class folders when first used, see `fetch_hub`.
 
-    Raises:
-        DataError: As `fetch_hub`; or what it brings cannot be trained on as it is.
-        RuntimeError: The package `datasets` is not installed.
+    Attributes:
+        data: ``hfds/OWNER/NAME``.
+        root: The data root.
     """
-    return read_folder(fetch_hub(data, root))
+
+    data: str
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.data.removeprefix(PREFIX).replace("/", "-")
+
+    def parts(self, seed: int = 0) -> Parts:
+        """The parts that the data set brings."""
+        return FolderSource(fetch_hub(self.data, self.root)).parts(seed)
+
+    def labelled(self, class_names: Sequence[str]) -> Split:
+        """The test split if the data set has one, else all of it."""
+        return FolderSource(fetch_hub(self.data, self.root)).labelled(class_names)
 
 
 def fetch_hub(data: str, root: Path) -> Path:
     """Write the images of a data set of the Hub to ``hfds/OWNER/NAME/<part>/<class>/<number>`` below `root`, once.
 
     The bytes of every image are kept as they are; only what is in no format of `IMAGE_SUFFIXES` becomes a PNG. Its splits
-    train, validation (val, valid, dev) and test are taken; images without a label (-1) and other splits are left out.
+    train, validation and test, by any of `PART_NAMES`, are taken; images without a label (-1) and other splits are left out.
 
     Args:
         data: ``hfds/OWNER/NAME``, or ``hfds/NAME`` for the few data sets without an owner.
@@ -58,8 +74,8 @@ def _write(name: str, folder: Path) -> None:
     from timm.data.readers import create_reader
 
     splits = _load(name, folder)
-    taken = {split: _PART_OF_SPLIT[split] for split in splits if split in _PART_OF_SPLIT}
-    if "train" not in taken or len(set(taken.values())) < len(taken):
+    taken = {split: part for split in splits if (part := part_of(split)) is not None}
+    if "train" not in taken.values() or len(set(taken.values())) < len(taken):
         raise DataError(
             f"hfds/{name}: its splits are {enumerate_some(list(splits))}; expected train, and at most one each of "
             "validation and test. Write the parts as folders of images yourself and give that folder."

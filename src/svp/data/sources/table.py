@@ -5,9 +5,11 @@
     scans/0002.png,malignant,test
 
 The first line names the columns, in any order; further columns are ignored. A path is absolute or relative to the
-table's folder. The split is train, val (valid, validation) or test, empty for train. Without that column all rows are
+table's folder. The split is train, val or test, or another of `PART_NAMES`; empty for train. Without that column all rows are
 training rows, and validation and test images are split off as from a folder.
 """
+
+from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +17,10 @@ from dataclasses import dataclass
 from os.path import normpath
 from pathlib import Path
 
-from svp.data.splits import DataError, Parts, Split, as_split, enumerate_some
+from svp.data.sources.source import part_of
+from svp.data.splits import DataError, Parts, Split, enumerate_some
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_PART_OF_SPLIT = {"": "train", "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def is_table(path: Path) -> bool:
@@ -26,50 +28,55 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in _DELIMITERS
 
 
-def read_table(path: str | Path) -> Parts:
-    """The parts that a table lists. Classes are the labels of the training rows in sorted order.
+@dataclass(frozen=True)
+class TableSource:
+    """A `Source`: a table of paths and labels.
 
-    Raises:
-        DataError: The table cannot be trained on as it is; names the line, what was found and what to do.
+    Attributes:
+        path: The table.
     """
-    table = _read(path)
-    training = {row.label for row in table.rows if row.part == "train"}
-    if not training:
-        raise DataError(f"{table.path}: no row has split train, so there is nothing to train on.")
-    if len(training) == 1:
-        raise DataError(
-            f"{table.path}: only one label, {training.pop()!r}, in the training rows; a classifier needs two or more."
-        )
-    for row in table.rows:
-        if row.label not in training:
+
+    path: str | Path
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).stem
+
+    def parts(self, seed: int = 0) -> Parts:
+        """The parts that the table lists. Classes are the labels of the training rows in sorted order."""
+        table = _read(self.path)
+        training = {row.label for row in table.rows if row.part == "train"}
+        if not training:
+            raise DataError(f"{table.path}: no row has split train, so there is nothing to train on.")
+        if len(training) == 1:
             raise DataError(
-                f"{table.path}, line {row.line}: label {row.label!r} of a {row.part} row is none of the training rows "
-                f"({enumerate_some(sorted(training))}). Correct it, or add training rows of this label."
+                f"{table.path}: only one label, {training.pop()!r}, in the training rows; a classifier needs two or more."
             )
-    class_names = tuple(sorted(training))
-    notes = (f"columns ignored: {', '.join(table.ignored)}",) if table.ignored else ()
-    return Parts(table.path, class_names, {part: table.split(part, class_names) for part in table.parts}, notes=notes)
+        for row in table.rows:
+            if row.label not in training:
+                raise DataError(
+                    f"{table.path}, line {row.line}: label {row.label!r} of a {row.part} row is none of the training rows "
+                    f"({enumerate_some(sorted(training))}). Correct it, or add training rows of this label."
+                )
+        class_names = tuple(sorted(training))
+        notes = (f"columns ignored: {', '.join(table.ignored)}",) if table.ignored else ()
+        splits = {part: table.split(part, class_names) for part in sorted({row.part for row in table.rows})}
+        return Parts(table.path, class_names, splits, notes=notes)
 
-
-def read_labelled_table(path: str | Path, class_names: Sequence[str]) -> Split:
-    """Images to score known classes on: the test rows of a table with a split column, else all rows.
-
-    Classes may be missing from the table; labels index `class_names`.
-
-    Raises:
-        DataError: A label is none of `class_names`, or there are no test rows.
-    """
-    table = _read(path)
-    rows = [row for row in table.rows if row.part == "test"] if table.has_splits else table.rows
-    if not rows:
-        raise DataError(f"{table.path}: no row has split test. Remove the split column to score on all rows.")
-    for row in rows:
-        if row.label not in class_names:
-            raise DataError(
-                f"{table.path}, line {row.line}: label {row.label!r} is none of the {len(class_names)} classes of the "
-                f"model: {enumerate_some(class_names)}. Labels must be the class names used in training."
-            )
-    return table.split("test" if table.has_splits else "train", class_names)
+    def labelled(self, class_names: Sequence[str]) -> Split:
+        """The test rows of a table with a split column, else all rows."""
+        table = _read(self.path)
+        part = "test" if table.has_splits else "train"
+        rows = [row for row in table.rows if row.part == part]
+        if not rows:
+            raise DataError(f"{table.path}: no row has split test. Remove the split column to score on all rows.")
+        for row in rows:
+            if row.label not in class_names:
+                raise DataError(
+                    f"{table.path}, line {row.line}: label {row.label!r} is none of the {len(class_names)} classes of the "
+                    f"model: {enumerate_some(class_names)}. Labels must be the class names used in training."
+                )
+        return table.split(part, class_names)
 
 
 @dataclass(frozen=True)
@@ -89,17 +96,13 @@ class _Table:
     has_splits: bool
     ignored: tuple[str, ...]
 
-    @property
-    def parts(self) -> list[str]:
-        return sorted({row.part for row in self.rows})
-
     def split(self, part: str, class_names: Sequence[str]) -> Split:
         classes: dict[str, list[Path]] = {}
         for row in self.rows:
             if row.part == part:
                 classes.setdefault(row.label, []).append(row.path)
         which = f"rows of {self.path.name} with split {part}" if self.has_splits else f"all rows of {self.path.name}"
-        return as_split(classes, class_names, which)
+        return Split.of_classes(classes, class_names, which)
 
 
 def _read(path: str | Path) -> _Table:
@@ -162,9 +165,10 @@ def _row(file: Path, folder: Path, line: int, values: Sequence[str], columns: Ma
     for name, value in (("path", path), ("label", label)):
         if not value:
             raise DataError(f"{file}, line {line}: the {name} is empty. Fill it in or remove the line.")
-    if split.lower() not in _PART_OF_SPLIT:
+    part = part_of(split or "train")
+    if part is None:
         raise DataError(f"{file}, line {line}: unknown split {split!r}. Expected train, val or test, or nothing for train.")
-    return _Row(line, Path(normpath(folder / Path(path).expanduser())), label, _PART_OF_SPLIT[split.lower()])
+    return _Row(line, Path(normpath(folder / Path(path).expanduser())), label, part)
 
 
 def _check_images(file: Path, rows: Sequence[_Row]) -> None:

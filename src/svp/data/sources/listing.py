@@ -1,0 +1,74 @@
+"""Which files of a folder are images, and what else lies there."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from svp.data.splits import DataError, enumerate_some
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+"""Suffixes of the files that count as images in a folder."""
+
+ARCHIVE_SUFFIXES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"})
+_LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # written by the system, of no interest to anyone
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """List the images to predict: a file as given whatever its suffix, a folder by all images below it, sorted.
+
+    Nothing is listed twice.
+
+    Raises:
+        DataError: A path does not exist, or a folder has no image below it.
+    """
+    found: dict[Path, Path] = {}  # by absolute path
+    for path in (Path(path).expanduser() for path in paths):
+        if path.is_dir():
+            files = list(files_below(path))
+            images = [file for file in files if is_image(file)]
+            if not images:
+                raise DataError(f"{path}: no images; {describe(files)}.")
+        elif path.exists():
+            images = [path]
+        else:
+            raise DataError(f"{path}: no such file or folder.")
+        for image in images:
+            found.setdefault(image.absolute(), image)
+    return list(found.values())
+
+
+def entries(folder: Path) -> list[Path]:
+    """What the folder holds, sorted, without hidden entries and litter."""
+    try:
+        found = [Path(entry.path) for entry in os.scandir(folder)]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror}).") from error
+    kept = [entry for entry in found if not entry.name.startswith(".") and entry.name.lower() not in _LITTER]
+    return sorted(kept, key=lambda entry: entry.name)
+
+
+def files_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Every file below, links followed but no link back to a folder above. A dangling link counts as a file."""
+    above |= {folder.resolve()}
+    for entry in entries(folder):
+        if not entry.is_dir():
+            yield entry
+        elif entry.resolve() not in above:
+            yield from files_below(entry, above)
+
+
+def is_image(path: Path) -> bool:
+    """Whether the suffix is one of `IMAGE_SUFFIXES`, in any case."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def describe(files: Sequence[Path]) -> str:
+    """What was found instead of images, and what is expected: "found other files (10 .txt, 2 .zip). Expected .bmp ..."."""
+    expected = f"Expected {' '.join(sorted(IMAGE_SUFFIXES))}"
+    if not files:
+        return f"found no files at all. {expected}"
+    kinds = Counter(file.suffix.lower() or "no suffix" for file in files)
+    found = f"found other files ({enumerate_some([f'{count} {kind}' for kind, count in kinds.most_common()])})"
+    archives = [file.name for file in files if file.suffix.lower() in ARCHIVE_SUFFIXES]
+    return f"{found}{f'; unpack {enumerate_some(archives, 3)} first' if archives else ''}. {expected}"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from svp.cli import main
+from svp.commands.models import count_flops
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,6 +20,7 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert "76.1" in text
     assert "apache-2.0" in text
     assert "non-commercial" in text
+    assert "3.0" in next(line for line in text.splitlines() if line.startswith("compute"))
 
 
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,3 +34,9 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert torch.equal(load_file(tmp_path / "old.safetensors")["a"], state["a"])
     assert main(["models", "convert", str(tmp_path / "old.pth")]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "published"), [("vim_tiny", 1.5e9), ("vim_small", 5.1e9), ("deit_small_patch16_224", 4.6e9)])
+def test_compute_is_near_what_is_published(name: str, published: float) -> None:
+    """Published tables count a multiplication and an addition as one."""
+    assert count_flops(name) == pytest.approx(2 * published, rel=0.05)

@@ -44,6 +44,7 @@ def describe(name: str) -> None:
         "name": info.name,
         "aliases": ", ".join(info.aliases) or "none",
         "parameters": f"{info.parameters:,}",
+        "compute": f"{count_flops(info.name) / 1e9:.2f} GFLOPs per image, a multiplication and an addition counted as two",
         "input": f"{info.img_size} x {info.img_size} pixels",
         "weights": info.weights,
         "sha256": info.sha256 or "checked against the Hub's own",
@@ -52,6 +53,25 @@ def describe(name: str) -> None:
         "source": info.source,
     }
     print("\n".join(f"{key:11s} {text}" for key, text in lines.items()))
+
+
+def count_flops(name: str) -> int:
+    """Floating point operations of a backbone for one image of its own size, counted by PyTorch without any arithmetic."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from svp.models import create_model
+
+    model = create_model(name, device="meta").eval()
+    height, width = model.patch_embed.img_size
+    counter = FlopCounterMode(display=False)
+    # PyTorch counts attention in its parts only
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        model.to_empty(device="cpu")
+        model(torch.empty(1, 3, height, width))
+    return counter.get_total_flops()
 
 
 def convert(file: str) -> None:

@@ -123,8 +123,6 @@ def test_attention_times_input_is_the_output_of_the_scan(direction: str, dtype: 
 )
 def test_attention_is_what_the_model_computes_with_every_method_on_every_backend(method: str, backend: str) -> None:
     """Over tokens and both directions, gated, it adds up to what every mixer's last projection gets, token by token."""
-    if "lora" in method or method == "dora":
-        pytest.importorskip("peft", reason="the package peft is not installed")
     model = tuned(method, torch.float32, img_size=12)
     x = images(model)
     with use_backend(backend):

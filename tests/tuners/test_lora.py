@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import svp
+from svp.tuners.low_rank import LowRankUpdate
 from tests.models.small import device_of, images, runnable_backends, small_vim, small_vit
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -233,10 +234,37 @@ def test_slices_are_those_of_a_vim() -> None:
         svp.tune(small_vit(), "lora_partial")
 
 
-def test_without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)  # as Python marks what cannot be imported
-    model = small_vim()
-    with pytest.raises(RuntimeError, match=r"method 'dora' needs the package peft: pip install 'vim-svp\[peft\]'"):
-        svp.tune(model, "dora")
-    assert model.tuner is None
-    svp.tune(model, "lora_partial")
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "autocast"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("magnitude", [False, True], ids=["lora", "dora"])
+@pytest.mark.parametrize("kind", ["linear", "bias", "conv"])
+def test_is_what_peft_computes(kind: str, magnitude: bool, dropout: float, autocast: bool) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    torch.manual_seed(0)
+    base: Any = torch.nn.Conv2d(3, 8, 4, 4) if kind == "conv" else torch.nn.Linear(6, 8, bias=kind == "bias")
+    x = torch.randn(2, 3, 8, 8) if kind == "conv" else torch.randn(2, 5, 6)
+    holder = torch.nn.ModuleDict({"map": copy.deepcopy(base)})
+    torch.manual_seed(1)
+    config = LoraConfig(r=3, lora_alpha=1.5, lora_dropout=dropout, target_modules=["map"], use_dora=magnitude)
+    theirs: Any = inject_adapter_in_model(config, holder)["map"]
+    torch.manual_seed(1)
+    ours = LowRankUpdate(base, 3, 1.5, dropout, magnitude)
+    state, start = theirs.state_dict(), ours.state_dict()
+    assert list(start) == list(state)
+    assert all(torch.equal(start[name], tensor) for name, tensor in state.items()), "another start"
+    results = []
+    for module in (theirs, ours):
+        for seed, (name, parameter) in enumerate(module.named_parameters()):
+            if "lora" in name:
+                shake(parameter, seed, amount=0.3)
+        torch.manual_seed(2)  # the same inputs are dropped
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = module.train()(x)
+        trained = [parameter for name, parameter in module.named_parameters() if "lora" in name]
+        results.append([y, *torch.autograd.grad(y.float().square().sum(), trained)])
+    for a, b in zip(*results, strict=True):
+        assert (a - b).norm() <= (0.03 if autocast else 1e-5) * a.norm()
+    theirs.merge()
+    ours.merge()
+    torch.testing.assert_close(ours.base_layer.weight, theirs.base_layer.weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -222,8 +223,13 @@ def _without_autocast(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tenso
     """Call `module` in `dtype`: the bias of the step size is as small as -7, and bfloat16 would cost 3 % of the step."""
     if not is_autocast_enabled(x.device.type):
         return module(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         return module(x.to(dtype))
+
+
+def without_autocast(device: str) -> AbstractContextManager[Any]:
+    """What is computed inside keeps its precision."""
+    return torch.autocast(device, enabled=False) if is_autocast_enabled(device) else nullcontext()
 
 
 def is_autocast_enabled(device: str) -> bool:

@@ -1,4 +1,4 @@
-"""Low-rank updates of frozen linear maps: LoRA, DoRA (both through PEFT) and LoRAp, LoRA on a slice of a map's output.
+"""Low-rank updates of frozen linear maps: LoRA, DoRA and LoRAp, LoRA on a slice of a map's output.
 
     lora            y = W u + s B A u                         s = alpha / rank
     dora            y = m / |W + s B A| (W + s B A) u         m, |.|: per output; the gradient takes |.| for a constant
@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from svp.models import VisionMamba
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
 from svp.tuners.base import Method, MethodConfig, register_method
+from svp.tuners.low_rank import LowRankUpdate
 
 if TYPE_CHECKING:
     from svp.tuners.tuner import Tuner
@@ -111,7 +112,7 @@ def _check_update(method: str, rank: int, alpha: float, dropout: float) -> None:
 
 @register_method("lora", LoRAConfig, title="LoRA")
 class LoRAMethod(Method[LoRAConfig]):
-    """PEFT's LoRA layers stand in the place of the maps."""
+    """A ``LowRankUpdate`` stands in the place of every map."""
 
     backbones = VIM_AND_VIT
     default_lr = 3e-3
@@ -120,31 +121,19 @@ class LoRAMethod(Method[LoRAConfig]):
     use_dora: ClassVar[bool] = False
 
     def attach(self, tuner: Tuner) -> Iterable[str]:
-        paths, config = self._paths(tuner.model), self.config
-        try:
-            from peft import LoraConfig, inject_adapter_in_model  # takes seconds
-        except ImportError as error:
-            raise RuntimeError(f"method {self.name!r} needs the package peft: pip install 'vim-svp[peft]'") from error
-        # PEFT is shown these layers alone, so that it changes nothing else in the model
-        layers = nn.ModuleDict({str(number): _layer_at(path, tuner) for number, path in enumerate(paths)})
-        if self.use_dora and any(layer._forward_hooks for layer in layers.values()):
-            raise ValueError(f"{tuner.name!r} cannot be combined: dora takes the norm of the weight itself; name dora first")
-        trained = [parameter for parameter in layers.parameters() if parameter.requires_grad]
-        update = LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            target_modules=list(layers),
-            use_dora=self.use_dora,
-        )
-        inject_adapter_in_model(update, layers)
-        for parameter in trained:  # by another method; PEFT has frozen it
-            parameter.requires_grad_(True)
-        return [name for path, layer in zip(paths, layers.values(), strict=True) for name in tuner.wrap(path, layer)]
+        config, wrappers = self.config, {}
+        for path in self._paths(tuner.model):
+            layer = _layer_at(path, tuner)
+            if self.use_dora and layer._forward_hooks:
+                raise ValueError(
+                    f"{tuner.name!r} cannot be combined: dora takes the norm of the weight itself; name dora first"
+                )
+            wrappers[path] = LowRankUpdate(layer, config.rank, config.alpha, config.dropout, self.use_dora)
+        return [name for path, wrapper in wrappers.items() for name in tuner.wrap(path, wrapper)]
 
     def bake(self, tuner: Tuner) -> None:
         for path in self._paths(tuner.model):
-            tuner.model.get_submodule(path).merge(safe_merge=True)
+            tuner.model.get_submodule(path).merge()
 
     def _paths(self, model: Any) -> list[str]:
         """Where the target modules are in `model`."""
@@ -164,7 +153,7 @@ class LoRAMethod(Method[LoRAConfig]):
 
 @register_method("dora", LoRAConfig, title="DoRA")
 class DoRAMethod(LoRAMethod):
-    """PEFT's DoRA layers stand in the place of the maps."""
+    """A ``LowRankUpdate`` with magnitudes stands in the place of every map."""
 
     use_dora = True
 

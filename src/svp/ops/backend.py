@@ -63,7 +63,7 @@ def resolve(requested: str, *arguments: Tensor | None) -> str:
     """
     name = _known(requested)
     if name == "auto":
-        name = _chosen.get()
+        name = _surrounding()
     kinds = [(t.device, t.dtype) for t in arguments if t is not None]
     if name == "auto":
         return _auto(kinds)
@@ -74,9 +74,14 @@ def resolve(requested: str, *arguments: Tensor | None) -> str:
     return name
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]  # PyTorch 2.11 cannot trace it
+def _surrounding() -> str:
+    return _chosen.get()
+
+
 def is_automatic(requested: str) -> bool:
     """Whether ``backend=requested`` leaves the choice to us, the surrounding ``use_backend`` too."""
-    return requested == "auto" and _chosen.get() == "auto"
+    return requested == "auto" and _surrounding() == "auto"
 
 
 def describe(op: str, **how: str) -> None:
@@ -101,7 +106,7 @@ def explain(tensor: Tensor | None = None, *, device: torch.device | str = "cpu",
         Some lines of text, to be printed.
     """
     kind = (tensor.device, tensor.dtype) if tensor is not None else (torch.device(device), dtype)
-    surrounding = _chosen.get()
+    surrounding = _surrounding()
     chosen = _auto([kind]) if surrounding == "auto" else surrounding
     title = f'"auto" for {str(kind[1]).removeprefix("torch.")} on {kind[0]}: {chosen}'
     if surrounding != "auto":

@@ -83,7 +83,7 @@ def _write(name: str, folder: Path) -> None:
     for split, part in taken.items():
         image, label = _columns(name, splits[split].features)
         reader = create_reader(f"hfds/{name}", split=split, input_key=image, target_key=label)
-        class_names = _folder_names(reader.class_to_idx)
+        class_names = _folder_names(splits[split].features[label].names)
         for number in range(len(reader)):
             file, target = reader[number]
             with file:
@@ -128,9 +128,10 @@ def _columns(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def _folder_names(class_to_idx: Mapping[str, int]) -> dict[int, str]:
+def _folder_names(class_names: Sequence[str]) -> dict[int, str]:
     """By label, the class name as a name of one folder that no tool hides."""
-    names = {label: name.translate({ord(sign): "_" for sign in "/\\\0"}).strip() for name, label in class_to_idx.items()}
+    signs = {ord(sign): "_" for sign in "/\\\0"}
+    names = {label: name.translate(signs).strip() for label, name in enumerate(class_names)}
     safe = {label: f"_{name}" if not name or name.startswith(".") else name for label, name in names.items()}
     taken = list(safe.values())
     return {label: name if taken.count(name) == 1 else f"{name} ({label})" for label, name in safe.items()}

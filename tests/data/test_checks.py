@@ -281,7 +281,7 @@ def test_training_after_a_check_decodes_nothing_again(photos: Path, monkeypatch:
     (photos / "test/cat/bad.png").write_text("no image")
     check(photos)
     decoded: list[Path] = []
-    monkeypatch.setattr("svp.data.pipeline.images.to_rgb", lambda image: decoded.append(Path(image.filename)))
+    monkeypatch.setattr("svp.data.pipeline.decoding.to_rgb", lambda image: decoded.append(Path(image.filename)))
     find_unreadable(sorted(photos.rglob("*.png")))
     assert decoded == []
     find_unreadable([picture(photos / "new.png", 1)])
@@ -305,7 +305,7 @@ def test_every_image_is_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPat
     opened: list[object] = []
     real = facts.to_rgb
     monkeypatch.setattr(facts, "to_rgb", lambda image: (opened.append(image), real(image))[1])
-    monkeypatch.setattr("svp.data.pipeline.images.to_rgb", lambda image: pytest.fail("decoded again"))
+    monkeypatch.setattr("svp.data.pipeline.decoding.to_rgb", lambda image: pytest.fail("decoded again"))
     check(photos)
     assert len(opened) == 24
 

@@ -5,18 +5,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from svp.data.checks import check_data
 from svp.data.named.catalog import DatasetInfo, dataset_info, list_datasets
 from svp.data.opening import data_folder, open_data, open_fraction, open_labelled
-from svp.data.pipeline.images import (
-    MAX_UNREADABLE,
-    Unreadable,
-    UnreadableImageError,
-    check_unreadable,
-    drop_unreadable,
-    find_unreadable,
-    load_image,
-)
+from svp.data.pipeline.decoding import UnreadableImageError, load_image
 from svp.data.sources.folder import open_folder
 from svp.data.sources.listing import IMAGE_SUFFIXES, find_images
 from svp.data.splits import DataError, ImageData, Split
+from svp.data.unreadable import MAX_UNREADABLE, Unreadable, check_unreadable, drop_unreadable, find_unreadable
 from svp.inputs import InputConfig, eval_transform
 
 CacheMode = Literal["none", "memory", "disk"]

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from svp.data.facts import ImageFacts, read_all_facts
 from svp.data.named.catalog import DatasetInfo, NamedSource
 from svp.data.opening import find_source
-from svp.data.pipeline.images import Unreadable, check_unreadable, remember_readable
 from svp.data.splits import DataError, ImageData, Parts, Split, complete, enumerate_some
+from svp.data.unreadable import Unreadable, check_unreadable, remember_readable
 from svp.errors import InputError
 
 Level = Literal["error", "warning", "info"]

@@ -2,15 +2,14 @@
 
 import hashlib
 import io
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from svp.data.pipeline.images import Unreadable, UnreadableImageError, decoding, to_rgb
+from svp.data.pipeline.decoding import decoding, to_rgb
+from svp.data.unreadable import Unreadable, decode_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +46,7 @@ def read_facts(path: Path) -> ImageFacts:
 
 
 def read_all_facts(
-    paths: Sequence[Path], progress: Callable[[int], None] | None = None
+    paths: Sequence[Path], progress: Callable[[int], object] | None = None
 ) -> tuple[dict[Path, ImageFacts], tuple[Unreadable, ...]]:
-    """Facts of the files that can be decoded, and the others, in the order given.
-
-    Args:
-        progress: Called after each file with the number of files done.
-    """
-
-    def read(path: Path) -> ImageFacts | Unreadable:
-        try:
-            return read_facts(path)
-        except UnreadableImageError as error:
-            return Unreadable(path, error.reason)
-
-    facts: dict[Path, ImageFacts] = {}
-    unreadable: list[Unreadable] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter lock
-        for done, (path, result) in enumerate(zip(paths, pool.map(read, paths), strict=True), start=1):
-            if isinstance(result, Unreadable):
-                unreadable.append(result)
-            else:
-                facts[path] = result
-            if progress is not None:
-                progress(done)
-    return facts, tuple(unreadable)
+    """Facts of the files that can be decoded, and the others; for the arguments see `decode_all`."""
+    return decode_all(paths, read_facts, progress)

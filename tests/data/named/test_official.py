@@ -149,7 +149,7 @@ def test_fetch(name: str, server, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert main(["data", "fetch", name, "--data-root", str(root)]) == 0
     assert server.asked == []
     assert {path.name for path in root.rglob(".*")} <= {".complete"}
-    assert list(root.rglob("*.part")) == []
+    assert list(root.rglob("*.tmp")) == []
 
 
 @pytest.mark.parametrize("name", ["gtsrb", "cifar10", "svhn"])
@@ -274,7 +274,7 @@ def test_killed_while_downloading(server, monkeypatch: pytest.MonkeyPatch, tmp_p
         fetch_official("svhn", Path({str(root)!r}))
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.DEVNULL)
-    part = root / "train_32x32.mat.part"
+    part = root / f".train_32x32.mat.{process.pid}.tmp"
     for _ in range(600):
         if part.exists() and part.stat().st_size:
             break

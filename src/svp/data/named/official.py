@@ -7,13 +7,14 @@ what torchvision has fetched is found here and the other way round.
 from __future__ import annotations
 
 import shlex
-import tempfile
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from svp.data.splits import DataError, enumerate_some
 from svp.errors import UnavailableError
+from svp.paths import remove_leftovers, temporary_name
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ def fetch_official(name: str, root: Path) -> None:
     official = OFFICIAL[name]
     folder = root / official.places[0]
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     wanted = [download for download in official.downloads if _missing(folder, download.brings)]
     for number, download in enumerate(wanted):
         try:
@@ -215,7 +217,7 @@ def _downloaded(download: Download, folder: Path) -> Path:
     file = folder / download.filename
     if check_integrity(file, download.md5):
         return file
-    part = file.with_name(f"{file.name}.part")
+    part = temporary_name(file)
     try:
         download_url(download.url, folder, part.name, download.md5)
     except (OSError, RuntimeError, HTTPException) as error:  # RuntimeError: another checksum, or redirected without end
@@ -231,9 +233,12 @@ def _downloaded(download: Download, folder: Path) -> Path:
 def _unpack(archive: Path, contents: Iterable[str], folder: Path) -> None:
     from torchvision.datasets.utils import extract_archive
 
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{archive.name}-") as unpacked:
-        extract_archive(str(archive), unpacked)
+    unpacked = temporary_name(archive)
+    try:
+        extract_archive(str(archive), str(unpacked))
         for path in _missing(folder, contents):
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            (Path(unpacked) / path).replace(target)
+            (unpacked / path).replace(target)
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)

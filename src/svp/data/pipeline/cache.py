@@ -7,14 +7,11 @@ any one, a damaged file or half a file of a killed process has the whole built a
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -26,10 +23,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from svp.data.pipeline.images import load_image
+from svp.data.fingerprints import fingerprint, state_text
+from svp.data.pipeline.decoding import load_image
 from svp.data.pipeline.stages import Stages
+from svp.data.pipeline.threads import in_threads
 from svp.errors import UnavailableError
-from svp.paths import home, write_atomically
+from svp.paths import home, remove_leftovers, write_atomically
 
 MAX_MEMORY = 0.5
 """Share of the available memory that kept images may take, over all processes."""
@@ -126,7 +125,7 @@ def _keep_on_disk(paths: Sequence[Path], stages: Stages, place: Place) -> KeptIm
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
+        remove_leftovers(folder)
         _check_disk(_estimate(paths, stages), folder, place)
         write_atomically(folder / "images.bin", write_images)
         index = json.dumps({"state": state, "crc32": checksum, "shapes": shapes})
@@ -186,9 +185,7 @@ def _as_bytes(shapes: Sequence[tuple[int, int]]) -> bytes:
 
 
 def _decoded(paths: Sequence[Path], stages: Stages) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter lock
-        for start in range(0, len(paths), 64):  # not all at once: few shall wait in memory for the disk
-            yield from pool.map(lambda path: np.asarray(stages.kept(load_image(path))), paths[start : start + 64])
+    return in_threads(lambda path: np.asarray(stages.kept(load_image(path))), paths)
 
 
 def _estimate(paths: Sequence[Path], stages: Stages) -> int:
@@ -229,27 +226,12 @@ def _check_disk(needed: int, folder: Path, place: Place) -> None:
 def _folder(paths: Sequence[Path], stages: Stages) -> Path:
     names = [str(path.absolute()) for path in paths]
     text = json.dumps([_FORMAT, PIL.__version__, stages.key, names])  # another Pillow may decode otherwise
-    return home() / "cache" / "images" / hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:24]
+    return home() / "cache" / "images" / fingerprint(text)
 
 
 def _state(paths: Sequence[Path]) -> str:
     """Stands for the content of the files, without reading them."""
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            status = path.stat()
-            digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
-        except OSError:
-            digest.update(b"absent\n")  # `load_image` will say so
-    return digest.hexdigest()
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half written (names as of `write_atomically`)."""
-    for file in folder.glob(".*.tmp"):
-        pid = file.name.split(".")[-2]
-        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
-            file.unlink(missing_ok=True)
+    return fingerprint("".join(f"{state_text(path)}\n" for path in paths), 64)
 
 
 def _size(nbytes: float) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from svp.data.pipeline.cache import KeptImages, Place, keep_images
-from svp.data.pipeline.images import load_image
+from svp.data.pipeline.decoding import load_image
 from svp.data.pipeline.stages import take_apart
 from svp.data.splits import Split
 from svp.inputs import InputConfig, Transform

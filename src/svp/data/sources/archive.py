@@ -6,7 +6,6 @@ it: ``cat.tar`` holds the images of a class, ``train.tar`` the class folders of 
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 import tarfile
 import zipfile
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from svp.data.fingerprints import file_state, fingerprint
 from svp.data.sources.folder import FolderSource
 from svp.data.sources.unpacked import unpacked
 from svp.data.splits import DataError, Parts, Split
@@ -67,14 +67,15 @@ def unpack(path: Path, root: Path) -> Path:
         DataError: The archive is damaged or reaches outside itself.
     """
     archives = _tars_in(path) if path.is_dir() else [path]
-    state = [(str(archive.resolve()), archive.stat().st_size, archive.stat().st_mtime_ns) for archive in archives]
-    digest = hashlib.sha256(repr(state).encode(errors="surrogateescape")).hexdigest()[:12]
+    state = [(str(archive.resolve()), *file_state(archive)) for archive in archives]
 
     def write(folder: Path) -> None:
         for archive in archives:
             _extract(archive, folder / archive_name(archive) if path.is_dir() else folder)
 
-    return _layout(unpacked(root / "archives" / f"{archive_name(path)}-{digest}", str(path.resolve()), write))
+    return _layout(
+        unpacked(root / "archives" / f"{archive_name(path)}-{fingerprint(repr(state), 12)}", str(path.resolve()), write)
+    )
 
 
 def _extract(archive: Path, folder: Path) -> None:

@@ -5,7 +5,7 @@ Two layouts are understood; a missing part is split off the training part, strat
     pets/cat/1.jpg   pets/dog/7.jpg                                  class folders
     pets/train/cat/1.jpg   [pets/val/dog/7.jpg]   [pets/test/...]    parts of class folders
 
-Only names are read here; whether a file decodes is the business of `svp.data.pipeline.images`.
+Only names are read here; whether a file decodes is the business of `svp.data.pipeline.decoding`.
 """
 
 from __future__ import annotations

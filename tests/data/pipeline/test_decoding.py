@@ -20,8 +20,9 @@ from svp.data import (
     drop_unreadable,
     find_unreadable,
     load_image,
+    unreadable,
 )
-from svp.data.pipeline import images
+from svp.data.pipeline import decoding
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +162,7 @@ def test_any_failure_of_a_decoder_counts(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(image: object) -> None:
         raise error
 
-    monkeypatch.setattr(images.ImageOps, "exif_transpose", fail)
+    monkeypatch.setattr(decoding.ImageOps, "exif_transpose", fail)
     with pytest.raises(UnreadableImageError, match=r"x\.png: .*x"):
         load_image(noise(tmp_path / "x.png"))
 
@@ -173,7 +174,7 @@ def count_decoding(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         decoded.append(path)
         return load_image(path)
 
-    monkeypatch.setattr(images, "load_image", load)
+    monkeypatch.setattr(unreadable, "load_image", load)
     return decoded
 
 

@@ -95,8 +95,8 @@ def add_features(page: Page, features: Mapping[str, Array], labels: Integers, cl
     page.add_figure(
         "features",
         "Features before and after",
-        "t-SNE of what enters the head. The silhouette, -1 to 1, tells how well the classes are separated in the features "
-        "themselves.",
+        "t-SNE of what enters the head. The silhouette, from -1 to 1, says how well the classes are separated in the "
+        "features themselves.",
         plot_features(embedded, labels, class_names),
     )
     page.add_numbers({"silhouette": silhouettes})
@@ -108,7 +108,7 @@ def add_confusion(page: Page, predicted: Predictions, class_names: Sequence[str]
     page.add_figure(
         "confusion",
         f"Confusion, top-1 {predicted.top1:.1%} of {len(predicted.labels)}",
-        "Images of a true class (row) by the class that the model says (column).",
+        "Images by their true class (row) and the class that the model says (column).",
         plot_confusion(confusion, class_names),
     )
     mixed = confusion - np.diag(np.diag(confusion))
@@ -137,7 +137,7 @@ def add_mistakes(
     page.add_figure(
         "mistakes",
         "Surest mistakes",
-        "Wrong images that the model was surest of: true class → what the model says, and how sure it is.",
+        "The wrong answers that the model was surest of: true class → what the model says, and how sure it is.",
         plot_images(images, captions),
     )
 

@@ -37,7 +37,7 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1, ray: str | None = None) -> I
     """Run jobs and yield each as it ends.
 
     Args:
-        jobs: With different directories.
+        jobs: Jobs with different directories.
         workers: Processes. A single one is this process; several share its threads and the GPUs evenly, and each runs many
             jobs, as a process that starts takes seconds to load what it needs.
         ray: Address of a Ray cluster to run on instead ("auto": the one on this machine; "local": one of this call's own).
@@ -45,7 +45,7 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1, ray: str | None = None) -> I
             the data under the same paths.
 
     Raises:
-        RuntimeError: Ray is not installed.
+        UnavailableError: Ray is not installed.
         ConnectionError: There is no cluster at the address.
     """
     if not jobs:

@@ -19,7 +19,7 @@ from svp.studies.engine import call_on_ray, logged, start_worker, terminate
 from svp.studies.study import Cell, Job, make_study
 from svp.studies.variants import method_name, point_settings
 from svp.training import ConfigError, make_config, train
-from svp.training.recipes import merge, normalised
+from svp.training.recipes import merge, normalized
 
 if TYPE_CHECKING:
     import optuna
@@ -44,7 +44,7 @@ class Search:
         base: All settings that stay, in the form of a run's config.yaml.
         space: Option of the method, or setting -> its range or its values.
         trials: Runs, those stopped early among them; processes that work together may end up to one each above it.
-        seed: Of every run, and of what is proposed first.
+        seed: Seeds every run and the first proposals.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Search:
         Raises:
             ConfigError: The point is no valid setting.
         """
-        config = make_config(merge(self.base, normalised(point_settings(point, "+".join(self.base["method"])))))
+        config = make_config(merge(self.base, normalized(point_settings(point, "+".join(self.base["method"])))))
         cell = Cell(self.data, describe(point), config, (float(config.lr or 0.0),))
         job = cell.job(folder, cell.candidates[0], self.seed, tuning=True)
         directory = job.directory.with_name(f"trial{number:04d}-{job.directory.name}")
@@ -112,7 +112,7 @@ def make_search(values: Mapping[str, Any]) -> Search:
     ((label, data),) = study.data.items()
     base: dict[str, Any] = {}
     for layer in (study.settings, data, study.methods[method]):
-        base = merge(base, normalised(layer))
+        base = merge(base, normalized(layer))
     search = Search(study.name, label, base, _space(values.get("space")), trials, seed)
     search.job(Path(), 0, {name: part.low if isinstance(part, Range) else part[0] for name, part in search.space.items()})
     return search
@@ -147,7 +147,7 @@ def run_search(search: Search, folder: str | Path, workers: int = 1, ray: str | 
 
     Args:
         search: What to search.
-        folder: Of the journal and the trials.
+        folder: Folder of the journal and the trials.
         workers: Processes that take part.
         ray: Address of a Ray cluster whose CPUs or GPUs take part instead, see ``run_jobs``.
 

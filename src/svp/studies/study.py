@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from svp.training.config import WITHOUT_EFFECT, TrainConfig, make_config
-from svp.training.recipes import ConfigError, merge, normalised, read_yaml
+from svp.training.recipes import ConfigError, merge, normalized, read_yaml
 from svp.tuners import get_methods
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "assets" / "published.json"
@@ -32,7 +32,7 @@ class Tuning:
 
     Args:
         lr: Candidates of all methods that bring none of their own.
-        seed: Of these runs.
+        seed: Seed of these runs.
     """
 
     lr: tuple[float, ...] = ()
@@ -136,7 +136,7 @@ class Study:
         settings: Settings of all runs, in the form of a run's config.yaml.
         data: Label -> the settings that differ: `data`, and what else is special to it.
         methods: Label -> the settings that differ: `method`, and what else is special to it.
-        seeds: Of the runs that count.
+        seeds: Seeds of the runs that count.
         tune: How learning rates are chosen; None if every method has its own.
         reference: Label of the method that all others are compared with, seed by seed; None for no such comparison.
         groups: Name -> labels of data sets whose mean gets a column of its own.
@@ -181,7 +181,7 @@ class Study:
         return tuple(self._cell(data, method) for data in self.data for method in self.methods)
 
     def _cell(self, data: str, method: str) -> Cell:
-        layers = (normalised(layer) for layer in (self.settings, self.data[data], self.methods[method]))
+        layers = (normalized(layer) for layer in (self.settings, self.data[data], self.methods[method]))
         merged: dict[str, Any] = {}
         for layer in layers:
             merged = merge(merged, layer)
@@ -270,7 +270,7 @@ def make_study(values: Mapping[str, Any]) -> Study:
     """A checked study from what a YAML file holds.
 
     Raises:
-        ConfigError: As ``read_study``.
+        ConfigError: The same as of ``read_study``.
     """
     values = dict(values)
     known = [f.name for f in fields(Study)]
@@ -358,7 +358,7 @@ def _unlabelled(entry: Any, key: str, section: str) -> tuple[str, dict[str, Any]
     settings = _settings(entry, section)
     value = settings.get(key)
     if key == "method" and isinstance(value, Mapping):
-        value = "+".join(normalised({key: value}).get(key, ())) or None
+        value = "+".join(normalized({key: value}).get(key, ())) or None
     if not isinstance(value, str):
         raise ConfigError(f"{section}: {entry!r} has no {key!r}; expected a name, or settings with '{key}: NAME'")
     label = _data_name(value) if key == "data" else value
@@ -371,8 +371,8 @@ def _short(value: Any) -> str:
 
 def _name_method(settings: dict[str, Any], label: str) -> None:
     """The label is the method's name where no other is given: ``svp: {}``, ``svp: {method: {cross: false}}``."""
-    part = normalised({name: settings.pop(name) for name in ("method", "options") if name in settings}, f" (methods.{label})")
-    method = part.get("method") or normalised({"method": label} | part)["method"]
+    part = normalized({name: settings.pop(name) for name in ("method", "options") if name in settings}, f" (methods.{label})")
+    method = part.get("method") or normalized({"method": label} | part)["method"]
     try:
         get_methods("+".join(method))
     except ValueError as error:

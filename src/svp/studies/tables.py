@@ -23,7 +23,7 @@ class Table:
     Args:
         title: What it shows, with the unit.
         columns: The first is of text, all others of numbers.
-        rows: As many cells as columns.
+        rows: Cells of each row, one per column.
         notes: What a reader must know, a sentence each.
     """
 

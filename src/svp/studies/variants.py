@@ -11,7 +11,7 @@ import numpy as np
 
 from svp.studies.study import Study, grid_points, make_study, read_values
 from svp.training.config import TrainConfig
-from svp.training.recipes import ConfigError, normalised, read_yaml
+from svp.training.recipes import ConfigError, normalized, read_yaml
 
 _ABLATION = Path(__file__).resolve().parent.parent / "assets" / "ablation.yaml"
 
@@ -20,7 +20,7 @@ def read_ablation(path: str | Path) -> Study:
     """A study of the parts of SVP, whose variants are those of ``assets/ablation.yaml``.
 
     Raises:
-        ConfigError: As ``read_study``; the file lists methods.
+        ConfigError: The same as of ``read_study``; or the file lists methods.
     """
     values = _read(path, "ablate")
     values["methods"] = read_yaml(_ABLATION)
@@ -36,7 +36,7 @@ def read_sensitivity(path: str | Path) -> Study:
     are those of a smaller one.
 
     Raises:
-        ConfigError: As ``read_study``; the file lists methods or has no grid; the grid has fewer points than asked for.
+        ConfigError: The same as of ``read_study``; or the file lists methods, has no grid, or a grid of too few points.
     """
     values = _read(path, "sensitivity")
     grid = values.get("grid")
@@ -70,7 +70,7 @@ def point_settings(point: Mapping[str, Any], method: str) -> dict[str, Any]:
 
 def method_name(values: Mapping[str, Any]) -> str:
     """The method that the settings of a study name; SVP if they name none."""
-    return "+".join(normalised(values.get("settings") or {}).get("method", ("svp",)))
+    return "+".join(normalized(values.get("settings") or {}).get("method", ("svp",)))
 
 
 def _read(path: str | Path, action: str) -> dict[str, Any]:

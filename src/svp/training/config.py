@@ -17,7 +17,7 @@ from svp.inputs import InputOverrides
 from svp.models.factory import full_name
 from svp.settings import Device, Precision, check_fields
 from svp.training.protocol import Protocol
-from svp.training.recipes import ConfigError, merge, normalised, read_recipe, read_settings, recipe_for
+from svp.training.recipes import ConfigError, merge, normalized, read_recipe, read_settings, recipe_for
 from svp.tuners import get_methods, make_methods, options_of
 
 Schedule = Literal["cosine", "released"]
@@ -197,7 +197,7 @@ def merge_settings(explicit: Mapping[str, Any], config_file: str | Path | None =
         ConfigError: A file cannot be read; something else stands where a name or settings belong.
     """
     layers = [read_settings(config_file)] if config_file else []
-    layers.append(normalised(explicit))
+    layers.append(normalized(explicit))
     recipe = next((layer["recipe"] for layer in reversed(layers) if layer.get("recipe")), None)
     if recipe:
         data = next((layer["data"] for layer in reversed(layers) if layer.get("data")), "")

@@ -37,7 +37,7 @@ def images_used(
         train_fraction: Share of every class that is left to train on.
         published: The data set's own list of that share. It is trained on instead of a draw, less the images that are held
             out, but by protocol "trainval": it is a share of the training part, and none of train + val.
-        seed: Of the draw.
+        seed: Seeds the draw.
     Raises:
         DataError: What the released code trains on holds test images; all images of `published` are held out.
     """

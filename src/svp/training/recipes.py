@@ -71,7 +71,7 @@ def _read_inheriting(path: Path, heirs: Sequence[Path]) -> dict[str, Any]:
         raise ConfigError(f"settings inherit from themselves: {chain}")
     values = read_yaml(path)
     parent = values.pop("inherit", None)
-    values = normalised(values, f" (in {path})")
+    values = normalized(values, f" (in {path})")
     if parent is None:
         return values
     file = _find(parent, path.parent) if isinstance(parent, str) else None
@@ -118,7 +118,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
 }
 
 
-def normalised(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def normalized(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Plain values; ``method`` is an ordered mapping of names to options, ``options`` refines whatever the method is.
 
     A method may be given as a name ("svp+lora"), as a mapping {name: options}, or in the forms of 0.1.0: options beside a
@@ -149,7 +149,7 @@ def normalised(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         if not isinstance(name, str):
             raise ConfigError(f"{name!r} is not the name of a setting{where}")
     if method is not None:
-        values["method"] = refined(method, options)
+        values["method"] = with_options(method, options)
     elif options:
         values["options"] = options
     return values
@@ -161,7 +161,7 @@ def _is_distinct(name: str) -> bool:
     return len(set(parts)) == len(parts)
 
 
-def refined(method: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
+def with_options(method: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
     """Methods with further options: those of the only method, or a mapping of options for each by its name.
 
     Raises:
@@ -182,7 +182,7 @@ def refined(method: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any])
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` put on `base`, both normalised: sections (and those within) entry by entry, everything else as a whole.
+    """`over` put on `base`, both normalized: sections (and those within) entry by entry, everything else as a whole.
 
     Raises:
         ConfigError: Options do not fit the method.
@@ -193,7 +193,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         base.pop("options", None)
     merged = _merged(base, over)
     if "method" in merged and "options" in merged:
-        merged["method"] = refined(merged["method"], merged.pop("options"))
+        merged["method"] = with_options(merged["method"], merged.pop("options"))
     return merged
 
 

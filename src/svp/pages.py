@@ -33,7 +33,7 @@ def write_page(target: Path, template: str, **values: Any) -> None:
 
 def emphasized(text: str) -> Markup:
     """HTML of a text whose ``**parts**`` are bold."""
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escape(text)))
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(text))))
 
 
 @cache

@@ -44,4 +44,4 @@ def test_data_fetch_and_check_use_the_data_root(tmp_path: Path, capsys: pytest.C
     assert main(["data", "check", "digits", "--data-root", str(tmp_path)]) == 1
     text = capsys.readouterr().out
     assert "1798 of 1798" in text
-    assert "error: train: 1,798 images, the catalogue says 1,797" in text
+    assert "error: train: 1,798 images, the catalog says 1,797" in text

@@ -183,7 +183,7 @@ def test_modes_and_sizes(photos: Path) -> None:
     assert report.modes == {"RGB": 27, "L": 2, "1": 1, "LA": 1, "RGBA": 1, "P": 1, "CMYK": 1, "I;16": 1}
     text = message(report, "converted")
     assert text.startswith("8 of 35 images not plain RGB")
-    assert all(kind in text for kind in ("2 grey", "1 16-bit grey", "1 CMYK", "1 palette", "1 RGB with transparency"))
+    assert all(kind in text for kind in ("2 gray", "1 16-bit gray", "1 CMYK", "1 palette", "1 RGB with transparency"))
     assert names(report, "small") == {"train/dog/low.png", "train/dog/narrow.png"}
     assert report.height == checks.Range(10, 24, 60)
     assert report.width == checks.Range(15, 32, 64)
@@ -231,15 +231,15 @@ def as_published(photos: Path, **changes: object) -> DatasetInfo:
     ("changes", "found"),
     [
         ({}, []),
-        ({"classes": 3}, ["2 classes, the catalogue says 3"]),
+        ({"classes": 3}, ["2 classes, the catalog says 3"]),
         (
             {"sizes": {"train": 9, "val": 7, "test": 8}},
-            ["train: 8 images, the catalogue says 9", "val: 8 images, the catalogue says 7"],
+            ["train: 8 images, the catalog says 9", "val: 8 images, the catalog says 7"],
         ),
         ({"sizes": {"train": 16, "test": 8}}, []),  # the validation part is not official
-        ({"sizes": {"train": 15, "test": 8}}, ["train and val: 16 images, the catalogue says 15"]),
-        ({"sizes": {"train": 8, "val": 8, "test": 1000}}, ["test: 8 images, the catalogue says 1,000"]),
-        ({"sizes": {"train": 8, "val": 8}}, ["test: 8 images, the catalogue says 0"]),
+        ({"sizes": {"train": 15, "test": 8}}, ["train and val: 16 images, the catalog says 15"]),
+        ({"sizes": {"train": 8, "val": 8, "test": 1000}}, ["test: 8 images, the catalog says 1,000"]),
+        ({"sizes": {"train": 8, "val": 8}}, ["test: 8 images, the catalog says 0"]),
     ],
 )
 def test_against_the_catalogue(

@@ -21,17 +21,17 @@ IMBALANCE = 10.0
 
 MODES = {
     "RGB": "RGB",
-    "L": "grey",
+    "L": "gray",
     "1": "black and white",
-    "LA": "grey with transparency",
+    "LA": "gray with transparency",
     "RGBA": "RGB with transparency",
     "P": "palette",
     "PA": "palette with transparency",
     "CMYK": "CMYK",
-    "I;16": "16-bit grey",
-    "I;16B": "16-bit grey",
-    "I": "32-bit grey",
-    "F": "floating-point grey",
+    "I;16": "16-bit gray",
+    "I;16B": "16-bit gray",
+    "I": "32-bit gray",
+    "F": "floating-point gray",
 }
 """What Pillow's modes are called here; others keep their name."""
 
@@ -59,8 +59,8 @@ class Copies:
 
     Attributes:
         files: Two or more.
-        classes: Of each file.
-        parts: Of each file, as the data set brings them.
+        classes: Class of each file.
+        parts: Part of each file, as the data set brings it.
         same_bytes: Whether the files are equal too, not only their decoded pixels.
     """
 
@@ -89,9 +89,9 @@ class Report:
     """All that `check_data` found.
 
     Attributes:
-        name: Of the data set.
-        root: See `Parts`.
-        class_names: By label.
+        name: Name of the data set.
+        root: Folder that all images lie in, or the table that lists them.
+        class_names: Names of the classes, by label.
         splits: The three parts that a run would use; those that the data set brings where it cannot be split.
         unreadable: Images that cannot be decoded.
         width, height: Pixels, upright.
@@ -207,7 +207,7 @@ def check_data(
         splits = parts.splits
         findings.append(Finding("error", "not-splittable", str(error)))
     copies = _find_copies(parts, facts)
-    findings += _catalogue_mismatch(source.info, parts) if isinstance(source, NamedSource) else []
+    findings += _catalog_mismatch(source.info, parts) if isinstance(source, NamedSource) else []
     findings += _unreadable(unreadable, len(paths))
     findings += _repeated(copies, drawn_from_train=not {"val", "test"} <= parts.splits.keys())
     findings += _classes(parts, splits)
@@ -242,10 +242,10 @@ def _unusable(data: ImageData, unreadable: Sequence[Unreadable]) -> list[Finding
     return []
 
 
-def _catalogue_mismatch(row: DatasetInfo, parts: Parts) -> list[Finding]:
+def _catalog_mismatch(row: DatasetInfo, parts: Parts) -> list[Finding]:
     found: list[Finding] = []
     if len(parts.class_names) != row.classes:
-        message = f"{_number(len(parts.class_names), 'class', 'classes')}, the catalogue says {row.classes:,}"
+        message = f"{_number(len(parts.class_names), 'class', 'classes')}, the catalog says {row.classes:,}"
         found.append(Finding("error", "catalogue-classes", message))
     # a validation part is not always official: then train and val count together
     has_val = "val" in parts.splits and "val" in row.sizes
@@ -255,7 +255,7 @@ def _catalogue_mismatch(row: DatasetInfo, parts: Parts) -> list[Finding]:
         published = sum(row.sizes.get(part, 0) for part in group)
         if images != published:
             present = [part for part in group if part in parts.splits or part in row.sizes]
-            message = f"{' and '.join(present)}: {_number(images, 'image')}, the catalogue says {published:,}"
+            message = f"{' and '.join(present)}: {_number(images, 'image')}, the catalog says {published:,}"
             found.append(Finding("error", "catalogue-size", message))
     return found
 

@@ -19,7 +19,7 @@ class ImageFacts:
     Attributes:
         width: Pixels, upright.
         height: Pixels, upright.
-        mode: Pillow's name of what the file holds: "RGB", "L" (grey), "RGBA", "P" (palette), "I;16", "CMYK", ...
+        mode: Pillow's name of what the file holds: "RGB", "L" (gray), "RGBA", "P" (palette), "I;16", "CMYK", ...
         file_digest: Equal for files of equal bytes.
         pixel_digest: Equal for images that a model sees as equal: size and RGB values as `load_image` gives them.
     """

@@ -33,7 +33,7 @@ def open_data(
     val_fraction: float = 0.15,
     test_fraction: float = 0.15,
 ) -> ImageData:
-    """Open images of the user's own, or a data set of the catalogue by name (a folder of that name comes first).
+    """Open images of the user's own, or a data set of the catalog by name (a folder of that name comes first).
 
     Args:
         data: Folder, table (.csv, .tsv), archive (.tar, .zip, folder of tars), ``hfds/OWNER/NAME`` for a data set of the
@@ -71,12 +71,12 @@ def find_source(data: str | Path, data_root: str | Path | None = None) -> Source
 
 
 def open_fraction(data: str, fraction: float, data_root: str | Path | None = None) -> Split | None:
-    """The list of a share of the training images that a data set of the catalogue brings itself.
+    """The list of a share of the training images that a data set of the catalog brings itself.
 
     Args:
         data: What `open_data` was given.
-        fraction: The share, above 0 up to 1.
-        data_root: As for `open_data`.
+        fraction: Share of the training images, above 0 up to 1.
+        data_root: Where named data sets are found; see `open_data`.
     Returns:
         As published; it may hold images that `open_data` splits off. None if there is no list of this share, and for all that
         is not opened by name.

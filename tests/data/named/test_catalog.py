@@ -1,4 +1,4 @@
-"""The catalogue: every row is complete and says the same as its reader; the commands that show it."""
+"""The catalog: every row is complete and says the same as its reader; the commands that show it."""
 
 import json
 import re

@@ -26,7 +26,7 @@ from svp.data import (
     train_transform,
 )
 from svp.data.pipeline.kernels import normalise, recolour, warp
-from svp.data.pipeline.policies import _operations, mend, quicken
+from svp.data.pipeline.policies import _operations, fix_posterize, on_arrays
 from svp.data.pipeline.stages import take_apart
 
 INPUTS = InputConfig(img_size=32)
@@ -119,8 +119,8 @@ def test_operations_on_arrays_are_those_of_pillow(policy: str) -> None:
     """Those that move no pixel give the same to the bit."""
     transform: Any = train_transform(INPUTS, AugmentConfig(auto_augment=policy))
     (step,) = [step for step in transform.transforms if list(_operations(step))]
-    mend(step)
-    quick: Any = quicken(copy.deepcopy(step))
+    fix_posterize(step)
+    quick: Any = on_arrays(copy.deepcopy(step))
     picture = smooth(20, 30, seed=3)
     if isinstance(quick, partial):  # the policy as a whole is Pillow's
         random.seed(3), np.random.seed(3)
@@ -156,7 +156,7 @@ def test_geometric_operations_equal_pillows(size: tuple[int, int], name: str, am
         argument = round(amount * size[0]) / size[0]
     op = auto_augment.AugmentOp(name, hparams={"interpolation": Image.Resampling.BILINEAR})
     expected = np.asarray(op.aug_fn(Image.fromarray(pixels), argument, **options)).astype(int)
-    quicken(auto_augment.RandAugment([op]))
+    on_arrays(auto_augment.RandAugment([op]))
     actual = op.aug_fn(pixels, argument, **options).astype(int)
     off = np.abs(actual - expected).max(axis=-1) > 3
     # a pixel that comes from within 1/65536 of the edge may be taken for inside by one and for outside by the other

@@ -19,7 +19,7 @@ from svp.data.splits import DataError, Parts, Split, enumerate_some
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A row of the catalogue.
+    """A row of the catalog.
 
     Args:
         name: What ``--data`` takes.
@@ -303,7 +303,7 @@ _CATALOG = (
 
 @dataclass(frozen=True)
 class NamedSource:
-    """A `Source`: a data set of the catalogue.
+    """A `Source`: a data set of the catalog.
 
     Attributes:
         info: Its row.
@@ -346,7 +346,7 @@ def list_datasets() -> list[str]:
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """The catalogue's row.
+    """The catalog's row.
 
     Raises:
         DataError: Unknown; lists the known names.

@@ -8,7 +8,7 @@ from svp.data.splits import Parts
 
 
 def read_digits(root: Path, seed: int) -> Parts:
-    """8 x 8 grey scans, written as 32 x 32 PNG to ``digits/<digit>/<number>.png`` below `root`."""
+    """8 x 8 gray scans, written as 32 x 32 PNG to ``digits/<digit>/<number>.png`` below `root`."""
     return FolderSource(unpacked(root / "digits", "scikit-learn, load_digits", _write)).parts()
 
 

@@ -40,7 +40,7 @@ class _Layout:
     """How a data set lies on disk.
 
     Attributes:
-        title: Of the data set.
+        title: Name of the data set, for messages.
         folders: Names that its folder goes by.
         images: Names that the folder in it goes by to which paths are relative; "" for itself.
         own_lists: Files of which at least one is there if the data set's own lists are.
@@ -82,7 +82,7 @@ _LAYOUTS = {
 
 
 def read_fgvc(root: Path, seed: int, *, name: str) -> Parts:
-    """The parts of a data set of this module, by its name in the catalogue.
+    """The parts of a data set of this module, by its name in the catalog.
 
     Its folder is looked for in `root` and in ``root/FGVC``; `root` may also be that folder itself. Classes are numbered in
     the order of their ids, over all parts. What is validation is no training: Stanford Cars' val.json repeats images of
@@ -109,7 +109,7 @@ def read_fraction(root: Path, name: str, fraction: float) -> Split | None:
     Returns:
         None where there is no such file, and for a data set that is not of this module.
     Raises:
-        DataError: As `read_fgvc`; it holds images of the data set's own test part.
+        DataError: See `read_fgvc`; or the list holds images of the data set's own test part.
     """
     if name not in _LAYOUTS:
         return None

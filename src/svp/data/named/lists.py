@@ -19,7 +19,7 @@ class Entry(NamedTuple):
 
     Attributes:
         path: Relative to the folder of the images, "/" between folders.
-        class_id: As the list has it.
+        class_id: The class as the list writes it.
         path_at: File and line that give the path.
         class_at: File and line that give the class.
     """
@@ -50,7 +50,7 @@ def image_list(file: Path, entries: Iterable[Entry], part: str = "list") -> Imag
     """The entries as a checked list; their paths are normalised.
 
     Args:
-        part: What the entries are to the file, for the message.
+        part: What the message calls the entries of the file.
     Raises:
         DataError: There is none, one is listed twice, or one lies outside of the folder of the images.
     """
@@ -109,7 +109,7 @@ def check_known(images: ImageList, known: Collection[ClassId], where: str) -> No
     """Check that every class of the list is a known one.
 
     Args:
-        where: What the known classes are from, for the message.
+        where: Where the known classes come from, for the message.
     Raises:
         DataError: One is not; names it and its line.
     """

@@ -23,7 +23,7 @@ class Download:
 
     Attributes:
         url: Its last part names the file on disk.
-        md5: Of the file.
+        md5: Checksum of the file.
         holds: What to take out of the archive, relative to the folder it is unpacked in; empty for a file that is no archive.
     """
 
@@ -33,7 +33,7 @@ class Download:
 
     @property
     def filename(self) -> str:
-        """Name on disk."""
+        """Name of the file on disk."""
         return self.url.rsplit("/", 1)[-1]
 
     @property
@@ -178,7 +178,7 @@ def has_official(name: str, root: Path) -> bool:
 def fetch_official(name: str, root: Path) -> None:
     """Download what is not below `root` yet, check it, unpack it.
 
-    A file or folder has its final name only once it is whole: who is killed half way starts that one again. Archives stay,
+    A file or folder has its final name only once it is whole: a process that is killed half way starts that one again. Archives stay,
     and one that was placed by hand is not downloaded.
 
     Raises:

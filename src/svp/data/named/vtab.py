@@ -27,7 +27,7 @@ from svp.errors import InputError
 
 TRAIN, VAL, TRAIN_VAL, TEST = _LISTS = "train800.txt", "val200.txt", "train800val200.txt", "test.txt"
 
-_PREFIX = "vtab_"  # of a task in the catalogue, where "svhn" and others are the whole data set
+_PREFIX = "vtab_"  # of a task in the catalog, where "svhn" and others are the whole data set
 
 
 class Task(NamedTuple):
@@ -40,7 +40,7 @@ class Task(NamedTuple):
         classes: Number of classes.
         test: Number of test images; 800 are for training and 200 for validation in every task.
         source: Page of the data set that it was made from.
-        citation: Of that data set.
+        citation: What to cite for that data set.
         license: Its terms, as that page states them.
     """
 
@@ -55,7 +55,7 @@ class Task(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In the catalogue."""
+        """Its name in the catalog."""
         return _PREFIX + self.folder
 
 
@@ -89,7 +89,7 @@ TASKS = (
          "for non-commercial use only"),
     Task("sun397", "natural", "SUN397 scenes", 397, 21750,
          "https://vision.princeton.edu/projects/2010/SUN", "Xiao et al., SUN Database, CVPR 2010"),
-    Task("patch_camelyon", "specialized", "PatchCamelyon, tumour tissue or none", 2, 32768,
+    Task("patch_camelyon", "specialized", "PatchCamelyon, tumor tissue or none", 2, 32768,
          "https://github.com/basveeling/pcam",
          "Veeling et al., Rotation Equivariant CNNs for Digital Pathology, MICCAI 2018", "CC0"),
     Task("eurosat", "specialized", "EuroSAT land use", 10, 5400, "https://github.com/phelber/EuroSAT",
@@ -164,7 +164,7 @@ def vtab_means(accuracies: Mapping[str, float]) -> dict[str, float]:
     The last one weighs every task alike, not every group.
 
     Args:
-        accuracies: By task, all 19 of them: "cifar" or, as in the catalogue, "vtab_cifar".
+        accuracies: Accuracy by name of the task, for all 19: "cifar" or, as in the catalog, "vtab_cifar".
     Raises:
         InputError: Tasks are missing, unknown or given twice; names them.
     """

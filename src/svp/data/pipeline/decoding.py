@@ -24,7 +24,7 @@ class UnreadableImageError(InputError):
 def load_image(path: str | Path, formats: tuple[str, ...] | None = None, max_pixels: int | None = None) -> Image.Image:
     """Decode a file completely: RGB, upright by its EXIF orientation, transparency over white, first frame.
 
-    16-bit grey is scaled from 0..65535. 32-bit integers and floats are scaled from the smallest usual range that holds
+    16-bit gray is scaled from 0..65535. 32-bit integers and floats are scaled from the smallest usual range that holds
     them, 0..1 (floats only), 0..255 or 0..65535, and otherwise from their own minimum..maximum.
 
     Args:

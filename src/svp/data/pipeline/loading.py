@@ -223,5 +223,5 @@ def _seed(*key: int) -> None:
 
 
 def _mix(*key: int) -> int:
-    """A well mixed 63-bit seed: neighbouring keys give unrelated streams."""
+    """A well mixed 63-bit seed: neighboring keys give unrelated streams."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1

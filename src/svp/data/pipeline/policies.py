@@ -1,4 +1,4 @@
-"""timm's augmentation policies, mended and quickened. What they draw, and how often, stays timm's."""
+"""timm's augmentation policies, corrected and made faster. What they draw, and how often, stays timm's."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 """(height, width, 3)."""
 
 
-def mend(step: Any) -> None:
+def fix_posterize(step: Any) -> None:
     """Let posterizing leave at least one bit per channel, in place.
 
     timm asks for none at the strongest magnitude, which "rand-m9-mstd0.5-inc1" reaches once in a thousand images: black
@@ -27,12 +27,12 @@ def mend(step: Any) -> None:
             op.aug_fn = _posterize
 
 
-def quicken(step: Any) -> Callable[[Pixels], Pixels]:
+def on_arrays(step: Any) -> Callable[[Pixels], Pixels]:
     """The step of a transform, for arrays; flips and the operations of a policy are changed in place.
 
     With bicubic resampling by Pillow, rotations, shears and translations, five of RandAugment's fifteen operations, take four
     fifths of its time. Here the first two resample bilinearly, and translations go by whole pixels. An operation that
-    maps colours to colours is done by a table of them. The others are Pillow's as they were.
+    maps colors to colors is done by a table of them. The others are Pillow's as they were.
     """
     if isinstance(step, tv.RandomHorizontalFlip | tv.RandomVerticalFlip):
         return partial(_by_pytorch, step)

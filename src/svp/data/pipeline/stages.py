@@ -13,7 +13,7 @@ the whole transform in this, and in nothing else:
 - The crop is resized by PyTorch's `interpolate` instead of Pillow: values differ by 1 or 2 of 255, and by more only
   where bicubic overshoots at both ends of the range, as in noise.
 - The noise of random erasing is rounded to whole values of 0..255, and cut off there.
-- Rotations and shears resample bilinearly, not as the crop does, and translations go by whole pixels (`policies.quicken`).
+- Rotations and shears resample bilinearly, not as the crop does, and translations go by whole pixels (`policies.on_arrays`).
 """
 
 import copy
@@ -32,7 +32,7 @@ from torch.nn.functional import interpolate
 from torchvision import transforms as tv
 from torchvision.transforms import functional as on_images
 
-from svp.data.pipeline.policies import quicken
+from svp.data.pipeline.policies import on_arrays
 from svp.inputs import Transform
 
 _REPEATABLE = (tv.Resize, tv.CenterCrop, CenterCropOrPad, ResizeKeepRatio)  # the last as evaluation uses it
@@ -46,9 +46,9 @@ class Stages:
         size: Height and width of the outcome in pixels.
         prepare: Resizes and crops that give the same for an image every time; none where a random crop comes first.
         crop: The random resized crop, if there is one.
-        vary: Further steps, on arrays: flips, policy, colour jitter.
-        mean: Of the normalisation, (3, 1, 1).
-        std: Of the normalisation, (3, 1, 1).
+        vary: Further steps, on arrays: flips, policy, color jitter.
+        mean: Mean that the normalization subtracts, (3, 1, 1).
+        std: Standard deviation that it divides by, (3, 1, 1).
         erase: Random erasing, if there is any.
     """
 
@@ -91,7 +91,7 @@ class Stages:
         return f"kept_side={self.kept_side} prepare={self.prepare}"
 
     def finish(self, kept: Tensor) -> Tensor:
-        """Do the rest but for the normalisation: a kept image to one of `size`, both uint8 (height, width, 3)."""
+        """Do the rest but for the normalization: a kept image to one of `size`, both uint8 (height, width, 3)."""
         image = kept if self.crop is None else self._cropped(kept)
         if self.vary:
             image = torch.from_numpy(_after(self.vary, image.numpy()))
@@ -153,7 +153,7 @@ def take_apart(transform: Transform) -> Stages:
         raise TypeError(f"only transforms that begin with a crop or a resize can be taken apart, not {transform!r}")
     mean, std = (torch.as_tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (normalise.mean, normalise.std))
     width, height = crop.size[::-1] if crop is not None else _after(prepare, Image.new("RGB", (16, 16))).size
-    return Stages((height, width), tuple(prepare), crop, tuple(quicken(step) for step in on_image), mean, std, erase)
+    return Stages((height, width), tuple(prepare), crop, tuple(on_arrays(step) for step in on_image), mean, std, erase)
 
 
 def _after(steps: Sequence[Any], image: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast, get_args
 from timm.data.transforms_factory import create_transform
 from torchvision.transforms import Compose
 
-from svp.data.pipeline.policies import mend
+from svp.data.pipeline.policies import fix_posterize
 from svp.errors import InputError
 from svp.inputs import InputConfig, Transform, check_choice, eval_transform
 
@@ -71,7 +71,7 @@ class AugmentConfig:
 
 
 def train_transform(inputs: InputConfig, augment: AugmentConfig) -> Transform:
-    """Random resized crop or that of evaluation, flips, policy or colour jitter, normalisation, random erasing.
+    """Random resized crop or that of evaluation, flips, policy or color jitter, normalization, random erasing.
 
     Draws from the generators of random, numpy and torch (CPU).
     """
@@ -94,5 +94,5 @@ def train_transform(inputs: InputConfig, augment: AugmentConfig) -> Transform:
         resize, cut, *_ = cast(Any, eval_transform(inputs)).transforms
         transform.transforms[:1] = [resize, cut]  # the first is the random resized crop
     for step in transform.transforms:
-        mend(step)
+        fix_posterize(step)
     return transform

@@ -69,25 +69,24 @@ __all__ = [
 ]
 
 _LAZY = {
-    "CacheError": "pipeline.cache",
-    "KeptImages": "pipeline.cache",
-    "Place": "pipeline.cache",
-    "keep_images": "pipeline.cache",
-    "EpochSampler": "pipeline.loading",
-    "ImageListDataset": "pipeline.loading",
-    "KeptImageDataset": "pipeline.loading",
-    "choose_num_workers": "pipeline.loading",
-    "make_loader": "pipeline.loading",
-    "normalised": "pipeline.loading",
-    "open_images": "pipeline.loading",
-    "AugmentConfig": "pipeline.transforms",
-    "train_transform": "pipeline.transforms",
+    "cache": ("CacheError", "KeptImages", "Place", "keep_images"),
+    "loading": (
+        "EpochSampler",
+        "ImageListDataset",
+        "KeptImageDataset",
+        "choose_num_workers",
+        "make_loader",
+        "normalised",
+        "open_images",
+    ),
+    "transforms": ("AugmentConfig", "train_transform"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    for module, names in _LAZY.items():
+        if name in names:
+            from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+            return getattr(import_module(f"{__name__}.pipeline.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

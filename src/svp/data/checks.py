@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -157,15 +157,7 @@ class Report:
                 }
                 for copies in self.copies
             ],
-            "findings": [
-                {
-                    "level": finding.level,
-                    "code": finding.code,
-                    "message": finding.message,
-                    "files": [str(path) for path in finding.files],
-                }
-                for finding in self.findings
-            ],
+            "findings": [asdict(finding) | {"files": [str(path) for path in finding.files]} for finding in self.findings],
         }
 
 

@@ -296,4 +296,4 @@ def _describe(name: str, record: Gates, class_names: Sequence[str]) -> str:
 def _spread(split: Split, count: int) -> Split:
     """At most `count` images, evenly spread over the list."""
     chosen = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int).tolist()
-    return Split(tuple(split.paths[i] for i in chosen), tuple(split.labels[i] for i in chosen), split.origin)
+    return split.take(chosen)

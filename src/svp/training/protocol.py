@@ -87,13 +87,12 @@ def how_chosen_so_far(protocol: Protocol, epochs: int) -> str:
 
 
 def _without(published: Split, held_out: set[Path]) -> Split:
-    kept = [(path, label) for path, label in zip(published.paths, published.labels, strict=True) if path not in held_out]
-    if not kept:
+    kept = published.where(lambda path: path not in held_out)
+    if not len(kept):
         raise DataError(f"{published.origin}: all of its {len(published)} images are held out; none is left to train on.")
     dropped = len(published) - len(kept)
-    origin = f"{published.origin} without {dropped} images that are held out" if dropped else published.origin
-    return Split(tuple(path for path, _ in kept), tuple(label for _, label in kept), origin)
+    return replace(kept, origin=f"{published.origin} without {dropped} images that are held out") if dropped else kept
 
 
 def _joined(train: Split, val: Split) -> Split:
-    return Split(train.paths + val.paths, train.labels + val.labels, f"train ({train.origin}) + val ({val.origin})")
+    return train.joined(val, f"train ({train.origin}) + val ({val.origin})")

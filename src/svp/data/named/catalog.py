@@ -30,12 +30,12 @@ class DatasetInfo:
         source: Page it comes from.
         license: Its terms, as that page states them.
         layout: What must lie below the data root, in one line.
-        metric: What published tables report.
         fetching: How it is fetched, or what to do by hand.
         citation: Authors, title, venue, year.
         read: Finds the images below a data root; the second argument is the seed of what is drawn.
         fetch: Downloads and unpacks below a data root; None if it cannot be fetched by program.
         present: Whether it is below a data root, at a glance; None if `read` is the way to know.
+        metric: What published tables report.
     """
 
     name: str
@@ -46,12 +46,12 @@ class DatasetInfo:
     source: str
     license: str
     layout: str
-    metric: str
     fetching: str
     citation: str
     read: Callable[[Path, int], Parts]
     fetch: Callable[[Path], None] | None = None
     present: Callable[[Path], bool] | None = None
+    metric: str = "top-1"
 
     @property
     def images(self) -> int:
@@ -107,7 +107,6 @@ _CATALOG = (
         source="https://archive.ics.uci.edu/dataset/80",
         license="CC BY 4.0",
         layout="digits/<digit>/<number>.png, written when first used",
-        metric="top-1",
         fetching="comes with scikit-learn",
         citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998",
         read=read_digits,
@@ -122,7 +121,6 @@ _CATALOG = (
         source="https://www.cs.toronto.edu/~kriz/cifar.html",
         license=_UNSTATED,
         layout="cifar-10-batches-py/{data_batch_1 ... 5,test_batch,batches.meta}; images written to cifar10/images/",
-        metric="top-1",
         fetching="svp data fetch cifar10 (170 MB)",
         citation="Krizhevsky, Learning multiple layers of features from tiny images, University of Toronto, 2009",
         read=read_cifar10,
@@ -138,7 +136,6 @@ _CATALOG = (
         source="https://www.cs.toronto.edu/~kriz/cifar.html",
         license=_UNSTATED,
         layout="cifar-100-python/{train,test,meta}; images written to cifar100/images/",
-        metric="top-1",
         fetching="svp data fetch cifar100 (169 MB)",
         citation="Krizhevsky, Learning multiple layers of features from tiny images, University of Toronto, 2009",
         read=read_cifar100,
@@ -154,7 +151,6 @@ _CATALOG = (
         source="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
         license="available to the computer vision community for research purposes",
         layout="dtd/dtd/images/<class>/*.jpg, dtd/dtd/labels/{train1,val1,test1}.txt; or dtd/images, dtd/labels",
-        metric="top-1",
         fetching="svp data fetch dtd (625 MB)",
         citation="Cimpoi, Maji, Kokkinos, Mohamed and Vedaldi, Describing textures in the wild, CVPR 2014",
         read=read_dtd,
@@ -170,7 +166,6 @@ _CATALOG = (
         source="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
         license="images belong to their owners on Foodspotting; for scientific fair use only",
         layout="food-101/images/<class>/<id>.jpg, food-101/meta/{train,test}.json",
-        metric="top-1",
         fetching="svp data fetch food101 (5.0 GB)",
         citation="Bossard, Guillaumin and Van Gool, Food-101: mining discriminative components with random forests, ECCV 2014",
         read=read_food101,
@@ -186,7 +181,6 @@ _CATALOG = (
         source="https://benchmark.ini.rub.de/gtsrb_news.html",
         license=_UNSTATED,
         layout="gtsrb/GTSRB/Training/<class>/*.ppm, gtsrb/GTSRB/Final_Test/Images/*.ppm, gtsrb/GT-final_test.csv",
-        metric="top-1",
         fetching="svp data fetch gtsrb (277 MB)",
         citation=(
             "Stallkamp, Schlipsing, Salmen and Igel, The German Traffic Sign Recognition Benchmark: a multi-class "
@@ -205,7 +199,6 @@ _CATALOG = (
         source="http://ufldl.stanford.edu/housenumbers/",
         license="for non-commercial use only",
         layout="train_32x32.mat and test_32x32.mat, there or in svhn/; images written to svhn/images/",
-        metric="top-1",
         fetching="svp data fetch svhn (246 MB)",
         citation=(
             "Netzer, Wang, Coates, Bissacco, Wu and Ng, Reading digits in natural images with unsupervised feature learning, "
@@ -225,7 +218,6 @@ _CATALOG = (
         license=_UNSTATED,
         layout="CUB_200_2011/ with images/, classes.txt and train.json, val.json, test.json (or images.txt, "
         "image_class_labels.txt, train_test_split.txt: 5994 training and 5794 test images)",
-        metric="top-1",
         fetching=f"svp data fetch cub200 (1.1 GB); {_VPT_SPLITS}",
         citation="Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, CNS-TR-2011-001, 2011",
         read=partial(read_fgvc, name="cub200"),
@@ -242,7 +234,6 @@ _CATALOG = (
         license="terms of use to be agreed to on the source page",
         layout="nabirds/ with images/, classes.txt and train.json, val.json, test.json (or images.txt, "
         "image_class_labels.txt, train_test_split.txt: 23929 training and 24633 test images)",
-        metric="top-1",
         fetching=f"by hand: agree to the terms on the source page, unpack nabirds.tar.gz; {_VPT_SPLITS}",
         citation="Van Horn et al., Building a Bird Recognition App and Large Scale Dataset with Citizen Scientists, CVPR 2015",
         read=partial(read_fgvc, name="nabirds"),
@@ -258,7 +249,6 @@ _CATALOG = (
         license=_UNSTATED,
         layout="stanford-dogs/ with Images/ and train.json, val.json, test.json (or train_list.mat, test_list.mat: "
         "12000 training and 8580 test images)",
-        metric="top-1",
         fetching=f"by hand: unpack images.tar and lists.tar of the source page; {_VPT_SPLITS}",
         citation="Khosla et al., Novel Dataset for Fine-Grained Image Categorization, CVPR workshop on Fine-Grained Visual "
         "Categorization, 2011",
@@ -274,7 +264,6 @@ _CATALOG = (
         source="https://www.robots.ox.ac.uk/~vgg/data/flowers/102",
         license=_UNSTATED,
         layout="OxfordFlower/ or flowers-102/ with jpg/ and train.json, val.json, test.json (or setid.mat, imagelabels.mat)",
-        metric="top-1",
         fetching=f"svp data fetch oxford_flowers (345 MB); {_VPT_SPLITS}",
         citation="Nilsback and Zisserman, Automated Flower Classification over a Large Number of Classes, ICVGIP 2008",
         read=partial(read_fgvc, name="oxford_flowers"),
@@ -291,7 +280,6 @@ _CATALOG = (
         license=_UNSTATED,
         layout="stanford-cars/ with car_ims/ and train.json, val.json, test.json (or devkit/, cars_train/, cars_test/ and "
         "cars_test_annos_withlabels.mat: 8144 training and 8041 test images)",
-        metric="top-1",
         fetching=f"by hand: the source page is no longer there, take a copy of it; {_VPT_SPLITS}",
         citation="Krause et al., 3D Object Representations for Fine-Grained Categorization, ICCV workshop 2013",
         read=partial(read_fgvc, name="stanford_cars"),

@@ -178,8 +178,8 @@ def has_official(name: str, root: Path) -> bool:
 def fetch_official(name: str, root: Path) -> None:
     """Download what is not below `root` yet, check it, unpack it.
 
-    A file or folder has its final name only once it is whole: a process that is killed half way starts that one again. Archives stay,
-    and one that was placed by hand is not downloaded.
+    A file or folder has its final name only once it is whole: after a kill that one starts again. Archives stay, and one that
+    was placed by hand is not downloaded.
 
     Raises:
         FetchError: No network, or what came is not what is published.

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from svp.data.fingerprints import file_state, fingerprint
-from svp.data.sources.folder import FolderSource
-from svp.data.sources.unpacked import unpacked
-from svp.data.splits import DataError, Parts, Split
+from svp.data.sources.unpacked import UnpackedSource, unpacked
+from svp.data.splits import DataError
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -30,11 +29,8 @@ def is_archive(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class ArchiveSource:
+class ArchiveSource(UnpackedSource):
     """A `Source`: a tar, a zip or a folder of tars.
-
-    It is unpacked below ``archives/`` of the data root unless that was done before; an archive that was changed, or moved, is
-    unpacked anew. An archive that is damaged or reaches outside itself is a DataError.
 
     Attributes:
         path: The archive.
@@ -48,34 +44,23 @@ class ArchiveSource:
     def name(self) -> str:
         return archive_name(self.path)
 
-    def parts(self, seed: int = 0) -> Parts:
-        """The parts that the folder in the archive brings."""
-        return self._folder().parts(seed)
+    def folder(self) -> Path:
+        """The folder of classes or parts that the archive holds, below ``archives/`` of the data root.
 
-    def labelled(self, class_names: Sequence[str]) -> Split:
-        """The class folders in the archive's test part if it has one, else in the archive itself."""
-        return self._folder().labelled(class_names)
+        An archive that was changed, or moved, is unpacked anew.
 
-    def _folder(self) -> FolderSource:
-        return FolderSource(unpack(self.path, self.root))
+        Raises:
+            DataError: The archive is damaged or reaches outside itself.
+        """
+        archives = _tars_in(self.path) if self.path.is_dir() else [self.path]
+        state = [(str(archive.resolve()), *file_state(archive)) for archive in archives]
 
+        def write(folder: Path) -> None:
+            for archive in archives:
+                _extract(archive, folder / archive_name(archive) if self.path.is_dir() else folder)
 
-def unpack(path: Path, root: Path) -> Path:
-    """The folder of classes or parts that an archive holds, below ``archives/`` of the data root.
-
-    Raises:
-        DataError: The archive is damaged or reaches outside itself.
-    """
-    archives = _tars_in(path) if path.is_dir() else [path]
-    state = [(str(archive.resolve()), *file_state(archive)) for archive in archives]
-
-    def write(folder: Path) -> None:
-        for archive in archives:
-            _extract(archive, folder / archive_name(archive) if path.is_dir() else folder)
-
-    return _layout(
-        unpacked(root / "archives" / f"{archive_name(path)}-{fingerprint(repr(state), 12)}", str(path.resolve()), write)
-    )
+        target = self.root / "archives" / f"{self.name}-{fingerprint(repr(state), 12)}"
+        return _layout(unpacked(target, str(self.path.resolve()), write))
 
 
 def _extract(archive: Path, folder: Path) -> None:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svp.data.sources.folder import FolderSource
 from svp.data.sources.listing import IMAGE_SUFFIXES
 from svp.data.sources.source import part_of
-from svp.data.sources.unpacked import unpacked
-from svp.data.splits import DataError, Parts, Split, enumerate_some
+from svp.data.sources.unpacked import UnpackedSource, unpacked
+from svp.data.splits import DataError, enumerate_some
 from svp.errors import UnavailableError
 
 PREFIX = "hfds/"
@@ -26,7 +25,7 @@ def is_on_hub(data: str) -> bool:
 
 
 @dataclass(frozen=True)
-class HubSource:
+class HubSource(UnpackedSource):
     """A `Source`: a data set of the Hub, fetched and written as class folders when first used, see `fetch_hub`.
 
     Attributes:
@@ -41,13 +40,8 @@ class HubSource:
     def name(self) -> str:
         return self.data.removeprefix(PREFIX).replace("/", "-")
 
-    def parts(self, seed: int = 0) -> Parts:
-        """The parts that the data set brings."""
-        return FolderSource(fetch_hub(self.data, self.root)).parts(seed)
-
-    def labelled(self, class_names: Sequence[str]) -> Split:
-        """The test split if the data set has one, else all of it."""
-        return FolderSource(fetch_hub(self.data, self.root)).labelled(class_names)
+    def folder(self) -> Path:
+        return fetch_hub(self.data, self.root)
 
 
 def fetch_hub(data: str, root: Path) -> Path:

@@ -112,6 +112,7 @@ def test_every_setting_of_a_run_is_an_option_with_help() -> None:
         (["--method.svp.hidden_dim", "32"], {"options": {"svp": {"hidden_dim": 32}}}),
         (["--method.svp.hidden-dim=32"], {"options": {"svp": {"hidden_dim": 32}}}),
         (["--method.hidden_dim", "32"], {"options": {"hidden_dim": 32}}),
+        (["--method.vpt_deep.num-tokens", "3"], {"options": {"vpt_deep": {"num_tokens": 3}}}),
         (["--method.svp.cross", "false"], {"options": {"svp": {"cross": False}}}),
         (
             ["--method", "svp+lora", "--method.lora.target_modules", "[in_proj,out_proj]"],
@@ -121,4 +122,4 @@ def test_every_setting_of_a_run_is_an_option_with_help() -> None:
     ],
 )
 def test_options_of_train(words: list[str], expected: dict[str, Any]) -> None:
-    assert make_parser(["svp", "lora"]).parse_args(words, defaults=False).as_dict() == expected
+    assert make_parser(["svp", "lora", "vpt_deep"]).parse_args(words, defaults=False).as_dict() == expected

@@ -130,7 +130,7 @@ def add_parameters(
         elif several:
             options |= {"nargs": "+"} if default is None else {"action": "append"}
             default = None if default is None else list(default)
-        option = f"--{prefix}{name}".replace("_", "-")
+        option = f"--{prefix}{name.replace('_', '-')}"
         container.add_argument(option, dest=f"{destination or prefix}{name}", default=default, **options)
 
 

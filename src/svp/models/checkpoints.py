@@ -186,7 +186,7 @@ def resize_pos_embed(pos_embed: Tensor, old_grid: tuple[int, int], new_grid: tup
     """
     old_patches, new_patches = old_grid[0] * old_grid[1], new_grid[0] * new_grid[1]
     if pos_embed.shape[1] != old_patches + 1:
-        raise ValueError(f"pos_embed has {pos_embed.shape[1]} rows, a grid of {old_grid} needs {old_patches + 1}")
+        raise WeightsError(f"pos_embed has {pos_embed.shape[1]} rows, a grid of {old_grid} needs {old_patches + 1}")
     if old_grid == new_grid:
         return pos_embed
     m = old_patches // 2

@@ -27,6 +27,7 @@ from timm.models import (
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from svp.errors import InputError
 from svp.models import checkpoints
 from svp.models.mixer import BidirectionalMamba, is_autocast_enabled, is_untouched
 from svp.ops import Prompts, add_prompts, add_rms_norm
@@ -134,7 +135,7 @@ class PatchEmbed(nn.Module):
         """Accept images of another size from now on."""
         size: tuple[int, int] = to_2tuple(img_size)
         if any(side < patch for side, patch in zip(size, self.patch_size, strict=True)):
-            raise ValueError(f"img_size {size} is smaller than patch_size {self.patch_size}")
+            raise InputError(f"img_size {size} is smaller than patch_size {self.patch_size}")
         self.img_size = size
         rows, columns = (
             (side - patch) // step + 1 for side, patch, step in zip(size, self.patch_size, self.stride, strict=True)
@@ -155,7 +156,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[-2:]) != self.img_size:
-            raise ValueError(
+            raise InputError(
                 f"images are {x.shape[-2]} x {x.shape[-1]}, this model takes {self.img_size[0]} x {self.img_size[1]}; "
                 "resize them, build the model with img_size=..., or call model.set_input_size(...)"
             )
@@ -221,9 +222,9 @@ class VisionMamba(nn.Module):
         sizes |= dict(patch_size=min(to_2tuple(patch_size)), stride=min(to_2tuple(stride)))
         for name, value in sizes.items():
             if value < 1:
-                raise ValueError(f"{name} is {value}, expected 1 or more")
+                raise InputError(f"{name} is {value}, expected 1 or more")
         if num_classes < 0:
-            raise ValueError(f"num_classes is {num_classes}, expected 0 or more")
+            raise InputError(f"num_classes is {num_classes}, expected 0 or more")
         _check_rate("drop_rate", drop_rate)
         _check_pool(global_pool)
 
@@ -369,7 +370,7 @@ class VisionMamba(nn.Module):
             ValueError: An unknown `output_fmt`.
         """
         if output_fmt not in ("NCHW", "NLC"):
-            raise ValueError(f"output_fmt is {output_fmt!r}, expected 'NCHW' or 'NLC'")
+            raise InputError(f"output_fmt is {output_fmt!r}, expected 'NCHW' or 'NLC'")
         take, last = feature_take_indices(len(self.layers), indices)
         hidden, residual = self._embed(x), None
         taps: list[Tensor] = []
@@ -445,12 +446,12 @@ class VisionMamba(nn.Module):
 
 def _check_rate(name: str, rate: float) -> None:
     if not 0 <= rate < 1:
-        raise ValueError(f"{name} is {rate}, expected 0 <= {name} < 1")
+        raise InputError(f"{name} is {rate}, expected 0 <= {name} < 1")
 
 
 def _check_pool(global_pool: str) -> Any:
     if global_pool not in ("token", "avg", ""):
-        raise ValueError(f"global_pool is {global_pool!r}, expected 'token', 'avg' or ''")
+        raise InputError(f"global_pool is {global_pool!r}, expected 'token', 'avg' or ''")
     return global_pool
 
 

@@ -1,13 +1,10 @@
 """Fetching: the addresses of torchvision, served here from this machine; and what happens when it goes wrong."""
 
 import hashlib
-import os
+import multiprocessing
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -265,22 +262,17 @@ def test_killed_while_downloading(server, monkeypatch: pytest.MonkeyPatch, tmp_p
     download = serve("svhn", server, monkeypatch, tmp_path).downloads[0]
     root = tmp_path / "root"
     server.cut, server.waits = {download.filename}, True
-    code = f"""
-        from dataclasses import replace
-        from pathlib import Path
-        from svp.data.named.official import OFFICIAL, fetch_official
-        first = replace(OFFICIAL["svhn"].downloads[0], url={download.url!r}, md5={download.md5!r})
-        OFFICIAL["svhn"] = replace(OFFICIAL["svhn"], downloads=(first,))
-        fetch_official("svhn", Path({str(root)!r}))
-    """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.DEVNULL)
+    monkeypatch.setitem(OFFICIAL, "svhn", replace(OFFICIAL["svhn"], downloads=(download,)))
+    process = multiprocessing.get_context("fork").Process(target=fetch_official, args=("svhn", root))
+    process.start()
+    assert process.pid
     part = root / f".train_32x32.mat.{process.pid}.tmp"
     for _ in range(600):
         if part.exists() and part.stat().st_size:
             break
         time.sleep(0.1)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert part.stat().st_size < (tmp_path / "served" / download.filename).stat().st_size
     assert not (root / "train_32x32.mat").exists()
     server.cut = set()

@@ -245,20 +245,8 @@ def test_means_need_every_task_once() -> None:
 def test_a_task_is_trained_on_by_name(tmp_path: Path) -> None:
     write_vtab(tmp_path / "vtab-1k" / "cifar", classes=100, train=24)
     out = tmp_path / "run"
-    options = [
-        "--model",
-        "vim_nano",
-        "--weights",
-        "random",
-        "--img-size",
-        "16",
-        "--epochs",
-        "1",
-        "--batch-size",
-        "8",
-        "--device",
-        "cpu",
-    ]
+    model = ["--model", "vim_nano", "--weights", "random", "--img-size", "16", "--method", "linear", "--device", "cpu"]
+    options = [*model, "--epochs", "1", "--batch-size", "8"]
     assert main(["train", "--data", "vtab_cifar", "--data-root", str(tmp_path), *options, "--out", str(out)]) == 0
     result = json.loads((out / "result.json").read_text())
     assert result["n_test"] == 8

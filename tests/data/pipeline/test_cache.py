@@ -2,10 +2,11 @@
 
 import io
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -324,25 +325,25 @@ def test_damage_is_told_and_repaired(
     assert len(told) == 3
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from svp.data import AugmentConfig, InputConfig, Place, keep_images, train_transform
-from svp.data.pipeline.stages import take_apart
-def progress(done):
-    if done == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-stages = take_apart(train_transform(InputConfig(img_size=24), AugmentConfig(random_erasing=0.9, train_interpolation="random")))
-keep_images([Path(name) for name in sys.argv[1:]], stages, Place("disk", progress=progress))
-"""
+def in_a_process(function: Callable[[], object]) -> int | None:
+    """The exit code of a forked process that calls `function`: it need not import PyTorch again."""
+    process = multiprocessing.get_context("fork").Process(target=function)
+    process.start()
+    process.join(60)
+    process.kill()
+    return process.exitcode
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_a_kill_while_writing_leaves_nothing_that_is_used(
     split: Split, stages: Stages, disk: Place, told: list[str], svp_home: Path
 ) -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, split.paths)], timeout=120)
-    assert killed.returncode == -signal.SIGKILL
+    def die(done: int) -> None:
+        if done == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    code = in_a_process(lambda: keep_images(split.paths, stages, Place("disk", progress=die)))
+    assert code == -signal.SIGKILL
     (leftover,) = folder(svp_home).iterdir()
     assert leftover.name.startswith(".images.bin.")
     assert same(split, stages, disk)
@@ -350,24 +351,17 @@ def test_a_kill_while_writing_leaves_nothing_that_is_used(
     assert sorted(file.name for file in folder(svp_home).iterdir()) == ["images.bin", "index.json"]
 
 
-LIMITED = """
-import resource, sys
-from pathlib import Path
-from svp.data import CacheError, InputConfig, Place, eval_transform, keep_images
-from svp.data.pipeline.stages import take_apart
-resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
-try:
-    keep_images([Path(name) for name in sys.argv[1:]], take_apart(eval_transform(InputConfig(img_size=24))), Place("disk"))
-except CacheError as error:
-    print(error)
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes")
 def test_a_disk_that_does_not_take_it_all_is_named(split: Split, svp_home: Path) -> None:
-    command = [sys.executable, "-c", LIMITED, *map(str, split.paths)]
-    outcome = subprocess.run(command, timeout=120, capture_output=True, text=True, check=True)
-    assert f"cannot keep images in {folder(svp_home)}: File too large. Make room there" in outcome.stdout
+    def fill() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        expected = rf"cannot keep images in {svp_home}/cache/images/\w+: File too large\. Make room there"
+        with pytest.raises(CacheError, match=expected):
+            keep_images(split.paths, take_apart(eval_transform(INPUTS)), Place("disk"))
+
+    assert in_a_process(fill) == 0
     assert list(folder(svp_home).iterdir()) == []
 
 

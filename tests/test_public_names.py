@@ -33,7 +33,7 @@ def test_signatures_that_are_fixed() -> None:
     fixed = ["img_size", "patch_size", "stride", "in_chans", "embed_dim", "depth", "d_state", "num_classes", "drop_path_rate"]
     assert set(fixed) <= set(parameters(svp.models.VisionMamba))
     options = ["shared_layers", "hidden_dim", "cross", "inner", "cross_prompt", "dropout", "simam"]
-    assert set(options) <= set(parameters(svp.tuners.SVPConfig))
+    assert set(options) <= set(parameters(svp.tuners.SVP))
 
 
 def test_names_come_from_the_lists() -> None:

@@ -17,7 +17,7 @@ from svp.cli import main
 from svp.data import AugmentConfig
 from svp.training.config import make_config
 from svp.training.display import Display
-from svp.tuners.svp import SVPConfig
+from svp.tuners import SVP
 from tests.commands.conftest import FAST
 from tests.training.conftest import write_photos
 
@@ -35,7 +35,7 @@ def test_help_shows_options_as_they_are_typed(capsys: pytest.CaptureFixture[str]
 
 
 def test_options_reach_the_run(run: Path) -> None:
-    assert json.loads((run / "adapter.json").read_text())["options"]["shared_layers"] == 4
+    assert json.loads((run / "adapter.json").read_text())["method"]["svp"]["shared_layers"] == 4
 
 
 @pytest.mark.parametrize("resume", [["--resume"], ["--resume", "true"], ["--resume=true"], ["--resume=True"]])
@@ -73,7 +73,7 @@ def test_a_binary_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_config_takes_dataclasses() -> None:
-    config = make_config({"data": "x", "augment": AugmentConfig(hflip=0.25), "options": SVPConfig(shared_layers=4)})
+    config = make_config({"data": "x", "augment": AugmentConfig(hflip=0.25), "options": SVP(shared_layers=4)})
     assert config.augment == AugmentConfig(hflip=0.25)
     assert config.options["shared_layers"] == 4
 

@@ -103,7 +103,7 @@ def test_the_example_resizes_and_cuts_as_svp_does(mode: Any, scans: list[Path]) 
     inputs = replace(INPUTS, crop_mode=mode)
     code = re.search(r"def read.*?\n\n\n", example("onnx"), re.S)
     assert code
-    info = svp.tuners.AdapterInfo("svp", {}, svp.models.Origin("vim_nano", "random", {}), "", 5, NAMES, {})
+    info = svp.tuners.AdapterInfo({"svp": {}}, svp.models.Origin("vim_nano", "random", {}), "", 5, NAMES, {})
     names: dict[str, Any] = dict(Image=Image, ImageOps=ImageOps, np=np)
     names["how"] = json.loads(_metadata(info, inputs)["preprocessing"])
     exec(code[0], names)

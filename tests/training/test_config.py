@@ -12,7 +12,7 @@ import yaml
 from svp.errors import InputError
 from svp.training import ConfigError, TrainConfig, make_config
 from svp.training.config import differences
-from svp.tuners import AdapterConfig, SVPConfig, get_methods
+from svp.tuners import SVP, Adapter, get_methods
 
 
 def test_defaults_come_from_the_method() -> None:
@@ -113,8 +113,8 @@ def test_options_of_several_methods_are_layered_one_by_one(tmp_path: Path) -> No
     file.write_text("data: digits\nmethod:\n  name: svp+adapter\n  svp: {hidden_dim: 8, dropout: 0.1}\n")
     config = make_config({"method": {"svp": {"hidden_dim": 4}, "adapter": {"scale": 2.0}}}, file)
     assert config.method == "svp+adapter"
-    assert config.options["svp"] == asdict(SVPConfig(hidden_dim=4, dropout=0.1))
-    assert config.options["adapter"] == asdict(AdapterConfig(scale=2.0))
+    assert config.options["svp"] == asdict(SVP(hidden_dim=4, dropout=0.1))
+    assert config.options["adapter"] == asdict(Adapter(scale=2.0))
     assert make_config(config.to_dict()) == config
     assert config.lr == min(m.default_lr for m in get_methods("svp+adapter"))
 

@@ -16,10 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import svp
+from svp.errors import SvpError
 from svp.inputs import InputConfig
 from svp.models import Origin, VisionMamba, WeightsError
 from svp.training.use import predict
-from svp.tuners import read_adapter_info
+from svp.tuners import SVP, LoRA, methods_to_dict, parse_methods, read_adapter_info
 from tests.models.small import SMALL, images, perturb, small_vim
 
 OVERRIDES = {name: value for name, value in SMALL.items() if name != "num_classes"}
@@ -38,11 +39,11 @@ def adapter(tmp_path: Path) -> Path:
 def test_what_the_json_says(adapter: Path) -> None:
     content = json.loads((adapter / "adapter.json").read_text(encoding="utf-8"))
     assert set(content) == {
-        *("method", "options", "backbone", "backbone_sha256", "num_classes", "class_names", "inputs", "format"),
+        *("method", "backbone", "backbone_sha256", "num_classes", "class_names", "inputs", "format"),
     }
-    assert content["method"] == "svp"
-    assert content["options"]["shared_layers"] == 2
-    assert content["options"]["cross_prompt"] == "paper"
+    assert list(content["method"]) == ["svp"]
+    assert content["method"]["svp"]["shared_layers"] == 2
+    assert content["method"]["svp"]["cross_prompt"] == "paper"
     assert content["backbone"] == {"name": "vim_nano_patch4_32", "weights": "random", "overrides": OVERRIDES, "seed": 5}
     assert content["backbone_sha256"] == svp.models.state_sha256(ORIGIN.build(3).state_dict())
     assert content["num_classes"] == 5
@@ -209,7 +210,7 @@ def test_refused_load_leaves_the_head(adapter: Path) -> None:
     other = Origin("vim_nano_patch4_32", "random", OVERRIDES, seed=6).build(7)
     head, before = other.head, {name: t.clone() for name, t in other.state_dict().items()}
     for folder, options in ((adapter, {}), (adapter, {"nope": 1})):
-        change_json(**({"options": options} if options else {}))(folder)
+        change_json(**({"method": {"svp": options}} if options else {}))(folder)
         with pytest.raises(WeightsError):
             svp.load_adapter(folder, other)
         assert other.head is head
@@ -254,8 +255,8 @@ FAULTS = {
     "empty json": (write("adapter.json", b""), "adapter.json is damaged"),
     "not a json": (write("adapter.json", b"\xff\xfe\x00"), "adapter.json is damaged"),
     "another json": (write("adapter.json", b"[1, 2]"), "adapter.json is damaged"),
-    "newer format": (change_json(format=99), "has format 99, this version of svp reads up to 1: update svp"),
-    "missing entry": (change_json(options=None), "adapter.json is damaged: .*options"),
+    "newer format": (change_json(format=99), "has format 99, this version of svp reads up to 2: update svp"),
+    "missing entry": (change_json(method=None), "adapter.json is damaged: .*method"),
     "odd entry": (change_json(colour="red"), "adapter.json is damaged: .*colour"),
     "inputs null": (change_entry("inputs", None), "adapter.json is damaged: entry inputs is None, expected dict"),
     "unknown input": (
@@ -264,14 +265,17 @@ FAULTS = {
     ),
     "odd input": (change_json(inputs={"img_size": "x"}), "adapter.json is damaged: inputs: img_size .='x'. must be an int"),
     "odd mean": (change_json(inputs={"mean": ["x"]}), "adapter.json is damaged: inputs: mean .* must be three finite numbers"),
-    "options list": (change_json(options=[1]), "adapter.json is damaged: entry options is .1., expected dict"),
+    "method a name": (change_json(method="svp"), "adapter.json is damaged: entry method is .svp., expected dict"),
     "classes word": (change_json(num_classes="x"), "adapter.json is damaged: entry num_classes is 'x', expected int"),
     "names numbers": (change_json(class_names=[1, 2]), "adapter.json is damaged: class_names holds something else"),
     "empty backbone": (change_json(backbone={}), "adapter.json is damaged: .*name"),
     "odd backbone": (change_json(backbone={"name": []}), "adapter.json is damaged: backbone name is .., expected str"),
-    "odd option": (change_json(options={"hidden_dim": "x"}), "does not fit this backbone"),
-    "unknown option": (change_json(options={"nope": 1}), "does not fit this backbone: method 'svp' has no option 'nope'"),
-    "unknown method": (change_json(method="magic"), "unknown method 'magic'"),
+    "odd option": (change_json(method={"svp": {"hidden_dim": "x"}}), "does not fit this backbone"),
+    "unknown option": (
+        change_json(method={"svp": {"nope": 1}}),
+        "does not fit this backbone: method 'svp' has no option 'nope'",
+    ),
+    "unknown method": (change_json(method={"magic": {}}), "unknown method 'magic'"),
     "no tensors": (lambda folder: (folder / "adapter.safetensors").unlink(), "adapter.safetensors cannot be read"),
     "half the tensors": (cut("adapter.safetensors", 2000), "adapter.safetensors cannot be read"),
     "nothing in it": (cut("adapter.safetensors", 0), "adapter.safetensors cannot be read"),
@@ -309,3 +313,53 @@ def test_unknown_override_is_named(adapter: Path) -> None:
     change_json(backbone={"name": "vim_nano_patch4_32", "weights": "random", "overrides": {"colour": 1}})(adapter)
     with pytest.raises(WeightsError, match=r"adapter\.json is damaged: backbone: .*colour"):
         svp.load_adapter(adapter)
+
+
+OLD = sorted((Path(__file__).parent / "adapters_of_0.1.0").iterdir())
+
+
+@pytest.mark.parametrize("folder", OLD, ids=lambda folder: folder.name)
+def test_adapters_of_0_1_0_load(folder: Path) -> None:
+    """Written by version 0.1.0, format 1, with the logits of its own; LoRA and DoRA were PEFT's layers."""
+    content = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
+    assert content["format"] == 1
+    model = svp.load_adapter(folder)
+    assert model.tuner.name == content["method"] == folder.name
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    expected = torch.tensor(json.loads((folder / "expected.json").read_text(encoding="utf-8")))
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_method_may_be_given_in_every_form() -> None:
+    written = {"svp": {"hidden_dim": 4, "shared_layers": 2}, "lora": {"rank": 2}}
+    forms: list[Any] = [
+        written,
+        {"name": "svp+lora", **written},
+        [SVP(hidden_dim=4, shared_layers=2), LoRA(rank=2)],
+    ]
+    expected = parse_methods("svp+lora", **written)
+    assert list(expected) == ["svp", "lora"]
+    assert all(parse_methods(form) == expected for form in forms)
+    assert parse_methods(methods_to_dict(expected)) == expected
+    assert (
+        parse_methods({"name": "svp", "hidden_dim": 4})
+        == parse_methods("svp", hidden_dim=4)
+        == parse_methods(SVP(hidden_dim=4))
+    )
+    for wrong in ([SVP(), SVP()], [], {"svp": 3}, {"magic": {}}, "svp+svp"):
+        with pytest.raises(SvpError):
+            parse_methods(wrong)  # type: ignore[arg-type]
+    with pytest.raises(SvpError, match="options of a method are its own fields; got rank beside one"):
+        parse_methods(SVP(), rank=3)
+    tuner = svp.tune(small_vim(), SVP(**written["svp"]))
+    assert tuner.methods == {"svp": SVP(hidden_dim=4, shared_layers=2)}
+
+
+def test_merged_or_detached_once() -> None:
+    for call in ("merge", "detach"):
+        tuner = svp.tune(small_vim(), "lora")
+        getattr(tuner, call)()
+        with pytest.raises(SvpError, match=r"merge: 'lora' was merged into the model or taken off it; call svp\.tune again"):
+            tuner.merge()
+        other = svp.tune(tuner.model, "linear")
+        assert tuner.detach().tuner is other

@@ -551,7 +551,7 @@ def test_saved_and_loaded_agree(case: tuple[str, Row], tmp_path: Path) -> None:
         assert loaded.adapter == written
         assert loaded.adapter.class_names == tuple(names)
         assert loaded.tuner.name == case[0]
-        assert loaded.tuner.options() == model.tuner.options()
+        assert loaded.tuner.methods == model.tuner.methods
 
 
 def test_trained_state_is_the_trained_values(case: tuple[str, Row]) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import svp
-from svp.tuners import Method, MethodConfig, SSFConfig, SSFMethod, Tuner
+from svp.tuners import SSF, Attachment, Method
 from svp.tuners.ssf import ScaleShift
 from tests.models.small import SMALL, device_of, images, perturb, runnable_backends, small_vim
 
@@ -154,17 +154,17 @@ class PlusMap(nn.Module):
         return self.base_layer(x) + F.linear(x, self.delta)
 
 
-class PlusMapMethod(Method[MethodConfig]):
-    name, config_class, mergeable = "plus", MethodConfig, True
+class PlusMapMethod(Method):
+    name, mergeable = "plus", True
     default_lr = default_weight_decay = 0.0
 
-    def attach(self, tuner: Tuner) -> list[str]:
+    def attach(self, site: Attachment) -> list[str]:
         paths = [f"layers.{i}.mixer.{name}" for i in range(3) for name in ("in_proj", "x_proj")]
-        return [name for path in paths for name in tuner.wrap(path, PlusMap(tuner.model.get_submodule(path)))]
+        return [name for path in paths for name in site.wrap(path, PlusMap(site.model.get_submodule(path)))]
 
     @torch.no_grad()
-    def bake(self, tuner: Tuner) -> None:
-        for module in [m for m in tuner.model.modules() if isinstance(m, PlusMap)]:
+    def bake(self, model: Any) -> None:
+        for module in [m for m in model.modules() if isinstance(m, PlusMap)]:
             module.base_layer.weight.add_(module.delta)
 
 
@@ -172,8 +172,8 @@ class PlusMapMethod(Method[MethodConfig]):
 @pytest.mark.parametrize("ssf_first", [True, False])
 def test_merges_together_with_wrapped_modules(ssf_first: bool) -> None:
     model = small_vim().double()
-    methods: list[Method[Any]] = [SSFMethod(SSFConfig()), PlusMapMethod(MethodConfig())]
-    tuner = Tuner(model, *(methods if ssf_first else reversed(methods)))
+    methods: list[Method] = [SSF(), PlusMapMethod()]
+    tuner = svp.tune(model, methods if ssf_first else methods[::-1])
     for parameter in tuner.trainable_parameters():
         parameter.add_(0.2 * torch.randn_like(parameter))
     in_proj, u = model.layers[0].mixer.in_proj, torch.randn(2, 3, 16).double()
@@ -189,14 +189,14 @@ def test_a_wrapped_convolution_is_refused() -> None:
     model = small_vim()
 
     class Wrap(PlusMapMethod):
-        def attach(self, tuner: Tuner) -> list[str]:
+        def attach(self, site: Attachment) -> list[str]:
             conv1d = nn.Module()
-            conv1d.base_layer = tuner.model.layers[2].mixer.conv1d
-            return tuner.wrap("layers.2.mixer.conv1d", conv1d)
+            conv1d.base_layer = site.model.layers[2].mixer.conv1d
+            return site.wrap("layers.2.mixer.conv1d", conv1d)
 
     before = [name for name, _ in model.named_modules()]
     with pytest.raises(ValueError, match=r"ssf: another method wraps layers\.2\.mixer\.conv1d already; name ssf first"):
-        Tuner(model, Wrap(MethodConfig()), SSFMethod(SSFConfig()))
+        svp.tune(model, [Wrap(), SSF()])
     assert [name for name, _ in model.named_modules()] == before
 
 

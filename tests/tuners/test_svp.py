@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import svp
 from svp.models import VisionMamba, WeightsError, vim
-from svp.tuners import SVPConfig, simam
+from svp.tuners import SVP, simam
 from tests.golden import TOLERANCE, Case, assert_close, load_case, read_json
 from tests.models.small import device_of, images, perturb, runnable_backends, small_vim
 from tests.models.test_goldens import build, record_layers
@@ -57,7 +57,7 @@ def test_goldens(name: str, dtype: torch.dtype) -> None:
     assert_close({"logits": logits, "feature": feature, "tokens": tokens}, case.output, limit["output"])
 
     (logits * case.input["cotangent_logits"].to(dtype)).sum().backward()
-    ours = {model.tuner.methods[0].rename_released(key): key for key in case.grad if key != "images"}
+    ours = {model.tuner.methods["svp"].rename_released(key): key for key in case.grad if key != "images"}
     assert set(ours) == set(model.tuner.trainable_names)
     grads = {key: model.get_parameter(name).grad for name, key in ours.items()} | {"images": pixels.grad}
     assert_close({key: grads[key] for key in case.grad}, case.grad, limit["grad"])
@@ -96,7 +96,7 @@ def test_counts_of_every_data_set(dataset: str) -> None:
 
 
 def test_defaults_are_the_papers() -> None:
-    assert SVPConfig() == SVPConfig(8, 64, True, True, "paper", True, 0.0, False, 0.0, False, "linear")
+    assert SVP() == SVP(8, 64, True, True, "paper", True, 0.0, False, 0.0, False, "linear")
     model = svp.create_model("vim_small", num_classes=100, device="meta")
     assert svp.tune(model).num_trainable_without_head == 1_644_288
     assert model.tuner.name == "svp"
@@ -107,7 +107,7 @@ def test_keys_of_the_released_model() -> None:
     model = svp.create_model("vim_small", num_classes=released["num_classes"], device="meta")
     tuner = svp.tune(model, "svp", shared_layers=released["shared_layers"])
     ours = {name: list(t.shape) for name, t in model.state_dict().items()}
-    assert {tuner.methods[0].rename_released(key): list(shape) for key, shape in released["keys"].items()} == ours
+    assert {tuner.methods["svp"].rename_released(key): list(shape) for key, shape in released["keys"].items()} == ours
     assert sum(p.numel() for p in model.parameters()) == released["total_parameters"]
 
 

@@ -35,7 +35,7 @@ from svp.training.devices import make_accelerator
 from svp.training.use import Classifier, class_names, classify
 from svp.tuners import AdapterInfo, load_adapter, method_title
 from svp.tuners.adapter_files import read_adapter_info
-from svp.tuners.base import get_methods
+from svp.tuners.method import get_methods
 
 BASE = "base"
 """The name of the plain backbone in figures."""

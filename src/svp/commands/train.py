@@ -72,8 +72,8 @@ def make_parser(methods: Sequence[str]) -> Parser:
     options: set[str] = set()
     for name in methods:
         (method,) = get_methods(name)
-        add_parameters(groups["method"], method.config_class, prefix=f"method.{name}.", destination=f"options.{name}.")
-        options |= {field.name for field in fields(method.config_class)}
+        add_parameters(groups["method"], method, prefix=f"method.{name}.", destination=f"options.{name}.")
+        options |= {field.name for field in fields(method)}
     for option in sorted(options):  # of a single method its name may be left out, as in 0.1.0
         spelled = f"--method.{option}".replace("_", "-")
         parser.add_argument(spelled, dest=f"options.{option}", type=Any, help=argparse.SUPPRESS)

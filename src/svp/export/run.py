@@ -110,6 +110,6 @@ def _metadata(info: AdapterInfo, inputs: InputConfig) -> dict[str, str]:
         "mean": inputs.mean,
         "std": inputs.std,
     }
-    model = {"svp": __version__, "backbone": info.backbone.name, "method": info.method, "options": info.options}
+    model = {"svp": __version__, "backbone": info.backbone.name, "method": info.methods}
     values = {"class_names": class_names(info), "preprocessing": preprocessing, "model": model}
     return {name: json.dumps(value) for name, value in values.items()}

@@ -18,7 +18,7 @@ from svp.models.factory import full_name
 from svp.settings import Device, Precision, check_fields
 from svp.training.protocol import Protocol
 from svp.training.recipes import ConfigError, merge, normalized, read_recipe, read_settings, recipe_for
-from svp.tuners import get_methods, make_methods, options_of
+from svp.tuners import get_methods, methods_to_dict, parse_methods
 
 Schedule = Literal["cosine", "released"]
 
@@ -143,7 +143,8 @@ class TrainConfig:
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ConfigError(f"batch_size is {self.batch_size}, mixup and CutMix need an even one")
         # the method's own checks; every option is written out, so that a run says what it did
-        object.__setattr__(self, "options", options_of(make_methods(self.method, self.options)))
+        written = methods_to_dict(parse_methods(self.method, **self.options))
+        object.__setattr__(self, "options", written if len(written) > 1 else written[self.method])
         if self.lr is None:
             object.__setattr__(self, "lr", min(method.default_lr for method in methods))
         if self.weight_decay is None:

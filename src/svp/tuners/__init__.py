@@ -1,70 +1,67 @@
-"""Tuning methods: one file each, all under one contract (``Tuner``)."""
+"""Tuning methods: one file each, all under one contract (``Method``)."""
 
-from svp.tuners.adapter import AdapterConfig, AdapterMethod
+from svp.tuners.adapter import Adapter
 from svp.tuners.adapter_files import AdapterInfo, load_adapter, read_adapter_info, save_adapter
-from svp.tuners.additional_scan import AdditionalScanConfig, AdditionalScanMethod
-from svp.tuners.affix import AffixConfig, AffixMethod
-from svp.tuners.base import (
+from svp.tuners.additional_scan import AdditionalScan
+from svp.tuners.affix import Affix
+from svp.tuners.attachment import Attachment
+from svp.tuners.full import FullTuning
+from svp.tuners.linear import LinearProbe
+from svp.tuners.lora import DoRA, LoRA, LoRAPartial
+from svp.tuners.method import (
     Method,
-    MethodConfig,
     get_methods,
+    joined_name,
     list_methods,
-    make_methods,
     method_title,
-    options_of,
+    methods_to_dict,
+    parse_methods,
     register_method,
 )
-from svp.tuners.full import FullConfig, FullMethod
-from svp.tuners.linear import LinearConfig, LinearMethod
-from svp.tuners.lora import DoRAMethod, LoRAConfig, LoRAMethod, LoRAPartialConfig, LoRAPartialMethod
 from svp.tuners.official import load_official
-from svp.tuners.parts import PartConfig, PartialConfig, PartMethod
-from svp.tuners.ssf import SSFConfig, SSFMethod
-from svp.tuners.svp import Prompters, SVPConfig, SVPMethod, simam
+from svp.tuners.parts import A, BitFit, ClsToken, Conv1d, D, Norm, Partial, PartMethod, PosEmbed
+from svp.tuners.ssf import SSF
+from svp.tuners.svp import SVP, Prompters, simam
 from svp.tuners.tuner import Tuner, tune
-from svp.tuners.vp import VPConfig, VPMethod
-from svp.tuners.vpt import VPTConfig, VPTDeepMethod, VPTShallowMethod
+from svp.tuners.vp import VP
+from svp.tuners.vpt import VPTDeep, VPTShallow
 
 __all__ = [
-    "AdapterConfig",
+    "SSF",
+    "SVP",
+    "VP",
+    "A",
+    "Adapter",
     "AdapterInfo",
-    "AdapterMethod",
-    "AdditionalScanConfig",
-    "AdditionalScanMethod",
-    "AffixConfig",
-    "AffixMethod",
-    "DoRAMethod",
-    "FullConfig",
-    "FullMethod",
-    "LinearConfig",
-    "LinearMethod",
-    "LoRAConfig",
-    "LoRAMethod",
-    "LoRAPartialConfig",
-    "LoRAPartialMethod",
+    "AdditionalScan",
+    "Affix",
+    "Attachment",
+    "BitFit",
+    "ClsToken",
+    "Conv1d",
+    "D",
+    "DoRA",
+    "FullTuning",
+    "LinearProbe",
+    "LoRA",
+    "LoRAPartial",
     "Method",
-    "MethodConfig",
-    "PartConfig",
+    "Norm",
     "PartMethod",
-    "PartialConfig",
+    "Partial",
+    "PosEmbed",
     "Prompters",
-    "SSFConfig",
-    "SSFMethod",
-    "SVPConfig",
-    "SVPMethod",
     "Tuner",
-    "VPConfig",
-    "VPMethod",
-    "VPTConfig",
-    "VPTDeepMethod",
-    "VPTShallowMethod",
+    "VPTDeep",
+    "VPTShallow",
     "get_methods",
+    "joined_name",
     "list_methods",
     "load_adapter",
     "load_official",
-    "make_methods",
     "method_title",
-    "options_of",
+    "methods_to_dict",
+    "parse_methods",
     "read_adapter_info",
     "register_method",
     "save_adapter",

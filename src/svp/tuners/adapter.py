@@ -16,21 +16,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svp.errors import InputError
+from svp.tuners.attachment import Attachment
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
-from svp.tuners.base import Method, MethodConfig, register_method
-
-if TYPE_CHECKING:
-    from svp.tuners.tuner import Tuner
+from svp.tuners.method import Method, register_method
 
 
+@register_method("adapter")
 @dataclass(frozen=True)
-class AdapterConfig(MethodConfig):
-    """Options of the adapter.
+class Adapter(Method):
+    """A bottleneck at the mixer (of a ViT, the MLP) of every block; they are found at ``model.adapters``.
 
     Args:
         hidden_dim: Width of the bottleneck.
@@ -39,6 +39,10 @@ class AdapterConfig(MethodConfig):
         dropout: Dropout in the bottleneck, 0 <= dropout < 1.
     """
 
+    backbones = VIM_AND_VIT
+    default_lr = 5e-3
+    default_weight_decay = 1e-4
+
     hidden_dim: int = 64
     position: Literal["parallel", "sequential"] = "parallel"
     scale: float = 0.1
@@ -46,19 +50,30 @@ class AdapterConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         if self.hidden_dim < 1:
-            raise ValueError(f"adapter: hidden_dim is {self.hidden_dim}, expected 1 or more")
+            raise InputError(f"adapter: hidden_dim is {self.hidden_dim}, expected 1 or more")
         if self.position not in ("parallel", "sequential"):
-            raise ValueError(f"adapter: position is {self.position!r}, expected 'parallel' or 'sequential'")
+            raise InputError(f"adapter: position is {self.position!r}, expected 'parallel' or 'sequential'")
         if self.scale == 0 or not math.isfinite(self.scale):
-            raise ValueError(f"adapter: scale is {self.scale}, expected a number other than 0")
+            raise InputError(f"adapter: scale is {self.scale}, expected a number other than 0")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"adapter: dropout is {self.dropout}, expected 0 <= dropout < 1")
+            raise InputError(f"adapter: dropout is {self.dropout}, expected 0 <= dropout < 1")
+
+    def attach(self, site: Attachment) -> Iterable[str]:
+        model, config, parts = site.model, self, anatomy(site.model)
+        like = model.patch_embed.proj.weight
+        blocks = parts.blocks_of(model)
+        bottlenecks = [Bottleneck(model.embed_dim, config, like) for _ in blocks]
+        for block, bottleneck in zip(blocks, bottlenecks, strict=True):
+            hook = _AddToOutput(bottleneck, config.position == "parallel")
+            # in front of other hooks: input and output still have the same tokens
+            site.hook(block.get_submodule(parts.mixed).register_forward_hook(hook, prepend=True))
+        return site.add("adapters", nn.ModuleList(bottlenecks))
 
 
 class Bottleneck(nn.Module):
     """scale * up(drop(ReLU(down(x)))), (batch, length, embed_dim) -> the same."""
 
-    def __init__(self, embed_dim: int, config: AdapterConfig, like: Tensor) -> None:
+    def __init__(self, embed_dim: int, config: Adapter, like: Tensor) -> None:
         super().__init__()
         factory: dict[str, Any] = dict(device=like.device, dtype=like.dtype)
         self.down = nn.Linear(embed_dim, config.hidden_dim, **factory)
@@ -81,23 +96,3 @@ class _AddToOutput:
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output + self.bottleneck(args[0] if self.parallel else output)
-
-
-@register_method("adapter", AdapterConfig)
-class AdapterMethod(Method[AdapterConfig]):
-    """A bottleneck at the mixer (of a ViT, the MLP) of every block; they are found at ``model.adapters``."""
-
-    backbones = VIM_AND_VIT
-    default_lr = 5e-3
-    default_weight_decay = 1e-4
-
-    def attach(self, tuner: Tuner) -> Iterable[str]:
-        model, config, parts = tuner.model, self.config, anatomy(tuner.model)
-        like = model.patch_embed.proj.weight
-        blocks = parts.blocks_of(model)
-        bottlenecks = [Bottleneck(model.embed_dim, config, like) for _ in blocks]
-        for block, bottleneck in zip(blocks, bottlenecks, strict=True):
-            hook = _AddToOutput(bottleneck, config.position == "parallel")
-            # in front of other hooks: input and output still have the same tokens
-            tuner.hook(block.get_submodule(parts.mixed).register_forward_hook(hook, prepend=True))
-        return tuner.add("adapters", nn.ModuleList(bottlenecks))

@@ -21,10 +21,10 @@ from svp.inputs import InputConfig
 from svp.models import Backbone, Origin, WeightsError
 from svp.models.checkpoints import load_into
 from svp.paths import write_atomically
-from svp.tuners.base import get_methods
+from svp.tuners.method import get_methods, joined_name, methods_to_dict
 from svp.tuners.tuner import tune
 
-_FORMAT = 1
+_FORMAT = 2  # 1, of 0.1.0, had a name in `method` and the options in `options`
 _BACKBONE = "backbone."
 
 
@@ -33,8 +33,7 @@ class AdapterInfo:
     """Contents of ``adapter.json``; found at ``model.adapter`` after ``load_adapter``.
 
     Args:
-        method: Name of the tuning method.
-        options: Its options.
+        methods: Tuning methods and their options, {name: {option: value}}, in the order in which they are attached.
         backbone: How to make the backbone again (see ``svp.models.Origin``).
         backbone_sha256: Hash of the backbone's weights (see ``svp.models.state_sha256``).
         num_classes: Outputs of the head.
@@ -43,14 +42,18 @@ class AdapterInfo:
         format: Version of the file format.
     """
 
-    method: str
-    options: dict[str, Any]
+    methods: dict[str, dict[str, Any]]
     backbone: Origin
     backbone_sha256: str
     num_classes: int
     class_names: tuple[str, ...]
     inputs: InputConfig
     format: int = _FORMAT
+
+    @property
+    def method(self) -> str:
+        """The names of the methods joined by "+"."""
+        return joined_name(self.methods)
 
 
 def save_adapter(
@@ -82,8 +85,7 @@ def save_adapter(
     elif not isinstance(inputs, InputConfig):
         inputs = InputConfig.from_dict(inputs)
     info = AdapterInfo(
-        method=tuner.name,
-        options=tuner.options(),
+        methods=methods_to_dict(tuner.methods),
         backbone=getattr(model, "origin", None) or _unknown_origin(cast(Backbone, model)),
         backbone_sha256=tuner.base_sha256(),
         num_classes=num_classes,
@@ -92,7 +94,8 @@ def save_adapter(
     )
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(info), indent=2) + "\n"
+    values = asdict(info)
+    text = json.dumps({"method": values.pop("methods"), **values}, indent=2) + "\n"
     write_atomically(directory / "adapter.json", lambda path: path.write_text(text, encoding="utf-8"))
     save_trained(model, directory)
     return read_adapter_info(directory)  # JSON has no tuples: what every reader will get
@@ -144,21 +147,24 @@ def read_adapter_info(directory: str | Path) -> AdapterInfo:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values["format"] > _FORMAT:
             raise WeightsError(f"{path} has format {values['format']}, this version of svp reads up to {_FORMAT}: update svp")
-        _check_types(f"{path} is damaged: entry", values, _ENTRIES)
+        _check_types(f"{path} is damaged: entry", values, _ENTRIES if values["format"] > 1 else _ENTRIES_OF_1)
         values["inputs"] = _read_inputs(path, values["inputs"])
         _check_types(f"{path} is damaged: backbone", values["backbone"], _ORIGIN)
         if not all(isinstance(name, str) for name in values["class_names"]):
             raise WeightsError(f"{path} is damaged: class_names holds something else than names")
         values["backbone"] = Origin(**values["backbone"])
         values["class_names"] = tuple(values["class_names"])
-        return AdapterInfo(**values)
+        method = values.pop("method")
+        if values["format"] == 1:
+            options, values["format"] = values.pop("options"), _FORMAT
+            method = options if "+" in method else {method: options}
+        return AdapterInfo(methods=method, **values)
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path} is damaged: {error!r}") from error
 
 
 _ENTRIES = {
-    "method": (str,),
-    "options": (dict,),
+    "method": (dict,),
     "backbone": (dict,),
     "backbone_sha256": (str,),
     "num_classes": (int,),
@@ -166,6 +172,7 @@ _ENTRIES = {
     "inputs": (dict,),
     "format": (int,),
 }
+_ENTRIES_OF_1 = _ENTRIES | {"method": (str,), "options": (dict,)}
 _ORIGIN = {"name": (str,), "weights": (str,), "overrides": (dict,), "seed": (int, NoneType)}
 
 
@@ -207,7 +214,7 @@ def load_adapter(directory: str | Path, backbone: Backbone | None = None) -> Bac
     try:
         if getattr(backbone, "tuner", None) is None and num_classes != info.num_classes:
             backbone.reset_classifier(info.num_classes)
-        tuner = tune(backbone, info.method, **info.options)
+        tuner = tune(backbone, info.methods)
         found = tuner.base_sha256()
         if not tuner.self_contained and found != info.backbone_sha256:
             raise WeightsError(

@@ -18,32 +18,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from svp.tuners.base import Method, MethodConfig, register_method
-
-if TYPE_CHECKING:
-    from svp.tuners.tuner import Tuner
+from svp.errors import InputError
+from svp.tuners.attachment import Attachment
+from svp.tuners.method import Method, register_method
 
 _MAX_STATES = 64  # what every backend of the scan takes
 
 
+@register_method("additional_scan", title="additional-scan")
 @dataclass(frozen=True)
-class AdditionalScanConfig(MethodConfig):
-    """Options of additional-scan.
+class AdditionalScan(Method):
+    """More states; they are found at ``model.additional_scan[layer][direction]``, direction 1 the backward one.
 
     Args:
         num_states: States added to every direction; with the model's own 64 at most.
     """
 
+    default_lr = 1e-2
+    default_weight_decay = 1e-4
+
     num_states: int = 6
 
     def __post_init__(self) -> None:
         if self.num_states < 1:
-            raise ValueError(f"additional_scan: num_states is {self.num_states}, expected 1 or more")
+            raise InputError(f"additional_scan: num_states is {self.num_states}, expected 1 or more")
+
+    def attach(self, site: Attachment) -> Iterable[str]:
+        num_states, mixers = self.num_states, [block.mixer for block in site.model.layers]
+        for mixer in mixers:
+            if num_states + mixer.d_state > _MAX_STATES:
+                raise InputError(
+                    f"additional_scan: num_states is {num_states}, expected 1 to {_MAX_STATES - mixer.d_state}: "
+                    f"the model has {mixer.d_state} states, and the scan takes {_MAX_STATES}"
+                )
+        added = [[MoreStates(num_states, A_log) for A_log in (mixer.A_log, mixer.A_b_log)] for mixer in mixers]
+        for layer, pair in enumerate(added):
+            site.replace(f"layers.{layer}.mixer.more_states", tuple(pair))
+        return site.add("additional_scan", nn.ModuleList(nn.ModuleList(pair) for pair in added))
 
 
 class MoreStates(nn.Module):
@@ -64,24 +79,3 @@ class MoreStates(nn.Module):
         self.A_log = nn.Parameter(torch.quantile(A_log.detach().float(), between, dim=1).T.to(A_log.dtype).contiguous())
         self.x_proj = nn.Linear(len(A_log), 2 * num_states, bias=False, device=A_log.device, dtype=A_log.dtype)
         nn.init.zeros_(self.x_proj.weight[num_states:])
-
-
-@register_method("additional_scan", AdditionalScanConfig, title="additional-scan")
-class AdditionalScanMethod(Method[AdditionalScanConfig]):
-    """More states; they are found at ``model.additional_scan[layer][direction]``, direction 1 the backward one."""
-
-    default_lr = 1e-2
-    default_weight_decay = 1e-4
-
-    def attach(self, tuner: Tuner) -> Iterable[str]:
-        num_states, mixers = self.config.num_states, [block.mixer for block in tuner.model.layers]
-        for mixer in mixers:
-            if num_states + mixer.d_state > _MAX_STATES:
-                raise ValueError(
-                    f"additional_scan: num_states is {num_states}, expected 1 to {_MAX_STATES - mixer.d_state}: "
-                    f"the model has {mixer.d_state} states, and the scan takes {_MAX_STATES}"
-                )
-        added = [[MoreStates(num_states, A_log) for A_log in (mixer.A_log, mixer.A_b_log)] for mixer in mixers]
-        for layer, pair in enumerate(added):
-            tuner.replace(f"layers.{layer}.mixer.more_states", tuple(pair))
-        return tuner.add("additional_scan", nn.ModuleList(nn.ModuleList(pair) for pair in added))

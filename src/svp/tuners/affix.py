@@ -16,35 +16,53 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from svp.tuners.base import Method, MethodConfig, register_method
+from svp.errors import InputError
+from svp.tuners.attachment import Attachment
 from svp.tuners.layout import Layout, Position, check_position
-
-if TYPE_CHECKING:
-    from svp.tuners.tuner import Tuner
+from svp.tuners.method import Method, register_method
 
 
+@register_method("affix", title="affix-tuning")
 @dataclass(frozen=True)
-class AffixConfig(MethodConfig):
-    """Options of affix-tuning.
+class Affix(Method):
+    """Tokens that only the mixers see; they are found at ``model.affix.tokens``, (depth, num_tokens, embed_dim),
+    where they stand at ``model.affix.layout``.
 
     Args:
         num_tokens: Added tokens per mixer.
         position: Where they stand, see ``svp.tuners.layout.Layout``.
     """
 
+    default_lr = 1e-2
+    default_weight_decay = 1e-4
+
     num_tokens: int = 24
     position: Position = "prefix"
 
     def __post_init__(self) -> None:
         if self.num_tokens < 1:
-            raise ValueError(f"affix: num_tokens is {self.num_tokens}, expected 1 or more")
+            raise InputError(f"affix: num_tokens is {self.num_tokens}, expected 1 or more")
         check_position("affix", self.position)
+
+    def attach(self, site: Attachment) -> Iterable[str]:
+        model, config = site.model, self
+        layout, like = Layout(config.num_tokens, config.position), model.pos_embed
+        affix = nn.Module()
+        affix.layout = layout  # type: ignore[assignment]
+        shape = (len(model.layers), config.num_tokens, model.embed_dim)
+        affix.tokens = nn.Parameter(torch.empty(shape, device=like.device, dtype=like.dtype))
+        trunc_normal_(affix.tokens, std=0.02)
+        names = site.add("affix", affix)
+        for layer, block in enumerate(model.layers):
+            site.hook(block.mixer.register_forward_pre_hook(_Insert(affix, layer, layout)))
+            site.hook(block.mixer.register_forward_hook(_Drop(layout)))
+        return names
 
 
 class _Insert:
@@ -67,26 +85,3 @@ class _Drop:
 
     def __call__(self, mixer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return self.layout.own(output)
-
-
-@register_method("affix", AffixConfig, title="affix-tuning")
-class AffixMethod(Method[AffixConfig]):
-    """Tokens that only the mixers see; they are found at ``model.affix.tokens``, (depth, num_tokens, embed_dim),
-    where they stand at ``model.affix.layout``."""
-
-    default_lr = 1e-2
-    default_weight_decay = 1e-4
-
-    def attach(self, tuner: Tuner) -> Iterable[str]:
-        model, config = tuner.model, self.config
-        layout, like = Layout(config.num_tokens, config.position), model.pos_embed
-        affix = nn.Module()
-        affix.layout = layout  # type: ignore[assignment]
-        shape = (len(model.layers), config.num_tokens, model.embed_dim)
-        affix.tokens = nn.Parameter(torch.empty(shape, device=like.device, dtype=like.dtype))
-        trunc_normal_(affix.tokens, std=0.02)
-        names = tuner.add("affix", affix)
-        for layer, block in enumerate(model.layers):
-            tuner.hook(block.mixer.register_forward_pre_hook(_Insert(affix, layer, layout)))
-            tuner.hook(block.mixer.register_forward_hook(_Drop(layout)))
-        return names

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 
-from svp.tuners.base import Method, MethodConfig, register_method
-
-if TYPE_CHECKING:
-    from svp.tuners.tuner import Tuner
+from svp.tuners.attachment import Attachment
+from svp.tuners.method import Method, register_method
 
 
+@register_method("full", title="full fine-tuning")
 @dataclass(frozen=True)
-class FullConfig(MethodConfig):
-    """Full fine-tuning has no options."""
-
-
-@register_method("full", FullConfig, title="full fine-tuning")
-class FullMethod(Method[FullConfig]):
+class FullTuning(Method):
     """Train everything."""
 
     backbones = (nn.Module,)
@@ -29,5 +22,5 @@ class FullMethod(Method[FullConfig]):
     self_contained = True
     mergeable = True
 
-    def attach(self, tuner: Tuner) -> Iterable[str]:
-        return [name for name, _ in tuner.model.named_parameters()]
+    def attach(self, site: Attachment) -> Iterable[str]:
+        return [name for name, _ in site.model.named_parameters()]

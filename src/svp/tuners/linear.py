@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 
-from svp.tuners.base import Method, MethodConfig, register_method
-
-if TYPE_CHECKING:
-    from svp.tuners.tuner import Tuner
+from svp.tuners.attachment import Attachment
+from svp.tuners.method import Method, register_method
 
 
+@register_method("linear", title="linear probe")
 @dataclass(frozen=True)
-class LinearConfig(MethodConfig):
-    """The linear probe has no options."""
-
-
-@register_method("linear", LinearConfig, title="linear probe")
-class LinearMethod(Method[LinearConfig]):
+class LinearProbe(Method):
     """Train the head only."""
 
     backbones = (nn.Module,)
@@ -28,5 +21,5 @@ class LinearMethod(Method[LinearConfig]):
     default_weight_decay = 1e-4
     mergeable = True
 
-    def attach(self, tuner: Tuner) -> Iterable[str]:
+    def attach(self, site: Attachment) -> Iterable[str]:
         return ()

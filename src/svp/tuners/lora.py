@@ -32,26 +32,26 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svp.errors import InputError
 from svp.models import VisionMamba
+from svp.tuners.attachment import Attachment
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
-from svp.tuners.base import Method, MethodConfig, register_method
 from svp.tuners.low_rank import LowRankUpdate
-
-if TYPE_CHECKING:
-    from svp.tuners.tuner import Tuner
+from svp.tuners.method import Method, register_method
 
 SLICES = ("x", "z", "dt", "B", "C")
 
 
+@register_method("lora", title="LoRA")
 @dataclass(frozen=True)
-class LoRAConfig(MethodConfig):
-    """Options of LoRA and DoRA.
+class LoRA(Method):
+    """A ``LowRankUpdate`` stands in the place of every map.
 
     Args:
         target_modules: What is updated in every block: in_proj, x_proj, dt_proj, out_proj of a Vim (x_proj and dt_proj in both
@@ -60,6 +60,12 @@ class LoRAConfig(MethodConfig):
         alpha: The update is weighed by alpha / rank.
         dropout: Dropout in front of A, 0 <= dropout < 1.
     """
+
+    backbones = VIM_AND_VIT
+    default_lr = 3e-3
+    default_weight_decay = 1e-4
+    mergeable = True
+    use_dora: ClassVar[bool] = False
 
     target_modules: list[str] = field(default_factory=list)
     rank: int = 32
@@ -70,10 +76,41 @@ class LoRAConfig(MethodConfig):
         _check_names("lora: target_modules", self.target_modules)
         _check_update("lora", self.rank, self.alpha, self.dropout)
 
+    def attach(self, site: Attachment) -> Iterable[str]:
+        wrappers = {}
+        for path in self._paths(site.model):
+            layer = _layer_at(path, site)
+            if self.use_dora and layer._forward_hooks:
+                raise InputError(
+                    f"{site.label!r} cannot be combined: dora takes the norm of the weight itself; name dora first"
+                )
+            wrappers[path] = LowRankUpdate(layer, self.rank, self.alpha, self.dropout, self.use_dora)
+        return [name for path, wrapper in wrappers.items() for name in site.wrap(path, wrapper)]
 
+    def bake(self, model: Any) -> None:
+        for path in self._paths(model):
+            model.get_submodule(path).merge()
+
+    def _paths(self, model: Any) -> list[str]:
+        """Where the target modules are in `model`."""
+        parts = anatomy(model)
+        known, paths = [*parts.linears, "patch_embed"], []
+        for name in self.target_modules or [parts.projection]:
+            if name not in known:
+                kind = type(model).__name__
+                raise InputError(f"{self.name}: target_modules has {name!r}; known in a {kind}: {', '.join(known)}")
+            if name == "patch_embed":
+                paths.append("patch_embed.proj")
+            else:
+                depth = len(parts.blocks_of(model))
+                paths += [f"{parts.blocks}.{layer}.{linear}" for layer in range(depth) for linear in parts.linears[name]]
+        return paths
+
+
+@register_method("lora_partial", title="partial LoRA")
 @dataclass(frozen=True)
-class LoRAPartialConfig(MethodConfig):
-    """Options of LoRAp.
+class LoRAPartial(Method):
+    """``LowRankSlices`` stand in the place of the projections.
 
     Args:
         slices: What is updated in every block: x, z (of in_proj), dt, B, C (of x_proj, in both directions).
@@ -81,6 +118,10 @@ class LoRAPartialConfig(MethodConfig):
         alpha: The updates are weighed by alpha / rank.
         dropout: Dropout in front of A, 0 <= dropout < 1.
     """
+
+    default_lr = 3e-3
+    default_weight_decay = 1e-4
+    mergeable = True
 
     slices: list[str] = field(default_factory=lambda: ["x"])
     rank: int = 64
@@ -90,69 +131,53 @@ class LoRAPartialConfig(MethodConfig):
     def __post_init__(self) -> None:
         _check_names("lora_partial: slices", self.slices)
         if not self.slices or not set(self.slices) <= set(SLICES):
-            raise ValueError(f"lora_partial: slices is {self.slices}, expected one or several of {', '.join(SLICES)}")
+            raise InputError(f"lora_partial: slices is {self.slices}, expected one or several of {', '.join(SLICES)}")
         _check_update("lora_partial", self.rank, self.alpha, self.dropout)
+
+    def attach(self, site: Attachment) -> Iterable[str]:
+        slices = self._slices(site.model)
+        wrappers = {path: LowRankSlices(_layer_at(path, site), parts, self) for path, parts in slices.items()}
+        return [name for path, wrapper in wrappers.items() for name in site.wrap(path, wrapper)]
+
+    def bake(self, model: Any) -> None:
+        for path in self._slices(model):
+            model.get_submodule(path).merge()
+
+    def _slices(self, model: VisionMamba) -> dict[str, dict[str, slice]]:
+        """The chosen slices by name, for every projection that has any."""
+        linears, found = anatomy(model).linears, {}
+        for layer, block in enumerate(model.layers):
+            mixer: Any = block.mixer
+            widths = {
+                "in_proj": {"x": mixer.d_inner, "z": mixer.d_inner},
+                "x_proj": {"dt": mixer.dt_rank, "B": mixer.d_state, "C": mixer.d_state},
+            }
+            for projection, parts in widths.items():
+                ends = zip(parts, accumulate(parts.values()), strict=True)
+                chosen = {name: slice(end - parts[name], end) for name, end in ends if name in self.slices}
+                found.update({f"layers.{layer}.{linear}": chosen for linear in linears[projection] if chosen})
+        return found
 
 
 def _check_names(option: str, names: Sequence[str]) -> None:
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{option} is {names!r}, expected a list of names")
+        raise InputError(f"{option} is {names!r}, expected a list of names")
     if len(set(names)) < len(names):
-        raise ValueError(f"{option} lists a name more than once: {', '.join(names)}")
+        raise InputError(f"{option} lists a name more than once: {', '.join(names)}")
 
 
 def _check_update(method: str, rank: int, alpha: float, dropout: float) -> None:
     if rank < 1:
-        raise ValueError(f"{method}: rank is {rank}, expected 1 or more")
+        raise InputError(f"{method}: rank is {rank}, expected 1 or more")
     if alpha == 0 or not math.isfinite(alpha):
-        raise ValueError(f"{method}: alpha is {alpha}, expected a number other than 0")
+        raise InputError(f"{method}: alpha is {alpha}, expected a number other than 0")
     if not 0 <= dropout < 1:
-        raise ValueError(f"{method}: dropout is {dropout}, expected 0 <= dropout < 1")
+        raise InputError(f"{method}: dropout is {dropout}, expected 0 <= dropout < 1")
 
 
-@register_method("lora", LoRAConfig, title="LoRA")
-class LoRAMethod(Method[LoRAConfig]):
-    """A ``LowRankUpdate`` stands in the place of every map."""
-
-    backbones = VIM_AND_VIT
-    default_lr = 3e-3
-    default_weight_decay = 1e-4
-    mergeable = True
-    use_dora: ClassVar[bool] = False
-
-    def attach(self, tuner: Tuner) -> Iterable[str]:
-        config, wrappers = self.config, {}
-        for path in self._paths(tuner.model):
-            layer = _layer_at(path, tuner)
-            if self.use_dora and layer._forward_hooks:
-                raise ValueError(
-                    f"{tuner.name!r} cannot be combined: dora takes the norm of the weight itself; name dora first"
-                )
-            wrappers[path] = LowRankUpdate(layer, config.rank, config.alpha, config.dropout, self.use_dora)
-        return [name for path, wrapper in wrappers.items() for name in tuner.wrap(path, wrapper)]
-
-    def bake(self, tuner: Tuner) -> None:
-        for path in self._paths(tuner.model):
-            tuner.model.get_submodule(path).merge()
-
-    def _paths(self, model: Any) -> list[str]:
-        """Where the target modules are in `model`."""
-        parts = anatomy(model)
-        known, paths = [*parts.linears, "patch_embed"], []
-        for name in self.config.target_modules or [parts.projection]:
-            if name not in known:
-                kind = type(model).__name__
-                raise ValueError(f"{self.name}: target_modules has {name!r}; known in a {kind}: {', '.join(known)}")
-            if name == "patch_embed":
-                paths.append("patch_embed.proj")
-            else:
-                depth = len(parts.blocks_of(model))
-                paths += [f"{parts.blocks}.{layer}.{linear}" for layer in range(depth) for linear in parts.linears[name]]
-        return paths
-
-
-@register_method("dora", LoRAConfig, title="DoRA")
-class DoRAMethod(LoRAMethod):
+@register_method("dora", title="DoRA")
+@dataclass(frozen=True)
+class DoRA(LoRA):
     """A ``LowRankUpdate`` with magnitudes stands in the place of every map."""
 
     use_dora = True
@@ -167,7 +192,7 @@ class LowRankSlices(nn.Module):
         config: Rank, alpha and dropout.
     """
 
-    def __init__(self, base_layer: nn.Linear, slices: dict[str, slice], config: LoRAPartialConfig) -> None:
+    def __init__(self, base_layer: nn.Linear, slices: dict[str, slice], config: LoRAPartial) -> None:
         super().__init__()
         like = base_layer.weight
         factory: dict[str, Any] = dict(bias=False, device=like.device, dtype=like.dtype)
@@ -197,41 +222,8 @@ class LowRankSlices(nn.Module):
             self.base_layer.weight[part] += self.scale * B @ A
 
 
-@register_method("lora_partial", LoRAPartialConfig, title="partial LoRA")
-class LoRAPartialMethod(Method[LoRAPartialConfig]):
-    """``LowRankSlices`` stand in the place of the projections."""
-
-    default_lr = 3e-3
-    default_weight_decay = 1e-4
-    mergeable = True
-
-    def attach(self, tuner: Tuner) -> Iterable[str]:
-        slices = self._slices(tuner.model)
-        wrappers = {path: LowRankSlices(_layer_at(path, tuner), parts, self.config) for path, parts in slices.items()}
-        return [name for path, wrapper in wrappers.items() for name in tuner.wrap(path, wrapper)]
-
-    def bake(self, tuner: Tuner) -> None:
-        for path in self._slices(tuner.model):
-            tuner.model.get_submodule(path).merge()
-
-    def _slices(self, model: VisionMamba) -> dict[str, dict[str, slice]]:
-        """The chosen slices by name, for every projection that has any."""
-        linears, found = anatomy(model).linears, {}
-        for layer, block in enumerate(model.layers):
-            mixer: Any = block.mixer
-            widths = {
-                "in_proj": {"x": mixer.d_inner, "z": mixer.d_inner},
-                "x_proj": {"dt": mixer.dt_rank, "B": mixer.d_state, "C": mixer.d_state},
-            }
-            for projection, parts in widths.items():
-                ends = zip(parts, accumulate(parts.values()), strict=True)
-                chosen = {name: slice(end - parts[name], end) for name, end in ends if name in self.config.slices}
-                found.update({f"layers.{layer}.{linear}": chosen for linear in linears[projection] if chosen})
-        return found
-
-
-def _layer_at(path: str, tuner: Tuner) -> Any:
-    layer = tuner.model.get_submodule(path)
+def _layer_at(path: str, site: Attachment) -> Any:
+    layer = site.model.get_submodule(path)
     if not isinstance(layer, nn.Linear | nn.Conv2d):
-        raise ValueError(f"the methods of {tuner.name!r} cannot be combined: two of them change model.{path}")
+        raise InputError(f"the methods of {site.label!r} cannot be combined: two of them change model.{path}")
     return layer

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from svp.models.checkpoints import LoadReport, WeightsError, load_into, read_weights
-from svp.tuners.svp import SVPMethod
+from svp.tuners.svp import SVP
 
 
 def load_official(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Tensor]) -> LoadReport:
@@ -33,9 +33,9 @@ def load_official(model: nn.Module, path_or_state_dict: str | Path | Mapping[str
     else:
         state, source = read_weights(path_or_state_dict), str(path_or_state_dict)
     tuner = getattr(model, "tuner", None)
-    method = next((m for m in tuner.methods if isinstance(m, SVPMethod)), None) if tuner else None
+    method = tuner.methods.get("svp") if tuner else None
     if "prompt_scale" in state or "prompt_shared_scale" in state:
-        if method is None:
+        if not isinstance(method, SVP):
             raise WeightsError(f"{source} holds SVP weights: first call {_tune_call(state)}")
         if "prompt_scale" in state:
             depth = len(model.get_submodule("layers"))  # type: ignore[arg-type]

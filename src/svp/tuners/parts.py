@@ -26,39 +26,35 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
+from svp.errors import InputError
+from svp.tuners.attachment import Attachment
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
-from svp.tuners.base import ConfigT, Method, MethodConfig, register_method
-
-if TYPE_CHECKING:
-    from svp.tuners.tuner import Tuner
+from svp.tuners.method import Method, register_method
 
 
-class PartMethod(Method[ConfigT]):
+@dataclass(frozen=True)
+class PartMethod(Method):
     """Train the parameters that ``chosen`` names. Nothing is added, so ``merge`` gives the model as it is."""
 
     default_lr = 1e-2
     default_weight_decay = 1e-4
     mergeable = True
 
-    def attach(self, tuner: Tuner) -> Iterable[str]:
-        return self.chosen(tuner.model)
+    def attach(self, site: Attachment) -> Iterable[str]:
+        return self.chosen(site.model)
 
     @abstractmethod
     def chosen(self, model: Any) -> Iterable[str]:
         """Names of the parameters that train beside the head."""
 
 
+@register_method("bitfit", title="BitFit")
 @dataclass(frozen=True)
-class PartConfig(MethodConfig):
-    """No options."""
-
-
-@register_method("bitfit", PartConfig, title="BitFit")
-class BitFitMethod(PartMethod[PartConfig]):
+class BitFit(PartMethod):
     """Train every bias."""
 
     backbones = VIM_AND_VIT
@@ -67,8 +63,9 @@ class BitFitMethod(PartMethod[PartConfig]):
         return [name for name, _ in model.named_parameters() if name.endswith(".bias")]
 
 
-@register_method("norm", PartConfig, title="norms")
-class NormMethod(PartMethod[PartConfig]):
+@register_method("norm", title="norms")
+@dataclass(frozen=True)
+class Norm(PartMethod):
     """Train the norms: weights, and in a ViT their biases."""
 
     backbones = VIM_AND_VIT
@@ -78,63 +75,63 @@ class NormMethod(PartMethod[PartConfig]):
         return [f"{norm}.{name}" for norm in norms for name, _ in model.get_submodule(norm).named_parameters()]
 
 
+@register_method("partial", title="last blocks")
 @dataclass(frozen=True)
-class PartialConfig(MethodConfig):
-    """Options of `partial`.
+class Partial(PartMethod):
+    """Train the last blocks and the final norm.
 
     Args:
         blocks: Blocks that train, counted from the last, 1 to depth.
     """
 
+    backbones = VIM_AND_VIT
+    default_lr = 1e-3
+
     blocks: int = 1
 
     def __post_init__(self) -> None:
         if self.blocks < 1:
-            raise ValueError(f"partial: blocks is {self.blocks}, expected 1 or more")
-
-
-@register_method("partial", PartialConfig, title="last blocks")
-class PartialMethod(PartMethod[PartialConfig]):
-    """Train the last blocks and the final norm."""
-
-    backbones = VIM_AND_VIT
-    default_lr = 1e-3
+            raise InputError(f"partial: blocks is {self.blocks}, expected 1 or more")
 
     def chosen(self, model: Any) -> Iterable[str]:
-        parts, blocks = anatomy(model), self.config.blocks
+        parts, blocks = anatomy(model), self.blocks
         depth = len(parts.blocks_of(model))
         if blocks > depth:
-            raise ValueError(f"partial: blocks is {blocks}, expected 1 to the model's depth {depth}")
+            raise InputError(f"partial: blocks is {blocks}, expected 1 to the model's depth {depth}")
         trained = [f"{parts.blocks}.{layer}." for layer in range(depth - blocks, depth)]
         return [name for name, _ in model.named_parameters() if name.startswith((*trained, f"{parts.final_norm}."))]
 
 
-@register_method("A", PartConfig)
-class AMethod(PartMethod[PartConfig]):
+@register_method("A")
+@dataclass(frozen=True)
+class A(PartMethod):
     """Train A of both directions."""
 
     def chosen(self, model: Any) -> Iterable[str]:
         return _of_mixers(model, "A_log", "A_b_log")
 
 
-@register_method("D", PartConfig)
-class DMethod(PartMethod[PartConfig]):
+@register_method("D")
+@dataclass(frozen=True)
+class D(PartMethod):
     """Train D of both directions."""
 
     def chosen(self, model: Any) -> Iterable[str]:
         return _of_mixers(model, "D", "D_b")
 
 
-@register_method("conv1d", PartConfig, title="convolutions")
-class Conv1dMethod(PartMethod[PartConfig]):
+@register_method("conv1d", title="convolutions")
+@dataclass(frozen=True)
+class Conv1d(PartMethod):
     """Train the filters of both directions."""
 
     def chosen(self, model: Any) -> Iterable[str]:
         return _of_mixers(model, "conv1d.weight", "conv1d_b.weight")
 
 
-@register_method("cls_token", PartConfig, title="class token")
-class ClsTokenMethod(PartMethod[PartConfig]):
+@register_method("cls_token", title="class token")
+@dataclass(frozen=True)
+class ClsToken(PartMethod):
     """Train the class token."""
 
     backbones = VIM_AND_VIT
@@ -143,8 +140,9 @@ class ClsTokenMethod(PartMethod[PartConfig]):
         return ["cls_token"]
 
 
-@register_method("pos_embed", PartConfig, title="position embedding")
-class PosEmbedMethod(PartMethod[PartConfig]):
+@register_method("pos_embed", title="position embedding")
+@dataclass(frozen=True)
+class PosEmbed(PartMethod):
     """Train the position embedding; the model's input size is fixed as long as it does."""
 
     backbones = VIM_AND_VIT

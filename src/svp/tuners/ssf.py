@@ -19,29 +19,57 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from svp.errors import InputError
 from svp.models import VisionMamba
 from svp.models.checkpoints import give_bias
 from svp.models.mixer import CausalConv1d
+from svp.tuners.attachment import Attachment, innermost
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
-from svp.tuners.base import Method, MethodConfig, register_method
-
-if TYPE_CHECKING:
-    from svp.tuners.tuner import Tuner
+from svp.tuners.method import Method, register_method
 
 _IN_MIXER = ("in_proj", "conv1d", "x_proj", "dt_proj", "conv1d_b", "x_proj_b", "dt_proj_b", "out_proj")
 _IN_VIM_BLOCK = ("norm", *(f"mixer.{name}" for name in _IN_MIXER))
 _IN_VIT_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 
+@register_method("ssf", title="SSF")
 @dataclass(frozen=True)
-class SSFConfig(MethodConfig):
-    """No options."""
+class SSF(Method):
+    """Scale and shift behind every map; they are found at ``model.ssf``, below the path of their map in the model."""
+
+    backbones = VIM_AND_VIT
+    default_lr = 1e-2
+    default_weight_decay = 1e-4
+    mergeable = True
+
+    def attach(self, site: Attachment) -> Iterable[str]:
+        model, tree = site.model, nn.Module()
+        for path in _paths(model):
+            module: Any = model.get_submodule(path)
+            base = innermost(module)
+            scale_shift = _grow(tree, path, ScaleShift(base.weight))
+            if not isinstance(base, CausalConv1d):
+                site.hook(module.register_forward_hook(_OnOutput(scale_shift, 1 if isinstance(base, nn.Conv2d) else -1)))
+            elif module is base:
+                site.wrap(path, ScaledConv1d(base, scale_shift))
+            else:
+                raise InputError(f"ssf: another method wraps {path} already; name ssf first, as in 'ssf+...'")
+        return site.add("ssf", tree)
+
+    @torch.no_grad()
+    def bake(self, model: Any) -> None:
+        for path, scale_shift in model.ssf.named_modules():
+            if isinstance(scale_shift, ScaleShift):
+                base = innermost(model.get_submodule(path))
+                weight, bias = scale_shift.on_weights(base.weight, give_bias(base))
+                base.weight.copy_(weight)
+                base.bias.copy_(bias)
 
 
 class ScaleShift(nn.Module):
@@ -88,52 +116,12 @@ class ScaledConv1d(nn.Module):
         return functional_call(self.base_layer, {"weight": weight, "bias": bias}, (x,))
 
 
-@register_method("ssf", SSFConfig, title="SSF")
-class SSFMethod(Method[SSFConfig]):
-    """Scale and shift behind every map; they are found at ``model.ssf``, below the path of their map in the model."""
-
-    backbones = VIM_AND_VIT
-    default_lr = 1e-2
-    default_weight_decay = 1e-4
-    mergeable = True
-
-    def attach(self, tuner: Tuner) -> Iterable[str]:
-        model, tree = tuner.model, nn.Module()
-        for path in _paths(model):
-            module: Any = model.get_submodule(path)
-            base = _innermost(module)
-            scale_shift = _grow(tree, path, ScaleShift(base.weight))
-            if not isinstance(base, CausalConv1d):
-                tuner.hook(module.register_forward_hook(_OnOutput(scale_shift, 1 if isinstance(base, nn.Conv2d) else -1)))
-            elif module is base:
-                tuner.wrap(path, ScaledConv1d(base, scale_shift))
-            else:
-                raise ValueError(f"ssf: another method wraps {path} already; name ssf first, as in 'ssf+...'")
-        return tuner.add("ssf", tree)
-
-    @torch.no_grad()
-    def bake(self, tuner: Tuner) -> None:
-        for path, scale_shift in tuner.model.ssf.named_modules():
-            if isinstance(scale_shift, ScaleShift):
-                base = _innermost(tuner.model.get_submodule(path))
-                weight, bias = scale_shift.on_weights(base.weight, give_bias(base))
-                base.weight.copy_(weight)
-                base.bias.copy_(bias)
-
-
 def _paths(model: Any) -> list[str]:
     """What is scaled and shifted."""
     parts, in_block = anatomy(model), _IN_VIM_BLOCK if isinstance(model, VisionMamba) else _IN_VIT_BLOCK
     in_blocks = [f"{parts.blocks}.{i}.{name}" for i in range(len(parts.blocks_of(model))) for name in in_block]
     paths = ["patch_embed.proj", *in_blocks, parts.final_norm]
     return [path for path in paths if not isinstance(model.get_submodule(path), nn.Identity)]  # a pruned model has no norm
-
-
-def _innermost(module: Any) -> Any:
-    """The map of the backbone below the wrappers of other methods."""
-    while hasattr(module, "base_layer"):
-        module = module.base_layer
-    return module
 
 
 def _grow(tree: nn.Module, path: str, leaf: ScaleShift) -> ScaleShift:

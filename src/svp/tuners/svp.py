@@ -21,26 +21,26 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from svp.errors import InputError
 from svp.models import VisionMamba
 from svp.models.mixer import is_untouched
 from svp.ops import Prompt, Prompts
-from svp.tuners.base import Method, MethodConfig, register_method
+from svp.tuners.attachment import Attachment
 from svp.tuners.layout import Layout
-
-if TYPE_CHECKING:
-    from svp.tuners.tuner import Tuner
+from svp.tuners.method import Method, register_method
 
 
+@register_method("svp", title="SVP")
 @dataclass(frozen=True)
-class SVPConfig(MethodConfig):
-    """Options of SVP.
+class SVP(Method):
+    """Selective Visual Prompting; the prompters are found at ``model.svp``.
 
     Args:
         shared_layers: Consecutive layers that share a cross prompter, 1 to depth; the last group may be shorter.
@@ -60,6 +60,9 @@ class SVPConfig(MethodConfig):
         head: "linear", or "two_linear": two linear maps with half the width between them and no nonlinearity.
     """
 
+    default_lr = 5e-3
+    default_weight_decay = 1e-4
+
     shared_layers: int = 8
     hidden_dim: int = 64
     cross: bool = True
@@ -75,20 +78,45 @@ class SVPConfig(MethodConfig):
     def __post_init__(self) -> None:
         for name in ("shared_layers", "hidden_dim"):
             if getattr(self, name) < 1:
-                raise ValueError(f"svp: {name} is {getattr(self, name)}, expected 1 or more")
+                raise InputError(f"svp: {name} is {getattr(self, name)}, expected 1 or more")
         if not (self.cross or self.inner):
-            raise ValueError("svp: cross and inner are both off, nothing is left to train but the head (method 'linear')")
+            raise InputError("svp: cross and inner are both off, nothing is left to train but the head (method 'linear')")
         if not math.isfinite(self.initial_scale):
-            raise ValueError(f"svp: initial_scale is {self.initial_scale}, expected a finite number")
+            raise InputError(f"svp: initial_scale is {self.initial_scale}, expected a finite number")
         if self.initial_scale and not self.scaling:
-            raise ValueError(f"svp: initial_scale is {self.initial_scale}, but scaling is off, there are no scales to start")
+            raise InputError(f"svp: initial_scale is {self.initial_scale}, but scaling is off, there are no scales to start")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"svp: dropout is {self.dropout}, expected 0 <= dropout < 1")
+            raise InputError(f"svp: dropout is {self.dropout}, expected 0 <= dropout < 1")
         for name, choices in (("cross_prompt", ("paper", "official")), ("head", ("linear", "two_linear"))):
             if getattr(self, name) not in choices:
-                raise ValueError(f"svp: {name} is {getattr(self, name)!r}, expected {' or '.join(map(repr, choices))}")
+                raise InputError(f"svp: {name} is {getattr(self, name)!r}, expected {' or '.join(map(repr, choices))}")
         if self.prompt_cls_token and self.cross_prompt == "official":
-            raise ValueError("svp: prompt_cls_token is on, which cross_prompt 'official' has no place for; use 'paper'")
+            raise InputError("svp: prompt_cls_token is on, which cross_prompt 'official' has no place for; use 'paper'")
+
+    def attach(self, site: Attachment) -> Iterable[str]:
+        model, config = site.model, self
+        depth = len(model.layers)
+        if config.shared_layers > depth:
+            raise InputError(f"svp: shared_layers is {config.shared_layers}, expected 1 to the model's depth {depth}")
+        if config.cross_prompt == "official" and model.patch_embed.num_patches % 2:
+            raise InputError(_needs_even_patches(model.patch_embed.num_patches))
+        if config.head == "two_linear":
+            site.replace("head", _two_linear_head(model))
+        prompters = Prompters(model.embed_dim, depth, config, like=model.pos_embed)
+        names = site.add("svp", prompters)
+        for layer in range(depth):
+            site.replace(f"layers.{layer}.prompter", _LayerPrompter(model, prompters, layer))
+        if config.simam:
+            site.hook(model.patch_embed.register_forward_pre_hook(_weigh_input))
+        return names
+
+    def rename_released(self, name: str) -> str:
+        """Our name for a parameter of the released SVP code; any other name comes back as it is."""
+        for pattern, ours in _RELEASED_NAMES:
+            name, count = re.subn(pattern, ours, name)
+            if count:
+                break
+        return name
 
 
 class Prompters(nn.Module):
@@ -101,7 +129,7 @@ class Prompters(nn.Module):
         cross_scale: beta, (groups, embed_dim).
     """
 
-    def __init__(self, embed_dim: int, depth: int, config: SVPConfig, like: Tensor) -> None:
+    def __init__(self, embed_dim: int, depth: int, config: SVP, like: Tensor) -> None:
         super().__init__()
         self.config = config
         factory: dict[str, Any] = dict(device=like.device, dtype=like.dtype)
@@ -143,7 +171,7 @@ class Prompters(nn.Module):
         """
         if self.config.cross and self.config.cross_prompt == "official":
             if layout:
-                raise ValueError("svp: cross_prompt 'official' has no place for the tokens of another method; use 'paper'")
+                raise InputError("svp: cross_prompt 'official' has no place for the tokens of another method; use 'paper'")
             return self._forward_official(layer, tokens, (tokens.shape[1] - 1) // 2)
         prompt = self.inner_prompt(layer, tokens) if self.config.inner else None
         if self.config.cross:
@@ -183,7 +211,7 @@ class Prompters(nn.Module):
     def _forward_official(self, layer: int, tokens: Tensor, m: int) -> Tensor:
         front, cls_token, back = tokens[:, :m], tokens[:, m : m + 1], tokens[:, m + 1 :]
         if front.shape[1] != back.shape[1]:
-            raise ValueError(_needs_even_patches(front.shape[1] + back.shape[1]))
+            raise InputError(_needs_even_patches(front.shape[1] + back.shape[1]))
         prompted_front = front + self.cross_prompt(layer, front)
         prompted_back = back
         if self.config.inner:
@@ -229,39 +257,6 @@ def _weigh_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (simam(images), *rest)
 
 
-@register_method("svp", SVPConfig, title="SVP")
-class SVPMethod(Method[SVPConfig]):
-    """Selective Visual Prompting; the prompters are found at ``model.svp``."""
-
-    default_lr = 5e-3
-    default_weight_decay = 1e-4
-
-    def attach(self, tuner: Tuner) -> Iterable[str]:
-        model, config = tuner.model, self.config
-        depth = len(model.layers)
-        if config.shared_layers > depth:
-            raise ValueError(f"svp: shared_layers is {config.shared_layers}, expected 1 to the model's depth {depth}")
-        if config.cross_prompt == "official" and model.patch_embed.num_patches % 2:
-            raise ValueError(_needs_even_patches(model.patch_embed.num_patches))
-        if config.head == "two_linear":
-            tuner.replace("head", _two_linear_head(model))
-        prompters = Prompters(model.embed_dim, depth, config, like=model.pos_embed)
-        names = tuner.add("svp", prompters)
-        for layer in range(depth):
-            tuner.replace(f"layers.{layer}.prompter", _LayerPrompter(model, prompters, layer))
-        if config.simam:
-            tuner.hook(model.patch_embed.register_forward_pre_hook(_weigh_input))
-        return names
-
-    def rename_released(self, name: str) -> str:
-        """Our name for a parameter of the released SVP code; any other name comes back as it is."""
-        for pattern, ours in _RELEASED_NAMES:
-            name, count = re.subn(pattern, ours, name)
-            if count:
-                break
-        return name
-
-
 _RELEASED_NAMES = (
     (r"^prompt_scale$", "svp.inner_scale"),
     (r"^prompt_shared_scale$", "svp.cross_scale"),
@@ -272,7 +267,7 @@ _RELEASED_NAMES = (
 
 def _two_linear_head(model: VisionMamba) -> nn.Sequential:
     if model.num_classes == 0:
-        raise ValueError("svp: head is 'two_linear', but the model has no head; give it num_classes")
+        raise InputError("svp: head is 'two_linear', but the model has no head; give it num_classes")
     half, like = model.embed_dim // 2, model.pos_embed
     factory: dict[str, Any] = dict(device=like.device, dtype=like.dtype)
     linears = (nn.Linear(model.embed_dim, half, **factory), nn.Linear(half, model.num_classes, **factory))

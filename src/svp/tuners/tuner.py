@@ -1,18 +1,18 @@
-"""The contract of tuning: attach methods to a frozen backbone, train an exact set of parameters, come off again."""
+"""What tuning gives: methods attached to a frozen backbone, an exact set of parameters that train, and the way back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from svp.errors import InputError, UnavailableError
 from svp.models.checkpoints import WeightsError, check_finite, check_shapes, state_sha256
-from svp.tuners.base import Method, make_methods, options_of
+from svp.tuners.attachment import Attachment, base_name
+from svp.tuners.method import Method, joined_name, parse_methods
 
 
 class Tuner:
@@ -23,47 +23,43 @@ class Tuner:
 
     Args:
         model: An untuned model with timm's ``get_classifier``.
-        methods: What is attached.
+        methods: What is attached, by name.
 
     Attributes:
         name: The methods' names, joined by "+".
         trainable_names: Names in the model of all parameters that train.
 
     Raises:
-        ValueError: The model is tuned already, is of a kind that a method does not work on, or an option does not fit it.
+        InputError: The model is tuned already, is of a kind that a method does not work on, or an option does not fit it.
     """
 
-    def __init__(self, model: nn.Module, *methods: Method[Any]) -> None:
-        self.name = "+".join(method.name for method in methods)
+    def __init__(self, model: nn.Module, methods: Mapping[str, Method]) -> None:
+        self.name = joined_name(methods)
         attached = getattr(model, "tuner", None)
         if attached is not None:
-            raise ValueError(f"the model is already tuned by {attached.name!r}; call model.tuner.detach() first")
-        for method in methods:
+            raise InputError(f"the model is already tuned by {attached.name!r}; call model.tuner.detach() first")
+        for name, method in methods.items():
             if not isinstance(model, method.backbones):
                 kinds = " or ".join(kind.__name__ for kind in method.backbones)
-                raise ValueError(f"method {method.name!r} works on a {kinds}, this is a {type(model).__name__}")
+                raise InputError(f"method {name!r} works on a {kinds}, this is a {type(model).__name__}")
         self.model = cast(Any, model)
-        self.methods = methods
+        self.methods = dict(methods)
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
-        self._added: list[str] = []
-        self._wrapped: list[tuple[str, nn.Module]] = []
-        self._hooks: list[RemovableHandle] = []
-        self._replaced: dict[str, Any] = {}
-        self._overridden: list[str] = []
+        self._attachment = Attachment(model, self.name)
         self._original: dict[str, Tensor] = {}
         self._head: tuple[Any, Any] = (getattr(model, "head", None), self.model.num_classes)  # a tuned model's may be reset
         try:
             model.requires_grad_(False)
-            for method in methods:
-                trained = set(method.attach(self))
+            for method in methods.values():
+                trained = set(method.attach(self._attachment))
                 for name, parameter in model.named_parameters():
-                    if name in trained or _base_name(name) in trained:
+                    if name in trained or base_name(name) in trained:
                         parameter.requires_grad_(True)
             model.get_submodule("head").requires_grad_(True)
             parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
             self.trainable_names: tuple[str, ...] = tuple(name for name, _ in parameters)
             # what trains in place is kept, so that detach() can put it back
-            self._original = {_base_name(name): p.detach().clone() for name, p in parameters if self._is_base(name)}
+            self._original = {base_name(name): p.detach().clone() for name, p in parameters if self._attachment.is_base(name)}
         except Exception:
             self._restore()
             raise
@@ -72,35 +68,38 @@ class Tuner:
     @property
     def mergeable(self) -> bool:
         """Whether ``merge`` can give a plain backbone."""
-        return all(method.mergeable for method in self.methods)
+        return all(method.mergeable for method in self.methods.values())
 
     @property
     def self_contained(self) -> bool:
         """Whether the trained state holds the whole model."""
-        return any(method.self_contained for method in self.methods)
+        return any(method.self_contained for method in self.methods.values())
 
     def merge(self) -> nn.Module:
         """Bake what was trained into a plain backbone and return it, where the methods can be expressed so.
 
         Raises:
-            RuntimeError: One cannot.
+            UnavailableError: One cannot, or the methods are not on the model any more.
         """
-        for method in self.methods:
+        if self.model.tuner is not self:
+            raise UnavailableError(f"merge: {self.name!r} was merged into the model or taken off it; call svp.tune again")
+        for name, method in self.methods.items():
             if not method.mergeable:
-                raise RuntimeError(f"{method.name} computes what a plain backbone cannot: it cannot be merged into one")
-        for method in self.methods:  # in the order of attaching: a later one may act on what an earlier one gives
-            method.bake(self)
+                raise UnavailableError(f"{name} computes what a plain backbone cannot: it cannot be merged into one")
+        for method in self.methods.values():  # in the order of attaching: a later one may act on what an earlier one gives
+            method.bake(self.model)
         origin = getattr(self.model, "origin", None)
-        if origin is not None and any(method.name != "linear" for method in self.methods):
+        if origin is not None and set(self.methods) != {"linear"}:
             self.model.origin = replace(origin, weights="random", seed=None)  # those it came from are not its own any more
         self._original.clear()
         self._head = (self.model.get_submodule("head"), self.model.num_classes)
         return self.detach()
 
     def detach(self) -> nn.Module:
-        """Take the methods off and restore the model as it was before, bit for bit; returns the model."""
-        self._restore()
-        self.model.tuner = None
+        """Take the methods off, if they are still on it, and restore the model as it was before, bit for bit; returns it."""
+        if self.model.tuner is self:
+            self._restore()
+            self.model.tuner = None
         return self.model
 
     @property
@@ -153,88 +152,30 @@ class Tuner:
         theirs = {name: parameter.detach() for name, parameter in backbone.named_parameters()}
 
         def shared(name: str, tensor: Tensor) -> Tensor:
-            other = theirs.get(_base_name(name))
+            other = theirs.get(base_name(name))
             same = other is not None and other.dtype == tensor.dtype and other.device == tensor.device
             return other if other is not None and same and torch.equal(other, tensor) else tensor
 
         for name, parameter in self.model.named_parameters():
-            if self._is_base(name) and name not in self.trainable_names:
+            if self._attachment.is_base(name) and name not in self.trainable_names:
                 parameter.data = shared(name, parameter.data)
         self._original = {name: shared(name, tensor) for name, tensor in self._original.items()}
 
     def base_state(self) -> dict[str, Tensor]:
         """The backbone's values under the methods, without head, as they were before anything trained."""
-        base = {_base_name(name): tensor for name, tensor in self.model.state_dict().items() if self._is_base(name)}
+        state = self.model.state_dict()
+        base = {base_name(name): tensor for name, tensor in state.items() if self._attachment.is_base(name)}
         return {name: self._original.get(name, tensor) for name, tensor in base.items() if not name.startswith("head.")}
 
     def base_sha256(self) -> str:
         """Hash of ``base_state``, see ``svp.models.state_sha256``."""
         return state_sha256(self.base_state())
 
-    def options(self) -> dict[str, Any]:
-        """The options as plain values; of several methods, a mapping for each by its name."""
-        return options_of(self.methods)
-
-    # what a method attaches by ---------------------------------------------------------------------------------------------
-
-    def add(self, name: str, module: nn.Module) -> list[str]:
-        """Make `module` a sub-module of the model, in the model's mode; returns the names of its parameters there.
-
-        Raises:
-            ValueError: Another method has added one of that name.
-        """
-        if name in self._added:
-            raise ValueError(f"the methods of {self.name!r} cannot be combined: both add model.{name}")
-        self.model.add_module(name, module.train(self.model.training))
-        self._added.append(name)
-        return [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
-
-    def wrap(self, path: str, wrapper: nn.Module) -> list[str]:
-        """Put `wrapper` in the place of the sub-module at `path`, which it holds as ``base_layer`` (PEFT's name for it).
-
-        Returns:
-            The names in the model of the wrapper's own parameters.
-        """
-        self._wrapped.append((path, self.model.get_submodule(path)))
-        self._put(path, wrapper.train(self.model.training))
-        return [f"{path}.{name}" for name, _ in wrapper.named_parameters() if not name.startswith("base_layer.")]
-
-    def hook(self, handle: RemovableHandle) -> None:
-        """Remember a hook that was registered."""
-        self._hooks.append(handle)
-
-    def replace(self, name: str, value: Any) -> None:
-        """Set an attribute of the model or, by its path, of a sub-module; ``detach`` puts the old one back."""
-        self._replaced.setdefault(name, attrgetter(name)(self.model))
-        self._put(name, value)
-
-    def override(self, name: str, function: Callable[..., Any]) -> None:
-        """Put `function` over a method of the model; ``detach`` takes it off."""
-        self._overridden.append(name)
-        setattr(self.model, name, function)
-
-    # -----------------------------------------------------------------------------------------------------------------------
-
-    def _put(self, path: str, value: Any) -> None:
-        parent, _, name = path.rpartition(".")
-        setattr(self.model.get_submodule(parent), name, value)
-
-    def _is_base(self, name: str) -> bool:
-        base = _base_name(name)
-        return base in self._required_grad and not any(base.startswith(f"{module}.") for module in self._replaced)
-
     @torch.no_grad()
     def _restore(self) -> None:
-        for handle in self._hooks:
-            handle.remove()
-        for path, module in reversed(self._wrapped):
-            self._put(path, module)
-        for name in (*self._added, *self._overridden):
-            delattr(self.model, name)
-        self._hooks, self._wrapped, self._added, self._overridden = [], [], [], []
-        head, self.model.num_classes = self._head
-        for name, value in self._replaced.items():
-            self._put(name, value)
+        head, num_classes = self._head
+        self._attachment.undo()
+        self.model.num_classes = num_classes
         if head is not None:
             self.model.head = head
         for name, parameter in self.model.named_parameters():
@@ -243,22 +184,18 @@ class Tuner:
             parameter.requires_grad_(self._required_grad.get(name, True)).grad = None
 
 
-def _base_name(name: str) -> str:
-    """Name of a backbone's parameter without the wrappers around it."""
-    return name.replace(".base_layer.", ".")
-
-
-def tune(model: nn.Module, method: str = "svp", **options: Any) -> Tuner:
-    """Freeze `model`, attach a tuning method to it, and return the tuner.
+def tune(model: nn.Module, method: str | Method | Sequence[Method] | Mapping[str, Any] = "svp", **options: Any) -> Tuner:
+    """Freeze `model`, attach tuning methods to it, and return the tuner.
 
     Args:
         model: A backbone with the head to train (``svp.create_model(..., num_classes=...)``).
-        method: One of ``svp.list_methods()``, or several joined by "+", attached in that order.
-        **options: Options of the method, see its config class; of several methods, a mapping for each by its name:
+        method: One of ``svp.list_methods()``, or several joined by "+", attached in that order; or a method itself with its
+            options, ``svp.tuners.SVP(hidden_dim=32)``, or several; or a mapping {name: {option: value}}.
+        **options: Options of a method that is named; of several, a mapping for each by its name:
             ``svp.tune(model, "svp+lora", svp=dict(hidden_dim=32))``.
 
     Raises:
-        ValueError: Unknown method or option, a value out of range, a model that is tuned already or of a kind that the method
+        InputError: Unknown method or option, a value out of range, a model that is tuned already or of a kind that the method
             does not work on.
     """
-    return Tuner(model, *make_methods(method, options))
+    return Tuner(model, parse_methods(method, **options))

@@ -14,31 +14,46 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from svp.errors import InputError
+from svp.tuners.attachment import Attachment
 from svp.tuners.backbones import VIM_AND_VIT
-from svp.tuners.base import Method, MethodConfig, register_method
-
-if TYPE_CHECKING:
-    from svp.tuners.tuner import Tuner
+from svp.tuners.method import Method, register_method
 
 
+@register_method("vp", title="VP")
 @dataclass(frozen=True)
-class VPConfig(MethodConfig):
-    """Options of VP.
+class VP(Method):
+    """A learned frame around every image; it is found at ``model.vp``.
 
     Args:
         width: Pixels of the frame on every side, at least one and less than half the image; if None 30 of 224, in proportion.
     """
 
+    backbones = VIM_AND_VIT
+    default_lr = 1e-2
+    default_weight_decay = 0.0
+
     width: int | None = None
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
-            raise ValueError(f"vp: width is {self.width}, expected 1 or more")
+            raise InputError(f"vp: width is {self.width}, expected 1 or more")
+
+    def attach(self, site: Attachment) -> Iterable[str]:
+        model = site.model
+        height, width = model.patch_embed.img_size
+        side = min(height, width)
+        border = self.width if self.width is not None else max(1, round(side * 30 / 224))
+        if 2 * border >= side:
+            raise InputError(f"vp: width is {border}, expected less than half of the image's {side} pixels")
+        proj = model.patch_embed.proj
+        frame = Frame(proj.weight.shape[1], height, width, border, like=proj.weight)
+        site.hook(model.patch_embed.register_forward_pre_hook(_FrameImages(frame)))
+        return site.add("vp", frame)
 
 
 class Frame(nn.Module):
@@ -56,7 +71,7 @@ class Frame(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if tuple(images.shape[-2:]) != self.size:
-            raise ValueError(
+            raise InputError(
                 f"vp: the frame is for {self.size[0]} x {self.size[1]} pixels, the images have {images.shape[-2]} x "
                 f"{images.shape[-1]}; call set_input_size before svp.tune"
             )
@@ -74,24 +89,3 @@ class _FrameImages:
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         images, *rest = args
         return (self.frame(images), *rest)
-
-
-@register_method("vp", VPConfig, title="VP")
-class VPMethod(Method[VPConfig]):
-    """A learned frame around every image; it is found at ``model.vp``."""
-
-    backbones = VIM_AND_VIT
-    default_lr = 1e-2
-    default_weight_decay = 0.0
-
-    def attach(self, tuner: Tuner) -> Iterable[str]:
-        model = tuner.model
-        height, width = model.patch_embed.img_size
-        side = min(height, width)
-        border = self.config.width if self.config.width is not None else max(1, round(side * 30 / 224))
-        if 2 * border >= side:
-            raise ValueError(f"vp: width is {border}, expected less than half of the image's {side} pixels")
-        proj = model.patch_embed.proj
-        frame = Frame(proj.weight.shape[1], height, width, border, like=proj.weight)
-        tuner.hook(model.patch_embed.register_forward_pre_hook(_FrameImages(frame)))
-        return tuner.add("vp", frame)

@@ -23,23 +23,22 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from svp.errors import InputError
 from svp.models import VisionMamba
+from svp.tuners.attachment import Attachment
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
-from svp.tuners.base import Method, MethodConfig, register_method
 from svp.tuners.layout import Layout, Position, check_position
-
-if TYPE_CHECKING:
-    from svp.tuners.tuner import Tuner
+from svp.tuners.method import Method, register_method
 
 
 @dataclass(frozen=True)
-class VPTConfig(MethodConfig):
-    """Options of VPT.
+class VPT(Method):
+    """Prompt tokens in front of the first `prompted_blocks`; they are found at ``model.vpt``.
 
     Args:
         num_tokens: Prompts (per block, if deep).
@@ -48,6 +47,10 @@ class VPTConfig(MethodConfig):
         dropout: Dropout on the prompts, 0 <= dropout < 1.
     """
 
+    backbones = VIM_AND_VIT
+    default_lr = 1e-2
+    default_weight_decay = 1e-4
+
     num_tokens: int = 8
     position: Position = "prefix"
     projection: bool = False
@@ -55,10 +58,27 @@ class VPTConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         if self.num_tokens < 1:
-            raise ValueError(f"vpt: num_tokens is {self.num_tokens}, expected 1 or more")
+            raise InputError(f"vpt: num_tokens is {self.num_tokens}, expected 1 or more")
         check_position("vpt", self.position)
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"vpt: dropout is {self.dropout}, expected 0 <= dropout < 1")
+            raise InputError(f"vpt: dropout is {self.dropout}, expected 0 <= dropout < 1")
+
+    @abstractmethod
+    def prompted_blocks(self, depth: int) -> int:
+        """How many blocks get prompts of their own."""
+
+    def attach(self, site: Attachment) -> Iterable[str]:
+        model, parts = site.model, anatomy(site.model)
+        blocks = parts.blocks_of(model)
+        prompts = Prompts(model, self.prompted_blocks(len(blocks)), self)
+        for layer, block in enumerate(blocks[: len(prompts.tokens)]):
+            site.hook(block.register_forward_pre_hook(_PromptBlock(prompts, layer)))
+        if isinstance(model, VisionMamba):
+            site.replace("layout", prompts.layout)
+        else:
+            site.hook(model.get_submodule(parts.final_norm).register_forward_pre_hook(_LeaveOut(prompts.layout)))
+            site.override("forward_intermediates", _no_intermediates)
+        return site.add("vpt", prompts)
 
 
 class Prompts(nn.Module):
@@ -69,7 +89,7 @@ class Prompts(nn.Module):
         projection: Two linear maps, if asked for.
     """
 
-    def __init__(self, model: Any, depth: int, config: VPTConfig) -> None:
+    def __init__(self, model: Any, depth: int, config: VPT) -> None:
         super().__init__()
         d, like = model.embed_dim, model.patch_embed.proj.weight
         factory: dict[str, Any] = dict(device=like.device, dtype=like.dtype)
@@ -121,41 +141,18 @@ def _no_intermediates(*_: Any, **__: Any) -> Any:
     )
 
 
-class VPTMethod(Method[VPTConfig]):
-    """Prompt tokens in front of the first `prompted_blocks`; they are found at ``model.vpt``."""
-
-    backbones = VIM_AND_VIT
-    default_lr = 1e-2
-    default_weight_decay = 1e-4
-
-    @abstractmethod
-    def prompted_blocks(self, depth: int) -> int:
-        """How many blocks get prompts of their own."""
-
-    def attach(self, tuner: Tuner) -> Iterable[str]:
-        model, parts = tuner.model, anatomy(tuner.model)
-        blocks = parts.blocks_of(model)
-        prompts = Prompts(model, self.prompted_blocks(len(blocks)), self.config)
-        for layer, block in enumerate(blocks[: len(prompts.tokens)]):
-            tuner.hook(block.register_forward_pre_hook(_PromptBlock(prompts, layer)))
-        if isinstance(model, VisionMamba):
-            tuner.replace("layout", prompts.layout)
-        else:
-            tuner.hook(model.get_submodule(parts.final_norm).register_forward_pre_hook(_LeaveOut(prompts.layout)))
-            tuner.override("forward_intermediates", _no_intermediates)
-        return tuner.add("vpt", prompts)
-
-
-@register_method("vpt_shallow", VPTConfig, title="VPT-shallow")
-class VPTShallowMethod(VPTMethod):
+@register_method("vpt_shallow", title="VPT-shallow")
+@dataclass(frozen=True)
+class VPTShallow(VPT):
     """Prompts join at the first block and go through all."""
 
     def prompted_blocks(self, depth: int) -> int:
         return 1
 
 
-@register_method("vpt_deep", VPTConfig, title="VPT-deep")
-class VPTDeepMethod(VPTMethod):
+@register_method("vpt_deep", title="VPT-deep")
+@dataclass(frozen=True)
+class VPTDeep(VPT):
     """Every block has prompts of its own."""
 
     def prompted_blocks(self, depth: int) -> int:

@@ -66,7 +66,7 @@ def test_flags_lists_and_numbers() -> None:
     ("words", "message"),
     [
         (["r"], "paths"),
-        (["r", "a", "--batch-size", "x"], "batch_size"),
+        (["r", "a", "--batch-size", "x"], "--batch-size: Expected a int. Got value: x"),
         (["r", "a", "--device", "gpu"], "cuda"),
         (["r", "a", "--devic", "cpu"], "nrecognized arguments: --devic"),
     ],

@@ -150,7 +150,7 @@ def test_options_alone_refine_the_method_of_the_file(tmp_path: Path) -> None:
     file.write_text("data: x\nmethod:\n  lora: {rank: 4}\n  svp: {hidden_dim: 8}\n")
     method = make_config({"options": {"lora": {"alpha": 3.0}}}, file).to_dict()["method"]
     assert (method["lora"]["rank"], method["lora"]["alpha"], method["svp"]["hidden_dim"]) == (4, 3.0, 8)
-    with pytest.raises(ConfigError, match=r"'lora\+svp'.* as in --method\.lora\.rank"):
+    with pytest.raises(ConfigError, match=r"'lora\+svp'.* as in --method\.NAME\.rank"):
         make_config({"options": {"rank": 2}}, file)
     with pytest.raises(ConfigError, match="'svp' has no option 'lora'"):
         make_config({"data": "x", "options": {"lora": {"rank": 2}}})

@@ -12,6 +12,7 @@ import copy
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
@@ -40,12 +41,22 @@ class Parser(jsonargparse.ArgumentParser):
         )
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UsageError(" ".join(message.split())) from ex
+        raise UsageError(_readable(message)) from ex
 
     def allow_underscores(self) -> None:
         """Make ``--batch_size`` another spelling of ``--batch-size``, which help does not show."""
         for option, action in list(self._option_string_actions.items()):
             self._option_string_actions.setdefault("--" + option[2:].replace("-", "_"), action)
+
+
+def _readable(message: str) -> str:
+    """A message of jsonargparse in one line, with the option and the types as they are written."""
+    line = re.sub(r"<class '(\w+)'>|typing\.(?=[A-Z])", lambda found: found[1] or "", " ".join(message.split()))
+    found = re.match(r'Parser key "([\w.]+\.)?(\w+)"', line)
+    if not found:
+        return line
+    section = re.sub(r"^options\.", "method.", found[1] or "")
+    return f"--{section}{found[2].replace('_', '-')}{line[found.end() :]}"
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter):

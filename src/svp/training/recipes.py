@@ -176,7 +176,7 @@ def with_options(method: Mapping[str, Mapping[str, Any]], options: Mapping[str, 
         option, joined = next(iter(others)), "+".join(method)
         raise ConfigError(
             f"{option} is no option of {joined!r}: of several methods, each has its options under its name, as in "
-            f"--method.{next(iter(method))}.{option}"
+            f"--method.NAME.{option}"
         )
     return _merged(method, by_name)
 

@@ -107,9 +107,8 @@ def test_nobody_is_sent_to_another_package(page: Path) -> None:
 @pytest.mark.parametrize("block", code("bash"))
 def test_commands_are_known(block: str) -> None:
     for line in block.replace("\\\n", " ").splitlines():
-        words = shlex.split(
-            re.sub(r"\[[^\]]*\](\.\.\.)?", "", line) if "[" in line and "'" not in line else line, comments=True
-        )
+        usage = "[" in line and "'" not in line  # optional words stand in brackets
+        words = shlex.split(re.sub(r"\[[^\]]*\](\.\.\.)?", "", line) if usage else line, comments=True)
         if words[:1] != ["svp"] or len(words) < 2:
             continue
         command, *rest = words[1:]

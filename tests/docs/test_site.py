@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -135,5 +136,6 @@ def test_the_tutorial_adds_a_method(tmp_path: Path) -> None:
     assert len(blocks) == 2
     (tmp_path / "token_scale.py").write_text(blocks[0], encoding="utf-8")
     (tmp_path / "use.py").write_text("import token_scale\n" + blocks[1], encoding="utf-8")
-    done = subprocess.run([sys.executable, "use.py"], cwd=tmp_path, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "use.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout == "128\n", done.stderr

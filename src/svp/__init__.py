@@ -12,6 +12,8 @@ Names are loaded when they are first used, so that ``import svp`` and ``svp --he
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from svp.registration import register_with_timm
+
 __version__ = "0.1.0"
 
 _EXPORTS = {
@@ -73,3 +75,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+register_with_timm()

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 import svp
 from svp.models import LoadReport, VisionMamba, WeightsError, read_weights, resize_pos_embed, state_sha256
 from svp.models.checkpoints import SHA256, load_into, locate
-from tests.models.small import SMALL, images, small_vim
+from tests.models.small import SMALL, images, perturb, small_vim
 
 GRIDS = st.tuples(st.integers(1, 7), st.integers(1, 7))
 
@@ -388,3 +388,15 @@ def test_position_embedding_is_resized_on_set_input_size() -> None:
     model.set_input_size((24, 20))
     assert isinstance(model, VisionMamba)
     assert torch.equal(model.pos_embed, resize_pos_embed(before, (4, 4), (6, 5)))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_of_wrapped_models_are_read(prefix: str, tmp_path: Path) -> None:
+    model = small_vim()
+    state = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "wrapped.pth")
+    other = perturb(small_vim(), seed=9)
+    for source in (tmp_path / "wrapped.pth", state):
+        report = svp.load_official(other, source)
+        assert (report.missing, report.unexpected) == ((), ())
+        assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.state_dict().items())

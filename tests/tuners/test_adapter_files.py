@@ -363,3 +363,13 @@ def test_merged_or_detached_once() -> None:
             tuner.merge()
         other = svp.tune(tuner.model, "linear")
         assert tuner.detach().tuner is other
+
+
+@pytest.mark.parametrize("wrap", ["data_parallel", "compiled", "both"])
+def test_a_wrapped_model_is_saved(wrap: str, tmp_path: Path) -> None:
+    model: Any = ORIGIN.build(5)
+    svp.tune(model, "linear")
+    wrapped = model if wrap == "data_parallel" else torch.compile(model)
+    wrapped = wrapped if wrap == "compiled" else torch.nn.DataParallel(wrapped)
+    svp.save_adapter(wrapped, tmp_path)
+    assert torch.equal(svp.load_adapter(tmp_path)(images(model)), model.eval()(images(model)))

@@ -147,7 +147,18 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} holds no state dict (a mapping from names to tensors, or one under 'model' or 'state_dict')"
         )
-    return {str(name): tensor for name, tensor in state.items()}
+    return without_wrappers({str(name): tensor for name, tensor in state.items()})
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` without what ``DataParallel`` and ``torch.compile`` put in front of every name."""
+    for prefix in _WRAPPERS * 2:  # one in the other, in either order
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
 def _unpickle(path: Path) -> Any:

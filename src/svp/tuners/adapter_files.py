@@ -65,7 +65,7 @@ def save_adapter(
     """Write the adapter pair of a tuned model into `directory`, which is made if need be.
 
     Args:
-        model: A model that went through ``svp.tune``.
+        model: A model that went through ``svp.tune``; ``DataParallel``, ``torch.compile`` and the like may be around it.
         directory: Where ``adapter.safetensors`` and ``adapter.json`` go.
         class_names: Names of the classes, in the order of the outputs.
         inputs: How images are prepared, as an ``InputConfig`` or its fields; ``InputConfig.of_model`` of the model if None.
@@ -74,12 +74,13 @@ def save_adapter(
         ValueError: The model is not tuned, `class_names` does not fit its head, `inputs` has an unknown or unfit field, or is
             None for a model whose images are not square.
     """
+    model = _unwrapped(model)
     tuner = getattr(model, "tuner", None)
     if tuner is None:
-        raise ValueError("save_adapter: the model is not tuned; call svp.tune(model, ...) first")
+        raise InputError("save_adapter: the model is not tuned; call svp.tune(model, ...) first")
     num_classes: int = model.num_classes  # type: ignore[assignment]
     if class_names and len(class_names) != num_classes:
-        raise ValueError(f"save_adapter: {len(class_names)} class names for a head of {num_classes} classes")
+        raise InputError(f"save_adapter: {len(class_names)} class names for a head of {num_classes} classes")
     if inputs is None:
         inputs = InputConfig.of_model(model)
     elif not isinstance(inputs, InputConfig):
@@ -99,6 +100,17 @@ def save_adapter(
     write_atomically(directory / "adapter.json", lambda path: path.write_text(text, encoding="utf-8"))
     save_trained(model, directory)
     return read_adapter_info(directory)  # JSON has no tuples: what every reader will get
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of what runs it on several devices or compiled."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
 
 
 def save_trained(model: Any, directory: Path) -> None:

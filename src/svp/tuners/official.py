@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from svp.models.checkpoints import LoadReport, WeightsError, load_into, read_weights
+from svp.models.checkpoints import LoadReport, WeightsError, load_into, read_weights, without_wrappers
 from svp.tuners.svp import SVP
 
 
@@ -29,7 +29,7 @@ def load_official(model: nn.Module, path_or_state_dict: str | Path | Mapping[str
             nothing fits, or SVP weights are given for a model not tuned by SVP; names the options to tune it with.
     """
     if isinstance(path_or_state_dict, Mapping):
-        state, source = dict(path_or_state_dict), "the state dict"
+        state, source = without_wrappers(path_or_state_dict), "the state dict"
     else:
         state, source = read_weights(path_or_state_dict), str(path_or_state_dict)
     tuner = getattr(model, "tuner", None)

@@ -1,0 +1,30 @@
+"""The models are known to timm once both packages are imported, and neither waits for the other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "order", ["import timm, svp", "import svp, timm", "import svp.data; import timm", "import svp.models, timm"]
+)
+def test_in_any_order(order: str) -> None:
+    run(f"{order}; assert timm.create_model('vim_nano_patch4_32').embed_dim == 128")
+
+
+def test_svp_alone_loads_nothing_large() -> None:
+    run("import svp, sys; assert not {'torch', 'timm', 'numpy', 'numba'} & set(sys.modules)")
+
+
+def test_looking_for_timm_is_not_importing_it() -> None:
+    run(
+        "import svp, sys, importlib.util as u; assert u.find_spec('timm'); assert 'timm' not in sys.modules; import timm; "
+        "assert timm.is_model('vim_tiny_patch16_224'); assert type(timm.__loader__).__name__ == 'SourceFileLoader'"
+    )

@@ -176,3 +176,12 @@ def test_options_alone_refine_the_method_of_the_file(tmp_path: Path) -> None:
 def test_the_dataclass_itself_checks_every_setting(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         TrainConfig(data="x", **values)
+
+
+def test_methods_themselves_may_be_given() -> None:
+    config = make_config({"data": "x", "method": SVP(hidden_dim=7)})
+    assert (config.method, config.options["hidden_dim"]) == ("svp", 7)
+    both = make_config({"data": "x", "method": [SVP(hidden_dim=7), Adapter()]})
+    assert (both.method, both.options["svp"]["hidden_dim"]) == ("svp+adapter", 7)
+    with pytest.raises(ConfigError, match=r"method is \[3\]"):
+        make_config({"data": "x", "method": [3]})

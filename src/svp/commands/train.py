@@ -12,7 +12,7 @@ from typing import Any
 
 from svp.commands import UsageError
 from svp.commands.parsing import Parser, add_parameters
-from svp.errors import Interrupted
+from svp.errors import InputError, Interrupted
 
 _GROUPS = {
     "data": ("data", "data_root", "protocol", "shots", "train_fraction", "val_fraction", "test_fraction"),
@@ -98,5 +98,5 @@ def _check_method(name: str) -> list[str]:
 
     try:
         return [method.name for method in get_methods(name)]
-    except ValueError as error:
+    except InputError as error:
         raise UsageError(str(error)) from error

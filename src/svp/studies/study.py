@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from svp.errors import InputError
 from svp.training.config import WITHOUT_EFFECT, TrainConfig, make_config
 from svp.training.recipes import ConfigError, merge, normalized, read_yaml
 from svp.tuners import get_methods
@@ -191,7 +192,7 @@ class Study:
         where = f"{self.name}: {method} on {data}: "
         try:
             config = make_config(merged)
-        except ValueError as error:
+        except InputError as error:
             raise ConfigError(f"{where}{error}") from error
         if isinstance(own, list):
             candidates = learning_rates(own, f"{where}lr")
@@ -375,7 +376,7 @@ def _name_method(settings: dict[str, Any], label: str) -> None:
     method = part.get("method") or normalized({"method": label} | part)["method"]
     try:
         get_methods("+".join(method))
-    except ValueError as error:
+    except InputError as error:
         hint = "" if "method" in part else f"; name it: {label!r}: {{method: NAME}}"
         raise ConfigError(f"methods.{label}: {error}{hint}") from error
     settings["method"] = method

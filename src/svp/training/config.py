@@ -13,6 +13,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from svp.data import AugmentConfig, CacheMode
+from svp.errors import InputError
 from svp.inputs import InputOverrides
 from svp.models.factory import full_name
 from svp.settings import Device, Precision, check_fields
@@ -187,7 +188,7 @@ def make_config(explicit: Mapping[str, Any], config_file: str | Path | None = No
         return TrainConfig(method="+".join(method), options=options, **values)
     except ConfigError:
         raise
-    except (ArgumentError, ValueError, TypeError) as error:
+    except (ArgumentError, InputError) as error:
         raise ConfigError(" ".join(str(error).split())) from error
 
 

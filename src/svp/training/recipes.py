@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from svp.errors import InputError
+from svp.tuners import Method, methods_to_dict, parse_methods
 
 RECIPES = Path(__file__).resolve().parent.parent / "assets" / "recipes"
 """Folder of the named recipes; those in a folder of theirs are named with it, as "paper/cifar10"."""
@@ -121,12 +122,15 @@ _KINDS: dict[str, tuple[Any, str]] = {
 def normalized(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Plain values; ``method`` is an ordered mapping of names to options, ``options`` refines whatever the method is.
 
-    A method may be given as a name ("svp+lora"), as a mapping {name: options}, or in the forms of 0.1.0: options beside a
-    ``name``, or options alone, which refine. Messages end with `where` the values stand.
+    A method may be given as a name ("svp+lora"), as a ``Method`` or several, as a mapping {name: options}, or in the forms of
+    0.1.0: options beside a ``name``, or options alone, which refine. Messages end with `where` the values stand.
 
     Raises:
         ConfigError: Something else stands where a name or settings belong.
     """
+    method = values.get("method")
+    if isinstance(method, Method) or (isinstance(method, list | tuple) and all(isinstance(part, Method) for part in method)):
+        values = {**values, "method": methods_to_dict(parse_methods(method))}
     values = {
         name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value for name, value in values.items()
     }

@@ -18,7 +18,7 @@ from numba import njit
 
 from svp.ops import Direction
 from svp.ops.bidirectional_scan import cpu_numba as kernels
-from svp.ops.bidirectional_scan.cpu_numba import _chunk_steps, chunk_states, chunk_states_kept, chunk_sweep
+from svp.ops.bidirectional_scan.cpu_numba import _raw_steps, chunk_states, chunk_states_kept, chunk_steps, chunk_sweep
 from svp.ops.bidirectional_scan.reference import Inputs
 from svp.ops.rows import LANES, Rows, rows
 from svp.ops.simd import fma, load, store
@@ -33,7 +33,8 @@ def _parts(part, blocks, x, p, B, C, weights, scratch, states, decays, of_BC, pr
     step, step_x, y, grad_y, grad_step, grad_step_x, h, grad_h = scratch
     for block in range(blocks):
         if part == 0:
-            _chunk_steps(CHUNK, 0, 0, 1, block, x, 0, p, weights, step, step_x)
+            _raw_steps(CHUNK, 0, 0, 1, block, p, weights, step)
+            chunk_steps(CHUNK, 0, 0, 1, 0, Rows(x, 0, LANES), step, step_x)
         elif part == 1:
             chunk_states(CHUNK, 0, 0, 1, block * LANES, D_STATE, weights.decay_rate, B, C, step, step_x, h, y)
         elif part == 2:

@@ -89,6 +89,7 @@ def describe(op: str, **how: str) -> None:
     _HOW[op] = how
 
 
+@cache
 def implementation(op: str, backend: str) -> Any:
     """The module that computes an op on a backend, imported at the first call."""
     return importlib.import_module(f"svp.ops.{op}.{_FILES[backend]}")

@@ -21,16 +21,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import llvmlite
+import llvmlite.binding as llvm
 import numba
 from filelock import FileLock
-from numba import prange
+from numba import prange, types
+from numba.extending import intrinsic
 
 from svp import paths
 from svp.ops.collector import collector_paused
 from svp.ops.threads import run_kernel
 
 try:  # private to Numba, hence the upper bound of its version
+    from numba.core import cgutils as _cgutils
     from numba.core import config
     from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 except ImportError as error:
@@ -39,6 +41,7 @@ except ImportError as error:
     ) from error
 
 _njit: Any = numba.njit  # its annotations leave out some options
+cgutils: Any = _cgutils  # not annotated
 _OPTIONS: dict[str, Any] = dict(nogil=True, boundscheck=False, error_model="numpy", no_cfunc_wrapper=True)
 
 function = _njit(**_OPTIONS, no_cpython_wrapper=True)
@@ -58,15 +61,67 @@ _PREFIX = "svp-kernels-"
 class Kernel:
     """A kernel that the host calls: ``kernel(items, *arguments)`` runs ``body(item, *arguments)`` for every item.
 
-    ``serial`` and ``parallel`` are its two forms as Numba dispatchers, either compiled when it is first needed.
+    ``serial`` and ``parallel`` are loops over `body`, which is compiled by itself and which they find by a name, as they find
+    the functions of the C library. Had they its code in them, LLVM would compile it again at each level that a parallel loop
+    consists of: a first training step would take twice as long.
     """
 
     def __init__(self, body: Callable[..., None]) -> None:
-        self.serial = _kept(_loop(body, "serial", "range"), _OPTIONS)
-        self.parallel = _kept(_loop(body, "parallel", "prange"), _OPTIONS | {"parallel": True})
+        self._name = f"{body.__module__}.{body.__qualname__}"
+        self.body = _kept(body, _OPTIONS | {"no_cpython_wrapper": True})
+        self.serial = _kept(self._loop(body, "serial", "range"), _OPTIONS, self._prepare)
+        self.parallel = _kept(self._loop(body, "parallel", "prange"), _OPTIONS | {"parallel": True}, self._prepare)
 
     def __call__(self, items: int, *arguments: Any) -> None:
         run_kernel(self.parallel, self.serial, items, *arguments)
+
+    def _prepare(self, signature: tuple[Any, ...]) -> None:
+        """Compile the body for a loop with arguments of these types, and make it known to LLVM under its name."""
+        kinds = (types.intp, *signature[1:])
+        self.body.compile(kinds)
+        compiled = self.body.overloads[kinds]
+        llvm.add_symbol(_symbol(self._name, kinds), compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+
+    def _loop(self, body: Callable[..., None], form: str, range_name: str) -> Callable[..., None]:
+        """A function that calls `body` for every item.
+
+        Numba keeps a function under its file and line, so this one is compiled as if it stood at the first line of `body`. A
+        closure would not be found again: what it holds is another object in every process.
+        """
+        _, *names = inspect.signature(body).parameters
+        arguments = "".join(f"{name}, " for name in names)
+        name = f"{body.__name__}_{form}"
+        source = f"def {name}(items, {arguments}):\n for item in {range_name}(items):\n  call(item, ({arguments}))\n"
+        code = body.__code__
+        scope = {"call": _call_of(self._name), "prange": prange, "__name__": body.__module__}
+        exec(compile("\n" * (code.co_firstlineno - 1) + source, code.co_filename, "exec"), scope)
+        loop: Callable[..., None] = scope[name]
+        return loop
+
+
+def _symbol(name: str, kinds: tuple[Any, ...]) -> str:
+    return f"svp.{name}.{hashlib.sha256(str(kinds).encode()).hexdigest()[:16]}"
+
+
+def _call_of(name: str) -> Any:
+    """The call of a body by its name, for the code of a loop."""
+
+    @intrinsic
+    def call(typing: Any, item: Any, arguments: Any) -> Any:
+        kinds = (types.intp, *arguments.types)
+
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            values = [args[0], *cgutils.unpack_tuple(builder, args[1])]
+            function_type = context.call_conv.get_function_type(types.none, kinds)
+            callee = cgutils.get_or_insert_function(builder.module, function_type, _symbol(name, kinds))
+            status, _ = context.call_conv.call_function(builder, callee, types.none, kinds, values)
+            with cgutils.if_unlikely(builder, status.is_error):
+                context.call_conv.return_status_propagate(builder, status)
+            return context.get_dummy_value()
+
+        return types.none(types.intp, arguments), generate
+
+    return call
 
 
 def kernel(body: Callable[..., None]) -> Kernel:
@@ -84,23 +139,6 @@ def compiled_for(signature: str) -> Callable[[Callable[..., None]], Any]:
         return dispatcher
 
     return decorate
-
-
-def _loop(body: Callable[..., None], form: str, range_name: str) -> Callable[..., None]:
-    """A function that calls `body` for every item.
-
-    Numba keeps a function under its file and line, so this one is compiled as if it stood at the first line of `body`. A
-    closure over the body would not be found again: it holds a dispatcher, which is another one in every process.
-    """
-    _, *names = inspect.signature(body).parameters
-    arguments = ", ".join(names)
-    name = f"{body.__name__}_{form}"
-    source = f"def {name}(items, {arguments}):\n for item in {range_name}(items):\n  body(item, {arguments})\n"
-    code = body.__code__
-    scope = {"body": part(body), "prange": prange, "__name__": body.__module__}
-    exec(compile("\n" * (code.co_firstlineno - 1) + source, code.co_filename, "exec"), scope)
-    loop: Callable[..., None] = scope[name]
-    return loop
 
 
 # the cache --------------------------------------------------------------------------------------------------------------
@@ -140,12 +178,15 @@ class _Cache(FunctionCache):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
 
-def _kept(py_function: Callable[..., None], options: dict[str, Any]) -> Any:
+def _kept(
+    py_function: Callable[..., None], options: dict[str, Any], prepare: Callable[[Any], None] = lambda signature: None
+) -> Any:
     """``numba.njit`` with the cache of this module, compiled by one process after the other.
 
     Numba's cache has no lock. Of processes that meet an empty one, each would compile for itself, and two that write different
     signatures of a function in the same moment may leave its index naming the wrong machine code. In turns, the second reads
-    what the first has written; one that has waited two minutes compiles all the same.
+    what the first has written; one that has waited two minutes compiles all the same. `prepare` is called first with the types
+    of the arguments.
     """
     dispatcher = _njit(**options)(py_function)
     dispatcher._cache = _Cache(py_function)  # type: ignore[no-untyped-call]
@@ -153,6 +194,7 @@ def _kept(py_function: Callable[..., None], options: dict[str, Any]) -> Any:
 
     def compile_in_turn(signature: Any) -> Any:
         with _turn(Path(dispatcher.stats.cache_path), py_function.__name__), collector_paused():
+            prepare(signature)
             return compile_now(signature)
 
     dispatcher.compile = compile_in_turn
@@ -210,7 +252,7 @@ def cache_folder() -> Path:
 
 
 def _digest(sources: Path) -> str:
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    digest = hashlib.sha256(f"{numba.__version__} {llvm.llvm_version_info}".encode())
     for file in sorted(sources.rglob("*.py")):
         digest.update(file.relative_to(sources).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -34,13 +34,20 @@ from svp.ops.bidirectional_scan.cpu_numba_conv import (
     Weights,
     conv,
     conv_backward,
-    through_silu,
 )
 from svp.ops.bidirectional_scan.reference import Inputs
+from svp.ops.causal_conv1d.cpu_numba import through_silu
 from svp.ops.compiling import function, inlined, kernel, part
 from svp.ops.rows import LANES, Rows, flat, numpy_view, rows
-from svp.ops.selective_scan.cpu_numba import chunk_states, chunk_states_kept, chunk_sweep, groups_per_image, to_blocks
-from svp.ops.simd import LOG2_E, broadcast, clear, empty, fma, load, sigmoid, softplus, splat, store
+from svp.ops.selective_scan.cpu_numba import (
+    chunk_states,
+    chunk_states_kept,
+    chunk_steps,
+    chunk_sweep,
+    groups_per_image,
+    to_blocks,
+)
+from svp.ops.simd import LOG2_E, broadcast, clear, empty, fma, load, sigmoid, splat, store
 
 _CHUNK = 64  # tokens of the forward pass
 _KEPT_VECTORS = 4096  # states of a chunk of the backward pass
@@ -88,16 +95,6 @@ def _raw_steps(count, image, token, direction, block, p, weights, raw):
         store(raw, i * LANES, a)
 
 
-@part
-def _chunk_steps(count, image, token, direction, block, x, at, p, weights, step, step_x):
-    """step[i] and step[i] * x[i] of `count` tokens from `token` on; `at` is where the block begins in the tile `x`."""
-    _raw_steps(count, image, token, direction, block, p, weights, step)
-    for i in range(count):
-        value = softplus(load(step, i * LANES))
-        store(step, i * LANES, value)
-        store(step_x, i * LANES, value * load(x, at + (token + direction * i) * LANES))
-
-
 @inlined
 def _B_and_C(p, weights):
     """Those columns of p = [p_dt, B, C]."""
@@ -114,7 +111,8 @@ def _direction(image, block, length, direction, x, at, p, weights, y, h, step, s
     for start in range(0, length, _CHUNK):
         count = min(_CHUNK, length - start)
         token = start if direction == 1 else length - 1 - start
-        _chunk_steps(count, image, token, direction, block, x, at, p, weights, step, step_x)
+        _raw_steps(count, image, token, direction, block, p, weights, step)
+        chunk_steps(count, 0, token, direction, at, Rows(x, 0, LANES), step, step_x)
         chunk_states(count, image, token, direction, block * LANES, d_state, weights.decay_rate, B, C, step, step_x, h, sums)
         for i in range(count):
             t = at + (token + direction * i) * LANES
@@ -170,7 +168,8 @@ def _direction_backward(
     clear(starts[0])
     for c in range(chunks - 1):
         token = first + direction * c * chunk
-        _chunk_steps(chunk, image, token, direction, block, x, at, p, weights, step, step_x)
+        _raw_steps(chunk, image, token, direction, block, p, weights, step)
+        chunk_steps(chunk, 0, token, direction, at, Rows(x, 0, LANES), step, step_x)
         for n in range(d_state):  # an assignment of arrays would compile the words of an error about their shapes
             store(starts, ((c + 1) * d_state + n) * LANES, load(starts, (c * d_state + n) * LANES))
         chunk_states(
@@ -184,13 +183,9 @@ def _direction_backward(
         token = first + direction * c * chunk
         _raw_steps(count, image, token, direction, block, p, weights, step)
         for i in range(count):
-            t = at + (token + direction * i) * LANES
-            raw = load(step, i * LANES)
-            value = softplus(raw)
-            store(slope, i * LANES, sigmoid(raw))
-            store(step, i * LANES, value)
-            store(step_x, i * LANES, value * load(x, t))
-            store(grad_s, i * LANES, load(grad_y, t))
+            store(slope, i * LANES, sigmoid(load(step, i * LANES)))
+            store(grad_s, i * LANES, load(grad_y, at + (token + direction * i) * LANES))
+        chunk_steps(count, 0, token, direction, at, Rows(x, 0, LANES), step, step_x)
         chunk_states_kept(
             count, image, token, direction, channel, d_state, weights.decay_rate, B, C, step, step_x, starts[c],
             states, decays, sums,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from svp.ops.causal_conv1d.cpu_numba import through_silu
 from svp.ops.compiling import inlined, kernel
 from svp.ops.rows import LANES
 from svp.ops.simd import clear, empty, fma, load, sigmoid, splat, store
@@ -53,12 +54,6 @@ def conv(item, chunks, d_conv, x, forward, backward, x_forward, x_backward):
             at = (image * length + t) * channels + channel
             store(x_forward, at, a * sigmoid(a))
             store(x_backward, at, a_b * sigmoid(a_b))
-
-
-@inlined
-def through_silu(grad, a):
-    slope = sigmoid(a)
-    return grad * (slope * fma(a, splat(_ONE) - slope, splat(_ONE)))
 
 
 @kernel

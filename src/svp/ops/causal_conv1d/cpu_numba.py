@@ -29,21 +29,29 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 @inlined
-def _input(x, image, i, length, first, direction, channel):
-    """x at step i; zero before the first."""
-    if 0 <= i < length:
-        return load(x.data, image * x.image + (first + direction * i) * x.token + channel)
+def token_or_zero(x, image, t, length, channel):
+    """x at token `t`; zero outside of the sequence."""
+    if 0 <= t < length:
+        return load(x.data, image * x.image + t * x.token + channel)
     return splat(_ZERO)
 
 
 @inlined
-def _filtered(x, image, i, length, first, direction, channel, weight, bias, channels, d_conv):
+def filtered(x, image, t, length, direction, channel, weight, bias, channels, d_conv):
+    """The filter at token `t`, before the activation; `direction` is +1 or -1."""
     total = load(bias, channel)
     for k in range(d_conv):
         # the zeros take part: a weight of inf times zero is NaN, as in the reference
-        value = _input(x, image, i - (d_conv - 1) + k, length, first, direction, channel)
+        value = token_or_zero(x, image, t - direction * (d_conv - 1 - k), length, channel)
         total = fma(load(weight, k * channels + channel), value, total)
     return total
+
+
+@inlined
+def through_silu(grad, a):
+    """grad * SiLU'(a)"""
+    slope = sigmoid(a)
+    return grad * (slope * fma(a, splat(_ONE) - slope, splat(_ONE)))
 
 
 @kernel
@@ -52,9 +60,10 @@ def _forward(item, tiles, x, weight, bias, silu, first, direction, y):
     d_conv = weight.size // channels
     image, start = item // tiles, item % tiles * _TILE
     for i in range(start, min(start + _TILE, length)):
-        out = (image * length + first + direction * i) * channels
+        t = first + direction * i
+        out = (image * length + t) * channels
         for channel in range(0, channels, LANES):
-            value = _filtered(x, image, i, length, first, direction, channel, weight, bias, channels, d_conv)
+            value = filtered(x, image, t, length, direction, channel, weight, bias, channels, d_conv)
             if silu:
                 value = value * sigmoid(value)
             store(y, out + channel, value)
@@ -68,17 +77,15 @@ def _backward(
     d_conv = weight.size // channels
     image, start = item // tiles, item % tiles * _TILE
     stop = min(start + _TILE, length)
-    one = splat(_ONE)
     # the gradient before the activation, of the tile and the d_conv - 1 steps behind it that its tokens still reach
     grad_a = empty((_TILE + d_conv - 1) * LANES)
     for channel in range(0, channels, LANES):
         total = splat(_ZERO)
         for i in range(start, stop + d_conv - 1):
-            grad = _input(grad_y, image, i, length, first, direction, channel)
+            t = first + direction * i
+            grad = token_or_zero(grad_y, image, t, length, channel)
             if silu and i < length:
-                a = _filtered(x, image, i, length, first, direction, channel, weight, bias, channels, d_conv)
-                slope = sigmoid(a)
-                grad = grad * (slope * fma(a, one - slope, one))
+                grad = through_silu(grad, filtered(x, image, t, length, direction, channel, weight, bias, channels, d_conv))
             store(grad_a, (i - start) * LANES, grad)
             if i < stop:
                 total = total + grad
@@ -94,7 +101,8 @@ def _backward(
             for k in range(d_conv):
                 total = splat(_ZERO)
                 for i in range(start, stop):
-                    value = _input(x, image, i - (d_conv - 1) + k, length, first, direction, channel)
+                    t = first + direction * (i - (d_conv - 1) + k)
+                    value = token_or_zero(x, image, t, length, channel)
                     total = fma(load(grad_a, (i - start) * LANES), value, total)
                 store(grad_weight, (item * d_conv + k) * channels + channel, total)
 

@@ -43,14 +43,23 @@ _ZERO, _ONE, _LN_2 = np.float32(0), np.float32(1), np.float32(math.log(2))
 
 
 @function
-def _chunk_steps(count, image, token, direction, channel, x, dt, dt_bias, step, step_x):
-    """step[i] and step[i] * x[i] of `count` tokens from `token` on, for the block of channels at `channel`."""
+def chunk_steps(count, image, token, direction, channel, x, step, step_x):
+    """From step[i] before the softplus to step[i] and step[i] * x[i], of `count` tokens from `token` on.
+
+    All that follows is about the block of channels at `channel`.
+    """
+    for i in range(count):
+        value = softplus(load(step, i * LANES))
+        store(step, i * LANES, value)
+        store(step_x, i * LANES, value * load(x.data, image * x.image + (token + direction * i) * x.token + channel))
+
+
+@function
+def _raw_steps(count, image, token, direction, channel, dt, dt_bias, step):
+    """step[i] before the softplus."""
     bias = load(dt_bias, channel)
     for i in range(count):
-        t = token + direction * i
-        value = softplus(load(dt.data, image * dt.image + t * dt.token + channel) + bias)
-        store(step, i * LANES, value)
-        store(step_x, i * LANES, value * load(x.data, image * x.image + t * x.token + channel))
+        store(step, i * LANES, load(dt.data, image * dt.image + (token + direction * i) * dt.token + channel) + bias)
 
 
 @function
@@ -82,7 +91,8 @@ def _forward(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z,
         for start in range(0, length, _FORWARD_CHUNK):
             count = min(_FORWARD_CHUNK, length - start)
             token = first + direction * start
-            _chunk_steps(count, image, token, direction, channel, x, dt, dt_bias, step, step_x)
+            _raw_steps(count, image, token, direction, channel, dt, dt_bias, step)
+            chunk_steps(count, image, token, direction, channel, x, step, step_x)
             chunk_states(count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, h, sums)
             for i in range(count):
                 t = token + direction * i
@@ -189,14 +199,16 @@ def _backward(
         skip, bias, total_D = load(D, channel), load(dt_bias, channel), splat(_ZERO)
         for c in range(chunks - 1):
             token = first + direction * c * chunk
-            _chunk_steps(chunk, image, token, direction, channel, x, dt, dt_bias, step, step_x)
+            _raw_steps(chunk, image, token, direction, channel, dt, dt_bias, step)
+            chunk_steps(chunk, image, token, direction, channel, x, step, step_x)
             for n in range(d_state):  # an assignment of arrays would compile the words of an error about their shapes
                 store(starts, (c + 1) * width + n * LANES, load(starts, c * width + n * LANES))
             chunk_states(chunk, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, starts[c + 1], sums)
         for c in range(chunks - 1, -1, -1):
             count = min(chunk, length - c * chunk)
             token = first + direction * c * chunk
-            _chunk_steps(count, image, token, direction, channel, x, dt, dt_bias, step, step_x)
+            _raw_steps(count, image, token, direction, channel, dt, dt_bias, step)
+            chunk_steps(count, image, token, direction, channel, x, step, step_x)
             chunk_states_kept(
                 count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, starts[c],
                 states, decays, sums,

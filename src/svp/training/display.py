@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from svp.plotting import BASE, PAGE, looks, new_figure, open_axis, percent, save, style
+from svp.runs.result import EpochRow
 from svp.terminal import make_console, make_table
 
 if TYPE_CHECKING:
@@ -47,16 +48,16 @@ class Display:
         with bar:
             yield bar, bar.add_task(title, total=total, note="")
 
-    def epoch(self, row: dict[str, Any], epochs: int, seconds_left: float, best: bool) -> None:
+    def epoch(self, row: EpochRow, epochs: int, seconds_left: float, best: bool) -> None:
         """One line for a finished epoch."""
         width = len(str(epochs))
         chosen_by = ""
-        if row["selection_split"]:
-            scores = f"{row['selection_split']} loss {row['selection_loss']:.3f}  top-1 {row['selection_top1']:6.1%}"
+        if row.selection_split:
+            scores = f"{row.selection_split} loss {row.selection_loss:.3f}  top-1 {row.selection_top1:6.1%}"
             chosen_by = f"{scores}{' *' if best else '  '}  "
         self.say(
-            f"epoch {row['epoch'] + 1:{width}d}/{epochs}  loss {row['train_loss']:.3f}  {chosen_by}"
-            f"{row['seconds']:.1f} s, {duration(seconds_left)} left"
+            f"epoch {row.epoch + 1:{width}d}/{epochs}  loss {row.train_loss:.3f}  {chosen_by}"
+            f"{row.seconds:.1f} s, {duration(seconds_left)} left"
         )
 
     def table(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
@@ -76,7 +77,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def plot_curves(rows: Sequence[dict[str, Any]], best_epoch: int, path: Path, title: str, method: str) -> None:
+def plot_curves(rows: Sequence[EpochRow], best_epoch: int, path: Path, title: str, method: str) -> None:
     """Loss over the epochs, and accuracy where a split was scored after each, as PNG and PDF.
 
     Args:
@@ -87,19 +88,19 @@ def plot_curves(rows: Sequence[dict[str, Any]], best_epoch: int, path: Path, tit
         method: What was trained.
     """
     (look,) = looks([method])
-    epochs = [row["epoch"] + 1 for row in rows]
-    split = {"val": "validation"}.get(rows[0]["selection_split"], rows[0]["selection_split"])
+    epochs = [row.epoch + 1 for row in rows]
+    split = {"val": "validation"}.get(rows[0].selection_split, rows[0].selection_split)
     with style():
         figure = new_figure(PAGE, 2.6)
         figure.suptitle(fill(title, 110), parse_math=False)
         loss, *others = figure.subplots(1, 2 if split else 1, squeeze=False)[0]
-        training = [row["train_loss"] for row in rows]
+        training = [row.train_loss for row in rows]
         loss.plot(epochs, training, color=BASE.colour, marker=BASE.marker, label="training (augmented)")
         for accuracy in others:
             curve = dict(color=look.colour, marker=look.marker)
-            loss.plot(epochs, [row["selection_loss"] for row in rows], label=split, **curve)
-            accuracy.plot(epochs, [row["selection_top1"] for row in rows], label=f"{split} top-1", **curve)
-            best = rows[best_epoch]["selection_top1"]
+            loss.plot(epochs, [row.selection_loss for row in rows], label=split, **curve)
+            accuracy.plot(epochs, [row.selection_top1 for row in rows], label=f"{split} top-1", **curve)
+            best = rows[best_epoch].selection_top1
             ring = dict(marker="o", mfc="none", mec=look.colour, ms=9, linestyle="none")
             accuracy.plot(best_epoch + 1, best, label=f"chosen: epoch {best_epoch + 1}, {best:.1%}", **ring)
             accuracy.set(ylabel="accuracy", ylim=(0, 1.02))

@@ -76,16 +76,6 @@ def how_chosen(protocol: Protocol, used: ImageData) -> str:
     return f"best top-1 on test, trained on {trained_on} (protocol of the paper's code): optimistic"
 
 
-def how_chosen_so_far(protocol: Protocol, epochs: int) -> str:
-    """The same for a run that was stopped after some epochs."""
-    chosen = {
-        "validation": f"best of {epochs} epochs so far",
-        "trainval": f"last of {epochs} epochs so far, trained on train + val",
-        "paper": f"best on test of {epochs} epochs so far (protocol of the paper's code): optimistic",
-    }[protocol]
-    return f"unfinished run, {chosen}"
-
-
 def _without(published: Split, held_out: set[Path]) -> Split:
     kept = published.where(lambda path: path not in held_out)
     if not len(kept):

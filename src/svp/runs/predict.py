@@ -1,4 +1,4 @@
-"""Use a trained adapter: score it again, or classify new images."""
+"""Classes of new images, and the features that they were told by."""
 
 from __future__ import annotations
 
@@ -17,27 +17,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from svp.data import (
-    DataError,
-    ImageListDataset,
-    UnreadableImageError,
-    choose_num_workers,
-    drop_unreadable,
-    eval_transform,
-    find_images,
-    find_unreadable,
-    load_image,
-    make_loader,
-    open_labelled,
-)
-from svp.errors import InputError
+from svp.data import UnreadableImageError, eval_transform, find_images, load_image
 from svp.inputs import InputConfig
-from svp.models import Backbone
 from svp.paths import write_atomically
-from svp.training.devices import make_accelerator
-from svp.training.evaluation import describe_unreadable, score
-from svp.training.records import RunDirectory
-from svp.tuners import AdapterInfo, load_adapter, read_adapter_info
+from svp.runs.devices import make_accelerator, separate_accelerate_state
+from svp.runs.evaluate import check_at_least
+from svp.runs.trained import class_names, open_run
+from svp.tuners import read_adapter_info
 
 
 @dataclass(frozen=True)
@@ -57,64 +43,6 @@ class Prediction:
     probabilities: tuple[float, ...] = ()
     error: str | None = None
     features: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
-
-
-def evaluate(
-    run: str | Path,
-    data: str | Path | None = None,
-    *,
-    batch_size: int = 32,
-    device: str = "auto",
-    precision: str = "auto",
-) -> dict[str, Any]:
-    """Score a trained adapter: what ``svp eval`` does.
-
-    Args:
-        run: Run directory.
-        data: Images to score on: folder of class folders (or of ``test/`` with class folders), table, archive or
-            ``hfds/OWNER/NAME``, see `svp.data.open_labelled`; the run's own test images if None.
-        batch_size: Images at a time.
-        device: "auto", "cpu" or "cuda".
-        precision: "auto", "fp32" or "bf16".
-
-    Returns:
-        top1, top5, loss, n_test, per_class, unreadable_test_images, what was scored and how the epoch was chosen.
-
-    Raises:
-        WeightsError: The run's adapter cannot be loaded.
-        RunError: The run's own test images are gone, or no epoch was finished.
-        DataError: The classes of `data` are not those of the adapter, or it cannot be used.
-    """
-    directory = Path(run)
-    how_chosen = RunDirectory(directory).how_chosen()
-    model, info = _load(directory)
-    split = RunDirectory(directory).read_split("test") if data is None else open_labelled(data, info.class_names)
-    unreadable = find_unreadable(split.paths)
-    bad = {image.path for image in unreadable}
-    lost = [label for path, label in zip(split.paths, split.labels, strict=True) if path in bad]
-    readable = drop_unreadable(split, unreadable)
-    if not len(readable):
-        raise DataError(
-            f"none of the {len(split)} images can be read; the first: {unreadable[0].path}: {unreadable[0].reason}"
-        )
-    accelerator = make_accelerator(device, precision)
-    dataset = ImageListDataset(readable, eval_transform(info.inputs))
-    workers = choose_num_workers(None, accelerator.device)
-    batch_size = max(batch_size // accelerator.num_processes, 1) * accelerator.num_processes
-    loader = accelerator.prepare(make_loader(dataset, batch_size, train=False, num_workers=workers))
-    prepared = accelerator.prepare_model(model.requires_grad_(False), evaluation_mode=True)
-    scores = score(prepared, loader, accelerator, info.num_classes, lost)
-    return {
-        "run": str(directory),
-        "data": split.origin,
-        "how_chosen": how_chosen,
-        "top1": scores.top1,
-        "top5": scores.top5,
-        "loss": scores.loss,
-        "n_test": scores.n,
-        "unreadable_test_images": describe_unreadable(unreadable),
-        "per_class": scores.per_class(info.class_names),
-    }
 
 
 def predict(
@@ -147,27 +75,18 @@ def predict(
         WeightsError: The adapter cannot be loaded.
         DataError: A path does not exist, or a folder holds no image.
         RunError: No epoch of the run was finished.
-        ValueError: `topk` or `batch_size` is below 1.
+        InputError: An unknown device or precision; `topk` or `batch_size` is below 1.
+        UnavailableError: A GPU is asked for and there is none.
     """
-    for name, value in (("topk", topk), ("batch_size", batch_size)):
-        if value < 1:
-            raise InputError(f"{name} is {value}, expected 1 or more")
+    check_at_least("topk", topk, 1)
+    check_at_least("batch_size", batch_size, 1)
     images = find_images([Path(path) for path in paths])
-    RunDirectory(Path(run)).how_chosen()
-    model, info = _load(Path(run))
-    accelerator = make_accelerator(device, precision)
-    model = accelerator.prepare_model(model.requires_grad_(False), evaluation_mode=True)
-    classifier = Classifier(model, class_names(info), info.inputs, accelerator.device)
-    caught: list[Tensor] = []
-    if features:  # caught in the forward pass itself: whatever wraps it (autocast, say) holds for them too
-        model.get_submodule("head").register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    enters_head = caught if features else None
-    return classify(classifier, images, topk=topk, batch_size=batch_size, enters_head=enters_head, progress=progress)
-
-
-def class_names(info: AdapterInfo) -> tuple[str, ...]:
-    """Names of an adapter's classes; their numbers where it has no names."""
-    return info.class_names or tuple(str(number) for number in range(info.num_classes))
+    with separate_accelerate_state():
+        accelerator = make_accelerator(device, precision)
+        trained = open_run(run, accelerator.device)
+        model = accelerator.prepare_model(trained.model, evaluation_mode=True)
+    classifier = Classifier(model, trained.class_names, trained.inputs, trained.device)
+    return classify(classifier, images, topk=topk, batch_size=batch_size, features=features, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -175,8 +94,8 @@ class Classifier:
     """A model as images meet it.
 
     Args:
-        model: Normalised images (batch, 3, height, width) to logits (batch, classes).
-        class_names: Of its outputs, in their order.
+        model: Normalized images, (batch, 3, height, width), to logits, (batch, classes).
+        class_names: Names of its outputs, in their order.
         inputs: How images are prepared.
         device: Where the model is.
     """
@@ -194,7 +113,7 @@ def classify(
     *,
     topk: int = 5,
     batch_size: int = 32,
-    enters_head: list[Tensor] | None = None,
+    features: bool = False,
     progress: Callable[[int, int], None] | None = None,
     read: Callable[[Path], Image.Image] = load_image,
 ) -> Iterator[Prediction]:
@@ -205,7 +124,7 @@ def classify(
         images: Files, each of which gets a prediction, in this order.
         topk: Classes per image; no more than there are.
         batch_size: Images at a time.
-        enters_head: Where a hook on the model leaves what enters its head at every batch, to be taken as the images' features.
+        features: Give the feature vectors too; the model is then a module with a head.
         progress: Called with (images done, images in all).
         read: Decodes a file, from several threads; raises ``UnreadableImageError``.
     """
@@ -225,10 +144,15 @@ def classify(
             tensors = [image for image in read_images if isinstance(image, Tensor)]
             best: Iterator[tuple[list[float], list[int], npt.NDArray[np.float32] | None]] = iter(())
             if tensors:
-                logits = classifier.model(torch.stack(tensors).to(classifier.device))
+                batch = torch.stack(tensors).to(classifier.device)
+                vectors = [None] * len(tensors)
+                if features:
+                    logits, entered = logits_and_features(classifier.model, batch)
+                    vectors = entered.float().cpu().numpy()
+                else:
+                    logits = classifier.model(batch)
                 probabilities, classes = logits.float().softmax(-1).topk(topk)
-                features = [None] * len(tensors) if enters_head is None else enters_head.pop().float().cpu().numpy()
-                best = zip(probabilities.tolist(), classes.tolist(), features, strict=True)
+                best = zip(probabilities.tolist(), classes.tolist(), vectors, strict=True)
             for path, image in zip(paths, read_images, strict=True):
                 if isinstance(image, UnreadableImageError):
                     yield Prediction(path, error=image.reason)
@@ -237,6 +161,24 @@ def classify(
                     yield Prediction(path, tuple(names[i] for i in c), tuple(p), features=vector)
             if progress is not None:
                 progress(start + len(paths), len(images))
+
+
+def logits_and_features(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """One pass of a model, and what enters its head in that pass, under whatever wraps it (autocast, say).
+
+    Args:
+        model: Module with a submodule ``head``.
+        images: Normalized images, (batch, 3, height, width).
+
+    Returns:
+        Logits, (batch, classes), and features, (batch, embed_dim).
+    """
+    caught: list[Tensor] = []
+    hook = model.get_submodule("head").register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    try:
+        return model(images), caught[0]
+    finally:
+        hook.remove()
 
 
 def save_features(predictions: Sequence[Prediction], file: str | Path, run: str | Path) -> None:
@@ -279,8 +221,3 @@ def as_csv(predictions: Sequence[Prediction]) -> str:
         pairs += [("", "")] * (topk - len(pairs))
         writer.writerow([p.path, *(cell for pair in pairs for cell in pair), p.error or ""])
     return buffer.getvalue()
-
-
-def _load(directory: Path) -> tuple[Backbone, AdapterInfo]:
-    model = load_adapter(directory)
-    return model, model.adapter

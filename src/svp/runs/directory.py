@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
-import platform
-import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import yaml
 
-from svp import __version__
 from svp.data import ImageData, Split
-from svp.errors import SvpError
 from svp.paths import write_atomically
-from svp.training.config import TrainConfig, make_config
-from svp.training.protocol import how_chosen_so_far
-
-
-class RunError(SvpError, RuntimeError):
-    """A run directory cannot be used as asked; the message says why and what to do."""
+from svp.runs.result import EpochRow, Result, RunError
 
 
 @dataclass(frozen=True)
@@ -53,23 +39,26 @@ class RunDirectory:
     def result_file(self) -> Path:
         return self.path / "result.json"
 
-    def write_config(self, config: TrainConfig) -> None:
-        """Write ``config.yaml``; ``svp train --config`` reads it back. The recipe's values stand in it, its name on top."""
-        values = config.to_dict()
-        values.pop("resume")
-        recipe = values.pop("recipe")
-        title = f"# recipe: {recipe}\n" if recipe else ""
-        self._write("config.yaml", title + yaml.safe_dump(values, sort_keys=False))
+    def write_settings(self, values: Mapping[str, Any], title: str = "") -> None:
+        """Write ``config.yaml``, under a comment of one line if `title` is given."""
+        comment = f"# {title}\n" if title else ""
+        self._write("config.yaml", comment + yaml.safe_dump(dict(values), sort_keys=False))
 
-    def read_config(self) -> TrainConfig:
-        """Read ``config.yaml`` back.
+    def read_settings(self) -> dict[str, Any]:
+        """Read ``config.yaml`` back as plain values.
 
         Raises:
-            RunError: This is no run directory.
+            RunError: This is no run directory, or the file is damaged.
         """
         if not self.config_file.is_file():
             raise RunError(f"{self.path} is no run directory of `svp train`: it holds no config.yaml")
-        return make_config({}, self.config_file)
+        try:
+            values = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.config_file} is damaged: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise RunError(f"{self.config_file} is damaged: it holds no settings")
+        return values
 
     def write_splits(self, data: ImageData) -> None:
         """Write ``splits.json``: which image was used for what, so that a later score is one of the same images."""
@@ -109,35 +98,53 @@ class RunDirectory:
             RunError: The run was stopped before its first epoch ended: the adapter is untrained.
         """
         if self.result_file.is_file():
-            return str(self.read_result()["how_chosen"])
+            return self.read_result().how_chosen
         if not self.config_file.is_file():
             return None
-        metrics = self.path / "metrics.jsonl"
-        epochs = len(metrics.read_text(encoding="utf-8").splitlines()) if metrics.is_file() else 0
+        epochs = len(self.read_metrics())
         if not epochs:
             raise RunError(f"no epoch of {self.path} is finished: go on with `svp train --out {self.path} --resume`")
-        return how_chosen_so_far(self.read_config().protocol, epochs)
+        protocol = self.read_settings().get("protocol", "validation")
+        if protocol not in _SO_FAR:
+            raise RunError(f"{self.config_file} is damaged: protocol is {protocol!r}, expected {', '.join(_SO_FAR)}")
+        return f"unfinished run, {_SO_FAR[protocol].format(epochs=epochs)}"
 
-    def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
+    def write_metrics(self, rows: Sequence[EpochRow]) -> None:
         """Write ``metrics.jsonl`` whole: a few lines, and never half a line."""
-        self._write("metrics.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        self._write("metrics.jsonl", "".join(json.dumps(row.to_dict(), allow_nan=False) + "\n" for row in rows))
 
-    def write_result(self, result: dict[str, Any]) -> None:
+    def read_metrics(self) -> list[EpochRow]:
+        """Read ``metrics.jsonl``: a row for every finished epoch, none if there is no such file.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        file = self.path / "metrics.jsonl"
+        if not file.is_file():
+            return []
+        try:
+            return [EpochRow.from_dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+        except (RunError, ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{file} is damaged: {error}") from error
+
+    def write_result(self, result: Result) -> None:
         """Write ``result.json``."""
-        self._write("result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+        self._write("result.json", json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n")
 
-    def read_result(self) -> dict[str, Any]:
+    def read_result(self) -> Result:
         """Read ``result.json``.
 
         Raises:
-            RunError: The run is not finished.
+            RunError: The run is not finished, or the file is damaged.
         """
         if not self.result_file.is_file():
             raise RunError(
                 f"{self.path} holds no result.json: the run is not finished; go on with `svp train --out {self.path} --resume`"
             )
-        result: dict[str, Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
-        return result
+        try:
+            return Result.from_dict(json.loads(self.result_file.read_text(encoding="utf-8")))
+        except (RunError, ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{self.result_file} is damaged: {error}") from error
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Write ``last/state.pt``: tensors and plain values only."""
@@ -164,6 +171,14 @@ class RunDirectory:
         write_atomically(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
 
 
+_SO_FAR = {
+    "validation": "best of {epochs} epochs so far",
+    "trainval": "last of {epochs} epochs so far, trained on train + val",
+    "paper": "best on test of {epochs} epochs so far (protocol of the paper's code): optimistic",
+}
+"""How the epoch of a run that was stopped is chosen, by its protocol."""
+
+
 def is_temporary(path: Path) -> bool:
     """Whether this is what ``write_atomically`` leaves behind when killed."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
@@ -182,45 +197,3 @@ def _splits_text(data: ImageData) -> str:
 def _below(root: Path, path: Path) -> str:
     """Relative to the root if it lies there, absolute if not, as the images of a table."""
     return (path.relative_to(root) if path.is_relative_to(root) else path.absolute()).as_posix()
-
-
-def environment() -> dict[str, str]:
-    """Versions that a result depends on."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "svp": __version__}
-    for package in ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "numba"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Begin to measure ``peak_memory_mb`` anew: a process may hold several runs, one after the other.
-
-    Memory that earlier runs gave back goes back to the system first, as far as the system takes it. Where the mark cannot
-    be reset (all but Linux and GPUs), the peak is the highest of all runs of the process so far.
-    """
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # a container may forbid it; another C library may lack it
-            ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory since ``reset_peak_memory``, in MB: of the GPU where there is one, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    if sys.platform == "win32":
-        return float(psutil.Process().memory_info().peak_wset) / 1e6
-    if sys.platform == "linux":  # ru_maxrss cannot be reset, and begins with that of the process which started this one
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

@@ -75,3 +75,25 @@ def first_nonfinite_module(model: nn.Module, images: Tensor) -> str | None:
         for handle in handles:
             handle.remove()
     return found[0] if found else None
+
+
+class LossOnItsWay:
+    """A loss that is copied from the device while the device goes on.
+
+    Reading a number from a GPU waits until all that was asked of the GPU before is done. This copy is asked for right after
+    the forward pass and read once the backward pass is under way, so the GPU always has work, and the loss is still known
+    before the optimizer's step.
+    """
+
+    def __init__(self, loss: Tensor) -> None:
+        self._loss = loss.detach()
+        self._copied: torch.cuda.Event | None = None
+        if loss.is_cuda:
+            self._loss = self._loss.to("cpu", non_blocking=True)  # PyTorch takes pinned memory for it
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def value(self) -> float:
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._loss.item()

@@ -1,0 +1,208 @@
+"""Scores of a model on a split, the same for one process and for many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from svp.data import (
+    DataError,
+    ImageListDataset,
+    Split,
+    Unreadable,
+    choose_num_workers,
+    drop_unreadable,
+    eval_transform,
+    find_unreadable,
+    make_loader,
+    open_labelled,
+)
+from svp.errors import InputError
+from svp.runs.devices import make_accelerator, separate_accelerate_state
+from svp.runs.directory import RunDirectory
+from svp.runs.result import ClassScore, UnreadableImage, describe_unreadable
+from svp.runs.trained import open_run
+from svp.settings import check_value
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a trained model on labelled images. Accuracies are 0 to 1.
+
+    Args:
+        run: Directory that was opened.
+        data: Where the images come from, in words.
+        how_chosen: How the model's epoch was chosen, in words; None for an adapter without a run.
+        top1: Share of images whose first guess is right; unreadable images count as wrong.
+        top5: Share of images whose first five guesses hold the right class.
+        loss: Mean cross entropy of the images that could be read, in nats.
+        n_test: Number of images, unreadable ones included.
+        unreadable_test_images: Images that could not be read.
+        per_class: Score of each class, by its name.
+    """
+
+    run: str
+    data: str
+    how_chosen: str | None
+    top1: float
+    top5: float
+    loss: float
+    n_test: int
+    unreadable_test_images: tuple[UnreadableImage, ...]
+    per_class: dict[str, ClassScore]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``svp eval --json`` prints them."""
+        return asdict(self)
+
+
+def evaluate(
+    run: str | Path,
+    data: str | Path | None = None,
+    *,
+    batch_size: int = 32,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Evaluation:
+    """Score a trained model: what ``svp eval`` does.
+
+    Args:
+        run: Run directory, or any directory with an adapter pair.
+        data: Images to score on: folder of class folders (or of ``test/`` with class folders), table, archive or
+            ``hfds/OWNER/NAME``, see `svp.data.open_labelled`; the run's own test images if None.
+        batch_size: Images at a time.
+        device: "auto", "cpu" or "cuda".
+        precision: "auto", "fp32" or "bf16".
+
+    Raises:
+        WeightsError: The run's adapter cannot be loaded.
+        RunError: The run's own test images are gone, or no epoch was finished.
+        DataError: The classes of `data` are not those of the adapter, or it cannot be used.
+        InputError: An unknown device or precision, or a `batch_size` below 1.
+        UnavailableError: A GPU is asked for and there is none.
+    """
+    check_at_least("batch_size", batch_size, 1)
+    with separate_accelerate_state():
+        accelerator = make_accelerator(device, precision)
+        trained = open_run(run, accelerator.device)
+        split = RunDirectory(Path(run)).read_split("test") if data is None else open_labelled(data, trained.class_names)
+        unreadable = find_unreadable(split.paths)
+        readable = drop_unreadable(split, unreadable)
+        if not len(readable):
+            raise DataError(
+                f"none of the {len(split)} images can be read; the first: {unreadable[0].path}: {unreadable[0].reason}"
+            )
+        dataset = ImageListDataset(readable, eval_transform(trained.inputs))
+        workers = choose_num_workers(None, accelerator.device)
+        batch_size = max(batch_size // accelerator.num_processes, 1) * accelerator.num_processes
+        loader = accelerator.prepare(make_loader(dataset, batch_size, train=False, num_workers=workers))
+        model = accelerator.prepare_model(trained.model, evaluation_mode=True)
+        lost = labels_of_unreadable(split, unreadable)
+        scores = score(model, loader, accelerator, trained.info.num_classes, lost)
+    return Evaluation(
+        run=str(trained.directory),
+        data=split.origin,
+        how_chosen=trained.how_chosen,
+        top1=scores.top1,
+        top5=scores.top5,
+        loss=scores.loss,
+        n_test=scores.n,
+        unreadable_test_images=describe_unreadable(unreadable),
+        per_class=scores.per_class(trained.class_names),
+    )
+
+
+def check_at_least(name: str, value: int, low: int) -> None:
+    """Raise ``InputError`` for a number below `low`."""
+    check_value(name, value, int)
+    if value < low:
+        raise InputError(f"{name} is {value}, expected {low} or more")
+
+
+def labels_of_unreadable(split: Split, unreadable: Sequence[Unreadable]) -> list[int]:
+    """True classes of the images of a split that could not be read."""
+    bad = {image.path for image in unreadable}
+    return [label for path, label in zip(split.paths, split.labels, strict=True) if path in bad]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Outcome on one split; accuracies in 0..1.
+
+    Args:
+        top1: Share of images whose first guess is right.
+        top5: Share whose first five guesses hold the right class.
+        loss: Mean cross entropy of the images that could be read.
+        n: Images scored. Unreadable ones count as wrong.
+        correct: Right first guesses, per class.
+        total: Images, per class.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    n: int
+    correct: npt.NDArray[np.int64]
+    total: npt.NDArray[np.int64]
+
+    def per_class(self, class_names: Sequence[str]) -> dict[str, ClassScore]:
+        """Accuracy and number of images by class name; no accuracy where the split has no image of a class."""
+        return {
+            name: ClassScore(int(c) / int(t) if t else None, int(t))
+            for name, c, t in zip(class_names, self.correct, self.total, strict=True)
+        }
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor, Tensor]],
+    accelerator: Accelerator,
+    num_classes: int,
+    unreadable_labels: Sequence[int] = (),
+) -> Scores:
+    """Evaluate `model` on what `loader` gives: (images, labels, index in the split).
+
+    Every image counts once whatever the number of processes: batches that accelerate pads with repeated images are put in
+    order by index.
+
+    Args:
+        model: Prepared by `accelerator`.
+        loader: Prepared by `accelerator`, and `normalised` if its images are kept ones.
+        accelerator: Devices and processes.
+        num_classes: Outputs of the head.
+        unreadable_labels: True classes of images that could not be read; they count as wrong.
+    """
+    model.eval()
+    rows = []
+    k = min(5, num_classes)
+    for images, labels, index in loader:
+        logits = model(images).float()
+        loss = F.cross_entropy(logits, labels, reduction="none")
+        columns = (index.unsqueeze(1), labels.unsqueeze(1), logits.topk(k).indices)
+        row = torch.cat([*(c.double() for c in columns), loss.double().unsqueeze(1)], dim=1)
+        rows.append(accelerator.gather(row).cpu())
+    table = torch.cat(rows).numpy()
+    _, first = np.unique(table[:, 0], return_index=True)
+    table = table[first]
+    classes, guesses = table[:, 1].astype(np.int64), table[:, 2 : 2 + k].astype(np.int64)
+    hits = guesses == classes[:, None]
+    lost = np.bincount(np.asarray(unreadable_labels, dtype=np.int64), minlength=num_classes)
+    n = len(table) + len(unreadable_labels)
+    return Scores(
+        top1=int(hits[:, 0].sum()) / n,
+        top5=int(hits.sum()) / n,
+        loss=float(table[:, -1].mean()),
+        n=n,
+        correct=np.bincount(classes[hits[:, 0]], minlength=num_classes),
+        total=np.bincount(classes, minlength=num_classes) + lost,
+    )

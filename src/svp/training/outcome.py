@@ -1,0 +1,103 @@
+"""The end of a run: the epoch that is kept is scored on the test images, and the result is written and shown."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from svp.runs.evaluate import labels_of_unreadable, score
+from svp.runs.result import DataUsed, EpochRow, Result, describe_unreadable
+from svp.training.display import Display, duration, plot_curves
+from svp.training.machine import environment, peak_memory_mb
+from svp.training.protocol import how_chosen
+from svp.training.setup import Prepared
+from svp.tuners.adapter_files import load_trained
+
+
+def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: float) -> Result:
+    """Score the test images with the epoch that is kept, write the result and show it.
+
+    Args:
+        prepared: The run.
+        rows: A row for every epoch.
+        best: Epoch that is kept, counted from 0.
+        started: Time at which an uninterrupted run would have begun, in seconds since 1970.
+    """
+    accelerator = prepared.accelerator
+    accelerator.wait_for_everyone()
+    path = prepared.directory.path
+    load_trained(prepared.model, path)
+    lost = labels_of_unreadable(prepared.data.test, prepared.unreadable)
+    scores = score(prepared.wrapped, prepared.test_loader, accelerator, len(prepared.data.class_names), lost)
+    config, data = prepared.config, prepared.data
+    test_paths = set(data.test.paths)
+    validation = [row.validation_seconds for row in rows if row.validation_seconds is not None]
+    result = Result(
+        top1=scores.top1,
+        top5=scores.top5,
+        loss=scores.loss,
+        n_test=scores.n,
+        unreadable_test_images=describe_unreadable([image for image in prepared.unreadable if image.path in test_paths]),
+        unreadable_images=describe_unreadable(prepared.unreadable),
+        protocol=config.protocol,
+        epoch_chosen=best + 1,
+        epochs=config.epochs,
+        how_chosen=how_chosen(config.protocol, data),
+        selection_top1=rows[best].selection_top1,
+        peak_lr=prepared.peak_lr,
+        trainable_parameters=prepared.tuner.num_trainable,
+        trainable_parameters_without_head=prepared.tuner.num_trainable_without_head,
+        total_parameters=sum(p.numel() for p in prepared.model.parameters()),
+        training_seconds=sum(row.seconds if row.training_seconds is None else row.training_seconds for row in rows),
+        validation_seconds=sum(validation) if len(validation) == len(rows) else None,
+        seconds=time.time() - started,
+        peak_memory_mb=peak_memory_mb(accelerator.device),
+        method=config.method,
+        options=config.options,
+        model=config.model,
+        weights=config.weights,
+        batch_size=prepared.batch_size,
+        data=DataUsed(
+            name=data.name,
+            root=str(data.root),
+            classes=len(data.class_names),
+            train=len(data.train),
+            val=len(data.val),
+            test=len(data.test),
+            splits={"train": data.train.origin, "val": data.val.origin, "test": data.test.origin},
+        ),
+        per_class=scores.per_class(data.class_names),
+        seed=config.seed,
+        device=str(accelerator.device),
+        processes=accelerator.num_processes,
+        threads=torch.get_num_threads(),
+        precision=accelerator.mixed_precision.replace("no", "fp32"),
+        command=shlex.join(sys.argv),
+        versions=environment(),
+    )
+    if accelerator.is_main_process:
+        plot_curves(rows, best, path / "curves", result.how_chosen, result.method)
+        prepared.directory.write_result(result)
+    accelerator.wait_for_everyone()
+    _show(result, path, prepared.display)
+    return result
+
+
+def _show(result: Result, path: Path, display: Display) -> None:
+    rows = [
+        ("test top-1", f"{result.top1:.2%} of {result.n_test} images"),
+        ("test top-5", f"{result.top5:.2%}"),
+        ("epoch chosen", f"{result.epoch_chosen} of {result.epochs}: {result.how_chosen}"),
+        ("trained parameters", f"{result.trainable_parameters:,} of {result.total_parameters:,}"),
+        ("time", duration(result.seconds)),
+        ("peak memory", f"{result.peak_memory_mb:,.0f} MB"),
+    ]
+    if result.unreadable_images:
+        rows.append(("unreadable images", f"{len(result.unreadable_images)}; those of test count as wrong"))
+    display.table(str(path), rows)
+    display.say(f"next: svp predict {shlex.quote(str(path))} IMAGE_OR_FOLDER")

@@ -1,0 +1,338 @@
+"""Everything that a run needs before its first step, in one frozen value."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from timm.data import Mixup
+from timm.optim import create_optimizer_v2
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from svp.data import (
+    ImageData,
+    ImageListDataset,
+    Place,
+    Split,
+    Unreadable,
+    check_unreadable,
+    choose_num_workers,
+    drop_unreadable,
+    eval_transform,
+    find_unreadable,
+    make_loader,
+    open_data,
+    open_fraction,
+    open_images,
+    train_transform,
+)
+from svp.data.pipeline.loading import ImageDataset
+from svp.inputs import InputConfig, Transform
+from svp.models import Backbone, Origin, create_model, model_info
+from svp.models.factory import full_name
+from svp.runs.directory import RunDirectory, RunError, is_temporary
+from svp.training.config import TrainConfig, differences, make_config
+from svp.training.display import Display
+from svp.training.protocol import images_used, selection_part
+from svp.training.schedule import Schedule
+from svp.tuners import Tuner, tune
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready for its first step.
+
+    Args:
+        config: Settings, with nothing left to the place, the machine or the name.
+        directory: Run directory, not made yet.
+        accelerator: Devices and processes.
+        display: Told of progress.
+        data: Images of the run, as its protocol uses them.
+        unreadable: Those of them that cannot be read.
+        inputs: How an image is prepared for the model.
+        model: The tuned model.
+        tuner: What trains of it.
+        wrapped: The model as the processes share it.
+        optimizer: Updates what trains.
+        schedule: Sets the learning rate before every step.
+        mixup: Mixes a batch; None if no images are mixed.
+        train_images: The images trained on.
+        train_loader: Batches of the images trained on, augmented.
+        scored_loader: Batches of the images that are scored after every epoch.
+        test_loader: Batches of the test images.
+        batch_size: Images per step over all processes, fitted to the number of images.
+        peak_lr: Peak learning rate, scaled with the fitted batch size if the settings say so.
+    """
+
+    config: TrainConfig
+    directory: RunDirectory
+    accelerator: Accelerator
+    display: Display
+    data: ImageData
+    unreadable: tuple[Unreadable, ...]
+    inputs: InputConfig
+    model: Backbone
+    tuner: Tuner
+    wrapped: nn.Module
+    optimizer: Optimizer
+    schedule: Schedule
+    mixup: Mixup | None
+    train_images: Split
+    train_loader: DataLoader
+    scored_loader: DataLoader
+    test_loader: DataLoader
+    batch_size: int
+    peak_lr: float
+
+    @property
+    def selection_split(self) -> str | None:
+        """The part that chooses the epoch; None if nothing does and the last is kept."""
+        return selection_part(self.config.protocol)
+
+
+def open_images_of(config: TrainConfig, accelerator: Accelerator) -> ImageData:
+    """The images of a run, as its protocol uses them."""
+    with accelerator.main_process_first():  # a named data set is made once
+        data = open_data(
+            config.data,
+            config.data_root,
+            seed=config.seed,
+            val_fraction=config.val_fraction,
+            test_fraction=config.test_fraction,
+        )
+    share = config.train_fraction
+    return images_used(
+        data,
+        config.protocol,
+        shots=config.shots,
+        train_fraction=share,
+        published=open_fraction(config.data, share, config.data_root) if share is not None else None,
+        seed=config.seed,
+    )
+
+
+def resolve(config: TrainConfig, data: ImageData, accelerator: Accelerator) -> TrainConfig:
+    """Leave nothing to the place, the machine or the name: what ``config.yaml`` holds can be run again anywhere."""
+    out = config.out
+    if not out:
+        out = f"runs/{data.name}-{config.model}-{config.method}-{config.seed}"
+        number = 1
+        while not config.resume and Path(out if number == 1 else f"{out}-{number}").exists():
+            number += 1  # a second try of the same command is a second run
+        out = out if number == 1 else f"{out}-{number}"
+    folder = Path(config.data).expanduser()
+    weights = config.weights
+    img_size = config.img_size or model_info(config.model).img_size
+    own = InputConfig.of_model(create_model(config.model, img_size=img_size, device="meta"))
+    return replace(
+        config,
+        out=out,
+        data=str(folder.resolve()) if folder.exists() else config.data,
+        data_root=str(Path(config.data_root).expanduser().resolve()) if config.data_root else None,
+        model=full_name(config.model),
+        weights=weights if weights in ("published", "random") else str(weights_file(weights).resolve()),
+        img_size=img_size,
+        inputs=config.inputs.resolved(own),
+        precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+    )
+
+
+def check_directory(directory: RunDirectory, config: TrainConfig, data: ImageData) -> None:
+    """Refuse a directory that holds something else, before any work.
+
+    Raises:
+        RunError: It lies among the images, holds another run, or is not empty.
+    """
+    path, root = directory.path, data.root.resolve()
+    if path.resolve().is_relative_to(root):
+        raise RunError(f"the run directory {path} would lie among the images of {root}: choose another --out")
+    if directory.config_file.is_file():
+        if not config.resume:
+            raise RunError(f"{path} holds a run already: go on with it by --resume, or choose another --out")
+        changed = differences(make_config({}, directory.config_file), config)
+        if changed:
+            raise RunError(f"cannot resume {path} with other settings ({'; '.join(changed)}): choose another --out")
+        if directory.differs(data):
+            raise RunError(f"cannot resume {path}: the images in {data.root} are not those the run began with")
+    elif path.is_dir() and any(not is_temporary(entry) for entry in path.iterdir()):
+        raise RunError(f"{path} is not empty and no run directory: choose another --out")
+
+
+def claim_directory(prepared: Prepared) -> None:
+    """Make the run directory, once all that can fail early has not failed."""
+    accelerator = prepared.accelerator
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        directory = prepared.directory
+        directory.path.mkdir(parents=True, exist_ok=True)
+        for entry in filter(is_temporary, directory.path.rglob("*")):
+            entry.unlink()  # half a file of a process that was killed
+        values = prepared.config.to_dict()
+        values.pop("resume")
+        recipe = values.pop("recipe")  # its values stand in the file, its name on top
+        directory.write_settings(values, f"recipe: {recipe}" if recipe else "")
+        directory.write_splits(prepared.data)
+    accelerator.wait_for_everyone()
+
+
+def prepare(
+    config: TrainConfig, data: ImageData, directory: RunDirectory, accelerator: Accelerator, display: Display
+) -> Prepared:
+    """Check every image, then build the model and all that trains it.
+
+    Args:
+        config: What ``resolve`` gave.
+        data: What ``open_images_of`` gave.
+        directory: Where the run will lie.
+        accelerator: Devices and processes.
+        display: Told of progress.
+
+    Raises:
+        DataError: Too many images cannot be read.
+        WeightsError: The backbone's weights cannot be loaded.
+        RunError: There are fewer training images than processes.
+    """
+    unreadable = _check_images(data, accelerator, display)
+    readable = {
+        name: drop_unreadable(split, unreadable)
+        for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
+    }
+    origin = Origin(
+        config.model, config.weights, {"img_size": config.img_size}, config.seed if config.weights == "random" else None
+    )
+    model = origin.build(len(data.class_names), config.drop_path)
+    model.set_grad_checkpointing(config.grad_checkpointing)
+    seed_everything(config.seed)
+    model.reset_classifier(len(data.class_names))  # a head that came with the weights knows other classes
+    tuner: Tuner = tune(model, config.method, **config.options)
+    inputs = config.inputs.applied(InputConfig.of_model(model))
+
+    batch_size = _fitting_batch_size(config, len(readable["train"]), accelerator)
+    if batch_size < config.batch_size:
+        display.say(f"batch size {batch_size} instead of {config.batch_size}")
+    eval_batch_size = max(batch_size, config.batch_size // accelerator.num_processes * accelerator.num_processes)
+    peak_lr = scaled_lr(config, batch_size)
+    selection = selection_part(config.protocol)
+    # where nothing chooses the epoch, a batch of training images shows whether it ended well
+    scored = readable[selection] if selection else first(readable["train"], batch_size)
+    keep = _Keeper(config, accelerator, display)
+    train_set = keep.open("training", readable["train"], train_transform(inputs, config.augment))
+    scored_set = keep.open(selection or "some training", scored, eval_transform(inputs))
+    workers, pin = choose_num_workers(config.num_workers, accelerator.device), accelerator.device.type == "cuda"
+    loader = make_loader(
+        train_set, batch_size, train=True, seed=config.seed, num_workers=workers, pin_memory=pin, drop_last=True
+    )
+    scored_loader = make_loader(scored_set, eval_batch_size, train=False, num_workers=workers, pin_memory=pin)
+    test_set = ImageListDataset(readable["test"], eval_transform(inputs))
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=peak_lr, weight_decay=config.weight_decay)
+    wrapped, prepared_optimizer, loader, scored_loader = accelerator.prepare(model, optimizer, loader, scored_loader)
+    display.say(
+        f"{config.method} on {origin.name} ({config.weights} weights): "
+        f"{tuner.num_trainable:,} of {sum(p.numel() for p in model.parameters()):,} parameters train, "
+        f"on {accelerator.device.type}, {accelerator.mixed_precision.replace('no', 'fp32')}"
+    )
+    if config.lr_base_size:
+        display.say(f"peak learning rate {peak_lr:g} = {config.lr:g} * {batch_size} / {config.lr_base_size}")
+    return Prepared(
+        config=config,
+        directory=directory,
+        accelerator=accelerator,
+        display=display,
+        data=data,
+        unreadable=unreadable,
+        inputs=inputs,
+        model=model,
+        tuner=tuner,
+        wrapped=wrapped,
+        optimizer=prepared_optimizer,
+        schedule=Schedule(optimizer, config, len(loader)),
+        mixup=_make_mixup(config, len(data.class_names)),
+        train_images=train_set.split,
+        train_loader=loader,
+        scored_loader=scored_loader,
+        test_loader=accelerator.prepare(make_loader(test_set, eval_batch_size, train=False, num_workers=workers)),
+        batch_size=batch_size,
+        peak_lr=peak_lr,
+    )
+
+
+def scaled_lr(config: TrainConfig, batch_size: int) -> float:
+    """Peak learning rate for the batch size that is really used: lr * batch_size / lr_base_size, or lr without a base."""
+    lr = config.lr or 0.0  # TrainConfig has set it
+    return lr * batch_size / config.lr_base_size if config.lr_base_size else lr
+
+
+def _check_images(data: ImageData, accelerator: Accelerator, display: Display) -> tuple[Unreadable, ...]:
+    """Decode every file once, before any work: what cannot be read is named, counted and kept out of training."""
+    display.say(data.summary())
+    paths = [*data.train.paths, *data.val.paths, *data.test.paths]
+    with accelerator.main_process_first(), display.progress("checking images", len(paths)) as (bar, task):
+        unreadable = find_unreadable(paths, lambda done: bar.update(task, completed=done))
+    for image in unreadable:
+        display.say(f"warning: cannot read {image.path}: {image.reason}")
+    check_unreadable(data, unreadable)
+    return tuple(unreadable)
+
+
+@dataclass(frozen=True)
+class _Keeper:
+    """Opens images that are read every epoch: decoded anew, or kept as the settings say."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    display: Display
+
+    def open(self, what: str, split: Split, transform: Transform) -> ImageDataset:
+        if self.config.cache == "none":
+            return open_images(split, transform, self.config.seed)
+        # every process keeps its own in memory; on disk the first one writes for all
+        with self.accelerator.main_process_first(), self.display.progress(f"keeping {what} images", len(split)) as (bar, task):
+            processes = int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
+            place = Place(self.config.cache, processes, self.display.say, lambda done: bar.update(task, completed=done))
+            return open_images(split, transform, self.config.seed, place)
+
+
+def _fitting_batch_size(config: TrainConfig, images: int, accelerator: Accelerator) -> int:
+    """The batch size, or the largest that the images and processes allow (even in every process, for mixup)."""
+    unit = accelerator.num_processes * (2 if config.mixup or config.cutmix else 1)
+    fitting = min(config.batch_size, images) // unit * unit
+    if fitting == 0:
+        raise RunError(f"{images} training images are too few for {accelerator.num_processes} processes")
+    return fitting
+
+
+def _make_mixup(config: TrainConfig, num_classes: int) -> Mixup | None:
+    if not (config.mixup or config.cutmix):
+        return None
+    return Mixup(
+        mixup_alpha=config.mixup,
+        cutmix_alpha=config.cutmix,
+        label_smoothing=config.label_smoothing,
+        num_classes=num_classes,
+    )
+
+
+def first(split: Split, n: int) -> Split:
+    """Its first images, `n` or all."""
+    return replace(split, paths=split.paths[:n], labels=split.labels[:n])
+
+
+def seed_everything(*numbers: int) -> None:
+    """Seed Python's, NumPy's and PyTorch's generators from one or several numbers, alike in every Python."""
+    seed = numbers[0] if len(numbers) == 1 else int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def weights_file(weights: str) -> Path:
+    """The file behind ``--weights``: the file itself, or the adapter of a run directory."""
+    path = Path(weights).expanduser()
+    return path / "adapter.safetensors" if path.is_dir() else path

@@ -2,7 +2,7 @@
 
     import svp
     run = svp.train(data="my_photos")                  # train an adapter; a run directory with all there is to know
-    print(run.result["top1"])
+    print(run.result.top1)
     for image in svp.predict(run.directory, ["new.jpg"]):
         print(image.path, image.classes[0], image.probabilities[0])
 
@@ -27,18 +27,22 @@ _EXPORTS = {
     "load_official": "svp.tuners",
     "save_adapter": "svp.tuners",
     "tune": "svp.tuners",
-    "evaluate": "svp.training",
-    "predict": "svp.training",
+    "evaluate": "svp.runs",
+    "open_run": "svp.runs",
+    "predict": "svp.runs",
     "train": "svp.training",
 }
-_MODULES = ("data", "inspection", "models", "ops", "training", "tuners")
+_MODULES = ("data", "inspection", "models", "ops", "runs", "training", "tuners")
 
 if TYPE_CHECKING:
-    from svp import data, inspection, models, ops, training, tuners
+    from svp import data, inspection, models, ops, runs, training, tuners
     from svp.data import list_datasets
     from svp.errors import SvpError
     from svp.models import create_model, list_models, model_info
-    from svp.training import evaluate, predict, train
+    from svp.runs import open_run
+    from svp.runs.evaluate import evaluate
+    from svp.runs.predict import predict
+    from svp.training import train
     from svp.tuners import list_methods, load_adapter, load_official, save_adapter, tune
 
 __all__ = [
@@ -55,8 +59,10 @@ __all__ = [
     "load_official",
     "model_info",
     "models",
+    "open_run",
     "ops",
     "predict",
+    "runs",
     "save_adapter",
     "train",
     "training",

@@ -10,6 +10,7 @@ from typing import Any
 
 from svp.models.factory import model_info
 from svp.plotting import looks, new_figure, percent, save, style
+from svp.runs import RunDirectory
 from svp.terminal import make_console, make_table
 from svp.training import ConfigError, Run, train
 from svp.training.display import style_epochs
@@ -56,10 +57,10 @@ def demo(out: str | Path = "runs/demo") -> list[Run]:
     for run in runs:
         result = run.result
         table.add_row(
-            result["method"],
-            f"{result['top1']:.1%}",
-            f"{result['trainable_parameters']:,}",
-            f"{result['training_seconds']:.0f} s",
+            result.method,
+            f"{result.top1:.1%}",
+            f"{result.trainable_parameters:,}",
+            f"{result.training_seconds:.0f} s",
         )
     console.print(table)
     plot_comparison(runs, out / "demo")
@@ -78,16 +79,13 @@ def demo(out: str | Path = "runs/demo") -> list[Run]:
 
 def plot_comparison(runs: list[Run], path: Path) -> None:
     """Accuracy on validation images over the epochs, one line per method, as PNG and PDF beside `path`."""
-    import json
-
     with style():
         figure = new_figure(4.6, 2.8)
         axis = figure.subplots()
-        for run, look in zip(runs, looks([run.result["method"] for run in runs]), strict=True):
-            rows = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
-            values = [row["selection_top1"] for row in rows]
-            name = method_title(run.result["method"])
-            label = f"{name}: {run.result['trainable_parameters']:,} parameters, test {run.result['top1']:.1%}"
+        for run, look in zip(runs, looks([run.result.method for run in runs]), strict=True):
+            values = [row.merit[0] for row in RunDirectory(run.directory).read_metrics()]
+            name = method_title(run.result.method)
+            label = f"{name}: {run.result.trainable_parameters:,} parameters, test {run.result.top1:.1%}"
             curve = dict(color=look.colour, linestyle=look.line, marker=look.marker)
             axis.plot(range(1, len(values) + 1), values, label=label, **curve)
         axis.set(ylabel="top-1 on validation images", title="Handwritten digits, frozen vim_nano", ylim=(0, 1.02))
@@ -98,8 +96,6 @@ def plot_comparison(runs: list[Run], path: Path) -> None:
 
 def first_test_image(directory: Path) -> Path:
     """An image of the run's test split."""
-    from svp.training import RunDirectory
-
     return RunDirectory(directory).read_split("test").paths[0]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from svp.cli import main
 from svp.commands.eval import _print_scores
+from svp.runs import ClassScore, Evaluation
 from tests.training.conftest import write_photos
 
 
@@ -30,9 +31,20 @@ def test_eval_on_other_classes_says_which(run: Path, tmp_path: Path, capsys: pyt
 
 
 def test_eval_says_how_the_epoch_was_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = {"cat [big]": {"n": 2, "accuracy": 0.5}}
-    scores = {"run": "r[/b]", "data": "d", "per_class": rows, "n_test": 2, "top1": 0.5, "top5": 1.0}
-    _print_scores({**scores, "how_chosen": "by lot", "unreadable_test_images": []})
+    rows = {"cat [big]": ClassScore(accuracy=0.5, n=2)}
+    _print_scores(
+        Evaluation(
+            run="r[/b]",
+            data="d",
+            how_chosen="by lot",
+            top1=0.5,
+            top5=1.0,
+            loss=0.7,
+            n_test=2,
+            unreadable_test_images=(),
+            per_class=rows,
+        )
+    )
     text = capsys.readouterr().out
     assert "by lot" in text
     assert "r[/b] on d" in text

@@ -25,7 +25,7 @@ from svp.export import ExportError, check, export_run
 from svp.export.program import Classifier, scan_as_one_node, trace
 from svp.export.run import _metadata
 from svp.ops import selective_scan
-from svp.training import RunError
+from svp.runs import RunError
 from tests.models.small import images, perturb, small_vim, small_vit
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")

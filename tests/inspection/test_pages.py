@@ -23,7 +23,7 @@ from svp.inspection.runs import open_runs
 from svp.inspection.score_figures import plot_confusion, plot_features
 from svp.inspection.sections import _change
 from svp.plotting import style
-from svp.training import RunDirectory
+from svp.runs import RunDirectory
 from tests.models.small import perturb, small_vim, small_vit
 from tests.training.conftest import write_photos
 
@@ -123,7 +123,7 @@ def test_inspect(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert np.sum(numbers["confusion"]) == 18
     assert numbers["top1"] == pytest.approx(np.trace(numbers["confusion"]) / 18)
     scores = svp.evaluate(place / "svp", photos, device="cpu", precision="fp32")
-    assert numbers["top1"] == pytest.approx(scores["top1"])
+    assert numbers["top1"] == pytest.approx(scores.top1)
     changes = numbers["relative_change_by_quarter_and_all"]
     assert list(changes) == ["SVP", "VPT-deep"]
     assert len(changes["SVP"]["update"]["change"]) == 5
@@ -135,7 +135,7 @@ def test_inspect_wants_the_runs_own_test_images(tmp_path: Path) -> None:
     data = open_data(str(write_photos(tmp_path / "photos", per_class=10)), seed=0)
     RunDirectory(run).write_splits(data)
     data.test.paths[0].unlink()
-    with pytest.raises(svp.training.RunError, match=r"1 of the run's 6 test images are gone, such as .*; name a folder by"):
+    with pytest.raises(svp.runs.RunError, match=r"1 of the run's 6 test images are gone, such as .*; name a folder by"):
         svp.inspection.inspect_run(run, device="cpu")
     for path in data.test.paths[1:]:
         path.write_bytes(b"no image")

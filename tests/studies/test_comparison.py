@@ -126,7 +126,7 @@ def test_processes_share_the_runs(values: dict[str, Any], tmp_path: Path, two_th
     assert len(made) == 2
     comparison = read_folder(tmp_path / "two")
     assert comparison.is_complete
-    assert comparison.results[0]["threads"] == 1
+    assert comparison.results[0].threads == 1
 
 
 @pytest.mark.exhaustive
@@ -154,6 +154,6 @@ def test_processes_give_the_same_and_one_that_is_killed_is_replaced(
     run(values, tmp_path / "one")
     two, one = read_folder(tmp_path / "two"), read_folder(tmp_path / "one")
     assert two.is_complete
-    assert two.results[0]["threads"] == 1
+    assert two.results[0].threads == 1
     for key, finding in one.findings.items():
         assert finding.top1 == two.findings[key].top1

@@ -16,12 +16,14 @@ import yaml
 from PIL import Image
 
 from svp.cli import main
+from svp.runs import RunDirectory
 from svp.studies import Comparison, Study, collect, make_study, read_ablation, read_sensitivity, read_study, write_report
 from svp.studies.figures import write_figures
 from svp.studies.statistics import averaged, paired_difference, spread
 from svp.studies.study import PUBLISHED, STUDIES, to_yaml_values
 from svp.studies.tables import accuracy_table, cost_table, difference_table, learning_rate_table, to_csv, to_latex
 from svp.training import ConfigError
+from tests.runs.records import make_result, make_row
 
 SCORES = {
     ("photos", "linear"): [0.5, 0.6],
@@ -47,16 +49,17 @@ def pretend(study: Study, folder: Path, scores: dict[tuple[str, str], list[float
             job.directory.mkdir(parents=True, exist_ok=True)
             top1 = (scores or SCORES).get((cell.data, cell.method), [0.5, 0.5])[number]
             head = {"photos": 30, "few": 20}[cell.data]
-            result = {
-                "top1": top1, "top5": 1.0, "selection_top1": top1, "epoch_chosen": 1, "epochs": 2, "training_seconds": 3.0,
-                "trainable_parameters": 1000 + head, "trainable_parameters_without_head": 1000,
-                "peak_memory_mb": 700.0 + number,
-                "how_chosen": "best of 2 epochs", "protocol": "validation", "device": "cpu", "precision": "fp32", "threads": 1,
-                "versions": {"svp": "0.1"},
-            }  # fmt: skip
-            (job.directory / "result.json").write_text(json.dumps(result))
-            rows = [{"seconds": 30.0, "selection_top1": top1, "selection_loss": 1.0}, *[{"seconds": 2.0}] * 2]
-            (job.directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            directory = RunDirectory(job.directory)
+            directory.write_result(
+                make_result(
+                    top1=top1,
+                    selection_top1=top1,
+                    trainable_parameters=1000 + head,
+                    trainable_parameters_without_head=1000,
+                    peak_memory_mb=700.0 + number,
+                )
+            )
+            directory.write_metrics([make_row(selection_top1=top1, seconds=seconds) for seconds in (30.0, 2.0, 2.0)])
             (job.directory / "config.yaml").write_text("model: vim_nano  # <script>\n")
     return collect(study, folder)
 
@@ -140,8 +143,8 @@ def test_the_table_says_how_learning_rates_were_chosen(values: dict[str, Any], t
     for cell, lr, top1 in ((study.cells[0], 0.1, 0.7), (study.cells[0], 0.2, 0.8), (study.cells[1], 0.5, 0.4)):
         job = cell.job(tmp_path, lr, 0, tuning=True)
         job.directory.mkdir(parents=True)
-        (job.directory / "result.json").write_text(json.dumps({"epoch_chosen": 1, "top1": 0.0}))
-        (job.directory / "metrics.jsonl").write_text(json.dumps({"selection_top1": top1, "selection_loss": 1.0}))
+        RunDirectory(job.directory).write_result(make_result(top1=0.0))
+        RunDirectory(job.directory).write_metrics([make_row(selection_top1=top1)])
     table = learning_rate_table(collect(study, tmp_path))
     assert table.rows == (("linear", "0.1 (70.0), **0.2*** (80.0)"), ("svp", "0.5"))
     assert any("not have the same budget: 1, 2" in note for note in table.notes)

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 import svp
 from svp.data import CacheError
-from svp.training import ConfigError, RunError
+from svp.runs import RunError
+from svp.training import ConfigError
 from svp.training.config import TrainConfig, differences
 from tests.training.conftest import write_photos
 
@@ -37,7 +38,7 @@ def test_memory_disk_and_workers_give_the_same_run(
     assert metrics(runs[0]) == metrics(runs[1]) == metrics(runs[2])
     for run in runs[1:]:
         assert all(torch.equal(value, weights(run)[name]) for name, value in weights(runs[0]).items())
-        assert run.result["top1"] == runs[0].result["top1"]
+        assert run.result.top1 == runs[0].result.top1
     assert len(list((svp_home / "cache" / "images").iterdir())) == 2  # training and selection
 
 

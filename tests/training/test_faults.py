@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 import svp
 from svp.data import DataError, open_folder
 from svp.models import WeightsError
-from svp.training import NonFiniteLossError, Run, RunDirectory, RunError
+from svp.runs import RunError
+from svp.training import NonFiniteLossError, Run, make_config
 
 
 def damage(image: Path) -> None:
@@ -27,8 +28,8 @@ def test_an_unreadable_training_image_is_named_and_kept_out(
     victim = open_folder(photos).train.paths[0]
     damage(victim)
     run = svp.train(photos, **settings | {"epochs": 1, "progress": True})
-    assert [image["path"] for image in run.result["unreadable_images"]] == [str(victim)]
-    assert run.result["unreadable_test_images"] == []
+    assert [image.path for image in run.result.unreadable_images] == [str(victim)]
+    assert run.result.unreadable_test_images == ()
     assert f"cannot read {victim}" in capsys.readouterr().out.replace("\n", "")
 
 
@@ -36,10 +37,10 @@ def test_an_unreadable_test_image_counts_as_wrong(photos: Path, settings: dict[s
     victim = open_folder(photos).test.paths[0]
     damage(victim)
     run = svp.train(photos, **settings)
-    assert run.result["n_test"] == 6
-    assert run.result["top1"] <= 5 / 6
-    assert [image["path"] for image in run.result["unreadable_test_images"]] == [str(victim)]
-    assert svp.evaluate(run.directory, device="cpu")["top1"] == run.result["top1"]
+    assert run.result.n_test == 6
+    assert run.result.top1 <= 5 / 6
+    assert [image.path for image in run.result.unreadable_test_images] == [str(victim)]
+    assert svp.evaluate(run.directory, device="cpu").top1 == run.result.top1
 
 
 def test_too_many_unreadable_images_stop_the_run(photos: Path, settings: dict[str, Any]) -> None:
@@ -93,21 +94,21 @@ def test_a_run_among_the_images_is_refused(photos: Path, settings: dict[str, Any
 def test_the_last_good_state_is_kept(photos: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from svp.training import loop
 
-    good = loop._Trainer._loss
+    good = loop._loss
     calls = iter(range(100))
 
-    def failing(self: Any, *args: Any) -> torch.Tensor:
-        loss = good(self, *args)
+    def failing(*args: Any) -> torch.Tensor:
+        loss = good(*args)
         return loss * float("nan") if next(calls) == 4 else loss
 
-    monkeypatch.setattr(loop._Trainer, "_loss", failing)
+    monkeypatch.setattr(loop, "_loss", failing)
     with pytest.raises(NonFiniteLossError, match="epoch 2, step 2: all layers' outputs are finite"):
         svp.train(photos, **settings)
     monkeypatch.undo()
     state = torch.load(Path(settings["out"]) / "last" / "state.pt", weights_only=True)
     assert len(state["metrics"]) == 1
     assert all(torch.isfinite(tensor).all() for tensor in state["trained"].values())
-    assert svp.train(photos, resume=True, **settings).result["epochs"] == 2
+    assert svp.train(photos, resume=True, **settings).result.epochs == 2
 
 
 def test_weights_with_nan_are_refused(photos: Path, settings: dict[str, Any], tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_resuming_checks_that_it_is_the_same_run(photos: Path, settings: dict[st
 
 
 def resume(run: Run) -> Run:
-    return svp.train(config=replace(RunDirectory(run.directory).read_config(), out=str(run.directory), resume=True))
+    return svp.train(config=replace(make_config({}, run.directory / "config.yaml"), out=str(run.directory), resume=True))
 
 
 def test_resuming_a_finished_run_gives_its_result(finished: Run) -> None:
@@ -154,7 +155,7 @@ def test_resuming_a_finished_run_gives_its_result(finished: Run) -> None:
 
 
 def test_resuming_nothing_starts(photos: Path, settings: dict[str, Any]) -> None:
-    assert svp.train(photos, resume=True, **settings | {"epochs": 1}).result["epochs"] == 1
+    assert svp.train(photos, resume=True, **settings | {"epochs": 1}).result.epochs == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", None])
@@ -184,14 +185,14 @@ def test_killed_before_or_after_the_settings_are_written(photos: Path, settings:
     assert not list(out.rglob("*.tmp"))
     for name in ("splits.json", "result.json", "last/state.pt", "metrics.jsonl"):
         (out / name).unlink()
-    assert svp.train(photos, resume=True, **settings | {"epochs": 1}).result["top1"] == run.result["top1"]
+    assert svp.train(photos, resume=True, **settings | {"epochs": 1}).result.top1 == run.result.top1
 
 
 def test_an_unfinished_run_says_so(photos: Path, settings: dict[str, Any]) -> None:
     run = svp.train(photos, **settings)
-    assert svp.evaluate(run.directory, device="cpu")["how_chosen"] == run.result["how_chosen"]
+    assert svp.evaluate(run.directory, device="cpu").how_chosen == run.result.how_chosen
     (run.directory / "result.json").unlink()
-    assert svp.evaluate(run.directory, device="cpu")["how_chosen"] == "unfinished run, best of 2 epochs so far"
+    assert svp.evaluate(run.directory, device="cpu").how_chosen == "unfinished run, best of 2 epochs so far"
     (run.directory / "metrics.jsonl").unlink()
     with pytest.raises(RunError, match=r"no epoch of .* is finished"):
         svp.evaluate(run.directory, device="cpu")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 
 from svp.cli import main
 from svp.training import loop
+from svp.training.setup import Prepared
 from tests.training.conftest import write_photos
 
 KILL_IN_A_WRITE = """
@@ -105,15 +105,15 @@ def test_under_the_other_protocols(
 ) -> None:
     """Cut off by an exception: what lies on the disk then is what a kill between two writes leaves."""
     more = ("--protocol", protocol, "--shots", "8", "--epochs", "3")
-    train_epoch = loop._Trainer._train_epoch
+    train_epoch = loop._train_epoch
 
-    def failing(self: Any, epoch: int) -> float:
+    def failing(prepared: Prepared, epoch: int) -> float:
         if epoch == 2:
             raise Cut
-        return train_epoch(self, epoch)
+        return train_epoch(prepared, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Trainer, "_train_epoch", failing)
+        patch.setattr(loop, "_train_epoch", failing)
         with pytest.raises(Cut):
             main(command(photos, tmp_path / "killed", *more))
     main(command(photos, tmp_path / "whole", *more))

@@ -19,8 +19,10 @@ from svp.data.named import catalog
 from svp.data.named.catalog import DatasetInfo
 from svp.data.sources.folder import FolderSource
 from svp.data.splits import Parts
-from svp.training import NonFiniteLossError, RunError, loop
+from svp.runs import RunError
+from svp.training import NonFiniteLossError, loop, outcome
 from svp.training.protocol import how_chosen, images_used
+from svp.training.setup import Prepared
 from tests.data.named.official_lists import write_images, write_vpt
 from tests.training.conftest import write_photos
 
@@ -130,6 +132,7 @@ def test_what_is_scored_when(protocol: str, photos: Path, settings: dict[str, An
 
     monkeypatch.setattr(loop, "normalised", remembered)
     monkeypatch.setattr(loop, "score", watched)
+    monkeypatch.setattr(outcome, "score", watched)
     svp.train(photos, protocol=protocol, **settings)
     data = open_folder(photos)
     val, test = paths(data.val), paths(data.test)
@@ -144,8 +147,8 @@ def test_what_is_scored_when(protocol: str, photos: Path, settings: dict[str, An
 
 def test_trainval_keeps_the_last_epoch_whatever_its_scores(photos: Path, settings: dict[str, Any]) -> None:
     run = svp.train(photos, protocol="trainval", **settings | {"epochs": 4, "lr": 0.3})
-    assert run.result["epoch_chosen"] == 4
-    assert run.result["selection_top1"] is None
+    assert run.result.epoch_chosen == 4
+    assert run.result.selection_top1 is None
     adapter = load_file(run.directory / "adapter.safetensors")
     trained = torch.load(run.directory / "last" / "state.pt", weights_only=True)["trained"]
     assert all(torch.equal(adapter[name], trained[name]) for name in trained)
@@ -157,28 +160,28 @@ def test_trainval_keeps_the_last_epoch_whatever_its_scores(photos: Path, setting
 def test_a_stopped_trainval_run_holds_its_latest_epoch_and_says_so(
     photos: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = loop._Trainer._train_epoch
+    good = loop._train_epoch
 
-    def failing(self: Any, epoch: int) -> float:
+    def failing(prepared: Prepared, epoch: int) -> float:
         if epoch == 3:
             raise KeyboardInterrupt
-        return good(self, epoch)
+        return good(prepared, epoch)
 
-    monkeypatch.setattr(loop._Trainer, "_train_epoch", failing)
+    monkeypatch.setattr(loop, "_train_epoch", failing)
     with pytest.raises(KeyboardInterrupt):
         svp.train(photos, protocol="trainval", **settings | {"epochs": 4})
     out = Path(settings["out"])
     adapter, state = load_file(out / "adapter.safetensors"), torch.load(out / "last" / "state.pt", weights_only=True)
     assert len(state["metrics"]) == 3
     assert all(torch.equal(adapter[name], state["trained"][name]) for name in state["trained"])
-    label = svp.evaluate(out, device="cpu")["how_chosen"]
+    label = svp.evaluate(out, device="cpu").how_chosen
     assert label == "unfinished run, last of 3 epochs so far, trained on train + val"
 
 
 def test_an_unfinished_run_by_the_papers_protocol_says_so(photos: Path, settings: dict[str, Any]) -> None:
     run = svp.train(photos, protocol="paper", **settings)
     (run.directory / "result.json").unlink()
-    label = svp.evaluate(run.directory, device="cpu")["how_chosen"]
+    label = svp.evaluate(run.directory, device="cpu").how_chosen
     assert label == "unfinished run, best on test of 2 epochs so far (protocol of the paper's code): optimistic"
 
 
@@ -200,20 +203,20 @@ def test_shots_leave_validation_test_and_names_alone(
     few = svp.train(photos, shots=2, **once)
     more = svp.train(photos, shots=5, **once)
     assert few.directory.as_posix() == "runs/photos-vim_nano-linear-0"
-    assert few.result["data"]["name"] == "photos"
-    assert (few.result["data"]["train"], more.result["data"]["train"]) == (6, 15)
+    assert few.result.data.name == "photos"
+    assert (few.result.data.train, more.result.data.train) == (6, 15)
     assert recorded(few.directory, "train") < recorded(more.directory, "train")
     for part in ("val", "test"):
         assert recorded(few.directory, part) == recorded(more.directory, part)
-    assert few.result["data"]["splits"]["train"].startswith("2 per class of")
+    assert few.result.data.splits["train"].startswith("2 per class of")
     with pytest.raises(RunError, match=r"other settings \(shots: 2 -> 3\)"):
         svp.train(photos, shots=3, resume=True, **once | {"out": str(few.directory)})
 
 
 def test_a_share_of_the_images(photos: Path, settings: dict[str, Any]) -> None:
     run = svp.train(photos, train_fraction=0.1, **settings | {"epochs": 1, "method": "linear"})
-    assert run.result["data"]["train"] == 3
-    assert run.result["n_test"] == 6
+    assert run.result.data.train == 3
+    assert run.result.n_test == 6
 
 
 # a data set's own list of a share ----------------------------------------------------------------------------------------
@@ -248,7 +251,7 @@ def test_the_published_list_of_a_share_is_trained_on(
     assert recorded(run.directory, "train") == images
     assert recorded(run.directory, "test") == TEST.keys()
     assert recorded(run.directory, "val") == (VAL.keys() if protocol == "validation" else set())
-    assert run.result["data"]["splits"]["train"] == origin
+    assert run.result.data.splits["train"] == origin
 
 
 def test_where_no_list_is_published_a_share_is_drawn(cars: Path, settings: dict[str, Any], tmp_path: Path) -> None:
@@ -269,8 +272,8 @@ def test_where_no_list_is_published_a_share_is_drawn(cars: Path, settings: dict[
     for case, (data, fraction, protocol, images, origin) in cases.items():
         places = {"out": str(tmp_path / case), "data_root": str(cars), "protocol": protocol}
         run = svp.train(data, train_fraction=fraction, **own | places)
-        assert run.result["data"]["train"] == images, case
-        assert run.result["data"]["splits"]["train"].startswith(origin), case
+        assert run.result.data.train == images, case
+        assert run.result.data.splits["train"].startswith(origin), case
 
 
 def test_a_folder_of_a_data_sets_name_has_no_published_list(
@@ -319,6 +322,6 @@ def _named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_named")
 def test_the_papers_own_part_is_trained_on_and_named(settings: dict[str, Any]) -> None:
     run = svp.train("patches", protocol="paper", **settings | {"epochs": 1, "method": "linear"})
-    assert run.result["data"]["train"] == 21
-    assert run.result["data"]["splits"]["train"] == "every other image, as the released code"
-    assert "the part that the released code takes" in run.result["how_chosen"]
+    assert run.result.data.train == 21
+    assert run.result.data.splits["train"] == "every other image, as the released code"
+    assert "the part that the released code takes" in run.result.how_chosen

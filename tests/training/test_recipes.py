@@ -218,7 +218,7 @@ def test_inputs_of_a_run_are_kept_with_the_adapter(photos: Path, settings: dict[
     }
     written = make_config({}, run.directory / "config.yaml")
     assert written.inputs.interpolation == "bicubic"  # the model's own, written out
-    assert svp.evaluate(run.directory, device="cpu")["loss"] == pytest.approx(run.result["loss"], rel=1e-5)
+    assert svp.evaluate(run.directory, device="cpu").loss == pytest.approx(run.result.loss, rel=1e-5)
     again = svp.train(photos, inputs=inputs, resume=True, **settings | {"epochs": 1, "method": "linear"})
     assert again.result == run.result
 

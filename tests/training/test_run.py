@@ -17,14 +17,15 @@ from safetensors.torch import load_file, save_file
 import svp
 from svp.data import DataError
 from svp.models import WeightsError
-from svp.training import ConfigError, Run, RunDirectory, RunError
-from svp.training.records import peak_memory_mb, reset_peak_memory
+from svp.runs import RunError
+from svp.training import ConfigError, Run, make_config
+from svp.training.machine import peak_memory_mb, reset_peak_memory
 from tests.training.conftest import write_photos
 
 
 def test_a_run_learns_and_leaves_what_it_promises(photos: Path, settings: dict[str, Any]) -> None:
     run = svp.train(photos, **settings | {"epochs": 6})
-    assert run.result["top1"] > 0.8
+    assert run.result.top1 > 0.8
     files = {path.relative_to(run.directory).as_posix() for path in run.directory.rglob("*") if path.is_file()}
     assert files == {
         "config.yaml",
@@ -38,7 +39,7 @@ def test_a_run_learns_and_leaves_what_it_promises(photos: Path, settings: dict[s
         "curves.pdf",
     }
     result = json.loads((run.directory / "result.json").read_text())
-    assert result == json.loads(json.dumps(run.result))
+    assert result == json.loads(json.dumps(run.result.to_dict()))
     assert result["n_test"] == sum(row["n"] for row in result["per_class"].values()) == 6
     assert result["how_chosen"].startswith("best top-1 on 6 validation images")
     assert result["trainable_parameters"] == result["trainable_parameters_without_head"] + 3 * 128 + 3
@@ -51,8 +52,8 @@ def test_a_run_learns_and_leaves_what_it_promises(photos: Path, settings: dict[s
     assert Image.open(run.directory / "curves.png").size[0] > 600
 
     again = svp.evaluate(run.directory, device="cpu")
-    assert again["top1"] == result["top1"]
-    assert again["loss"] == pytest.approx(result["loss"], rel=1e-5)
+    assert again.top1 == result["top1"]
+    assert again.loss == pytest.approx(result["loss"], rel=1e-5)
     predictions = list(svp.predict(run.directory, [photos / "blue"], topk=2, device="cpu"))
     assert len(predictions) == 14
     assert sum(p.classes[0] == "blue" for p in predictions) > 11
@@ -64,7 +65,7 @@ def test_every_method_trains_and_its_adapter_gives_the_same_scores(
     method: str, photos: Path, settings: dict[str, Any]
 ) -> None:
     run = svp.train(photos, method=method, **settings | {"epochs": 1})
-    assert svp.evaluate(run.directory, device="cpu")["loss"] == pytest.approx(run.result["loss"], rel=1e-5)
+    assert svp.evaluate(run.directory, device="cpu").loss == pytest.approx(run.result.loss, rel=1e-5)
 
 
 def test_a_vision_transformer_trains(photos: Path, settings: dict[str, Any]) -> None:
@@ -72,7 +73,7 @@ def test_a_vision_transformer_trains(photos: Path, settings: dict[str, Any]) -> 
     run = svp.train(photos, **settings | vit)
     model = svp.load_adapter(run.directory)
     assert [block.drop_path1.__class__.__name__ for block in model.blocks[-2:]] == ["Identity", "Identity"]
-    assert svp.evaluate(run.directory, device="cpu")["loss"] == pytest.approx(run.result["loss"], rel=1e-5)
+    assert svp.evaluate(run.directory, device="cpu").loss == pytest.approx(run.result.loss, rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_numbers(photos: Path, settings: dict[str, Any], tmp_path: Path) -> None:
@@ -86,18 +87,18 @@ def test_the_same_seed_gives_the_same_numbers(photos: Path, settings: dict[str, 
 
 def test_paper_protocol_trains_on_more_and_says_so(photos: Path, settings: dict[str, Any]) -> None:
     run = svp.train(photos, protocol="paper", **settings | {"epochs": 1})
-    assert run.result["protocol"] == "paper"
-    assert "best top-1 on test" in run.result["how_chosen"]
+    assert run.result.protocol == "paper"
+    assert "best top-1 on test" in run.result.how_chosen
     row = json.loads((run.directory / "metrics.jsonl").read_text())
     assert row["selection_split"] == "test"
-    assert row["selection_top1"] == run.result["top1"]
+    assert row["selection_top1"] == run.result.top1
 
 
 def test_a_full_training_serves_as_backbone(photos: Path, settings: dict[str, Any], tmp_path: Path) -> None:
     base = svp.train(photos, method="full", **settings)
     run = svp.train(photos, **settings | {"weights": str(base.directory), "out": str(tmp_path / "svp")})
     assert str(base.directory.name) in json.loads((run.directory / "adapter.json").read_text())["backbone"]["weights"]
-    assert svp.evaluate(run.directory, device="cpu")["top1"] == run.result["top1"]
+    assert svp.evaluate(run.directory, device="cpu").top1 == run.result.top1
     # other weights in the same file: the adapter must notice
     weights = load_file(base.directory / "adapter.safetensors")
     weights["norm_f.weight"] *= 1.01
@@ -132,13 +133,13 @@ def test_runs_without_a_name_are_numbered(
 def test_few_images_are_enough(tmp_path: Path, settings: dict[str, Any]) -> None:
     photos = write_photos(tmp_path / "few", per_class=3)
     run = svp.train(photos, **settings | {"epochs": 1, "batch_size": 64})
-    assert run.result["n_test"] == 3
+    assert run.result.n_test == 3
 
 
 def test_scores_on_another_folder(finished: Run, tmp_path: Path) -> None:
     other = write_photos(tmp_path / "other", per_class=4, seed=9)
     scores = svp.evaluate(finished.directory, other, device="cpu")
-    assert scores["n_test"] == 12
+    assert scores.n_test == 12
     (other / "purple").mkdir()
     Image.new("RGB", (8, 8)).save(other / "purple" / "a.png")
     with pytest.raises(DataError, match="purple"):
@@ -151,7 +152,7 @@ def test_new_images_in_the_folder_do_not_leak_into_the_score(photos: Path, setti
     for name in ("amber", "blue", "green"):
         for image in (photos / "more" / name).iterdir():
             image.rename(photos / name / f"new-{image.name}")
-    assert svp.evaluate(run.directory, device="cpu")["n_test"] == run.result["n_test"] == 6
+    assert svp.evaluate(run.directory, device="cpu").n_test == run.result.n_test == 6
 
 
 def test_predict_checks_its_arguments(photos: Path, finished: Run) -> None:
@@ -188,12 +189,12 @@ def test_written_settings_leave_nothing_to_the_place_or_the_machine(
     assert "recipe" not in config
     recipe.unlink()
     monkeypatch.chdir("/")
-    assert RunDirectory(run.directory).read_config().epochs == 2
+    assert make_config({}, run.directory / "config.yaml").epochs == 2
 
 
 def test_precision_can_change_within_a_process(finished: Run) -> None:
-    losses = [svp.evaluate(finished.directory, device="cpu", precision=precision)["loss"] for precision in ("fp32", "bf16")]
-    assert losses[0] == pytest.approx(finished.result["loss"], rel=1e-5)
+    losses = [svp.evaluate(finished.directory, device="cpu", precision=precision).loss for precision in ("fp32", "bf16")]
+    assert losses[0] == pytest.approx(finished.result.loss, rel=1e-5)
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0]
 

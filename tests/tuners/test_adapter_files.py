@@ -19,7 +19,7 @@ import svp
 from svp.errors import SvpError
 from svp.inputs import InputConfig
 from svp.models import Origin, VisionMamba, WeightsError
-from svp.training.use import predict
+from svp.runs import predict
 from svp.tuners import SVP, LoRA, methods_to_dict, parse_methods, read_adapter_info
 from tests.models.small import SMALL, images, perturb, small_vim
 

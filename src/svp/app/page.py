@@ -15,8 +15,7 @@ from PIL import Image
 from svp.app.uploads import Upload
 from svp.app.workbench import Workbench
 from svp.plotting import COLOURS, GREY
-from svp.training import Prediction
-from svp.training.use import as_csv
+from svp.runs import Prediction, as_csv
 from svp.tuners import method_title
 
 _CONCURRENT = 4  # images at a time: more wait, rather than share the cores of the same machine

@@ -18,7 +18,7 @@ from svp.app.uploads import read_image
 from svp.app.workbench import Workbench
 from svp.data import UnreadableImageError, find_images
 from svp.errors import InputError, UnavailableError
-from svp.training import RunDirectory, RunError
+from svp.runs import RunDirectory, RunError
 
 if TYPE_CHECKING:
     import gradio as gr

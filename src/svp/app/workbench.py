@@ -12,7 +12,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,11 +30,10 @@ from svp.inspection.gate_figures import plot_gate_maps
 from svp.inspection.maps import Array, Direction, image_maps, patch_extent, pixels
 from svp.models import Backbone, VisionMamba, WeightsError, state_sha256
 from svp.plotting import style
-from svp.training import Prediction, RunDirectory
-from svp.training.devices import make_accelerator
-from svp.training.use import Classifier, class_names, classify
-from svp.tuners import AdapterInfo, load_adapter, method_title
-from svp.tuners.adapter_files import read_adapter_info
+from svp.runs import Prediction, RunDirectory, TrainedModel, open_run
+from svp.runs.devices import choose_device
+from svp.runs.predict import Classifier, classify
+from svp.tuners import AdapterInfo, method_title
 from svp.tuners.method import get_methods
 
 BASE = "base"
@@ -50,19 +49,35 @@ class Adapter:
 
     Args:
         name: What it is called here.
-        directory: The run.
-        info: What is in ``adapter.json``.
-        num_trainable: Values that were trained, the head's among them.
-        num_bytes: Memory it takes beside the backbone.
-        top1: On the test images of its run, 0 to 1; None if that was not measured.
+        trained: The run, opened on the backbone that all adapters share.
+        num_bytes: Memory that it takes beside the backbone.
     """
 
     name: str
-    directory: Path
-    info: AdapterInfo
-    num_trainable: int
+    trained: TrainedModel
     num_bytes: int
-    top1: float | None
+
+    @property
+    def info(self) -> AdapterInfo:
+        """Contents of ``adapter.json``."""
+        return self.trained.info
+
+    @property
+    def directory(self) -> Path:
+        """The run."""
+        return self.trained.directory
+
+    @property
+    def num_trainable(self) -> int:
+        """Number of trained values, those of the head included."""
+        count: int = self.trained.model.tuner.num_trainable
+        return count
+
+    @cached_property
+    def top1(self) -> float | None:
+        """Share of right guesses on the test images of its run, 0 to 1; None if that was not measured."""
+        result = self.trained.result
+        return result.top1 if result else None
 
 
 class Workbench:
@@ -88,7 +103,7 @@ class Workbench:
         directories = [Path(run) for run in runs]
         infos = _read_infos(directories)
         self.limits = limits or Limits()
-        self.device = make_accelerator(device, "fp32").device
+        self.device = choose_device(device)
         base, trained_head = _make_base(directories, infos)
         base = base.requires_grad_(False).eval().to(self.device)
         self.base_classes = _class_names_of(base) if trained_head else None
@@ -96,14 +111,13 @@ class Workbench:
         self.adapters: dict[str, Adapter] = {}
         self._models = {BASE: _OneAtATime(base)}
         self.num_bytes = _count_bytes([base])
-        for name, directory, info in zip(_names(directories), directories, infos, strict=True):
-            model = load_adapter(directory, copy.deepcopy(base))
-            num_trainable = model.tuner.num_trainable
-            model.tuner.share_backbone(base)
-            model.requires_grad_(False)
-            self._models[name] = _OneAtATime(model)
+        for name, directory in zip(_names(directories), directories, strict=True):
+            trained = open_run(directory, self.device, backbone=copy.deepcopy(base))
+            trained.model.tuner.share_backbone(base)
+            trained.model.requires_grad_(False)
+            self._models[name] = _OneAtATime(trained.model)
             before, self.num_bytes = self.num_bytes, _count_bytes([one.model for one in self._models.values()])
-            self.adapters[name] = Adapter(name, directory, info, num_trainable, self.num_bytes - before, _top1(directory))
+            self.adapters[name] = Adapter(name, trained, self.num_bytes - before)
         self._record = lru_cache(maxsize=32)(self._record_gates)
         size = infos[0].inputs.img_size
         for one in self._models.values():  # compile the kernels now, not in front of the first visitor
@@ -183,8 +197,8 @@ class Workbench:
     def _classifier(self, adapter: str) -> Classifier:
         if adapter not in self.adapters:
             raise InputError(f"there is no adapter {adapter!r}, expected {' or '.join(map(repr, self.adapters))}")
-        info = self.adapters[adapter].info
-        return Classifier(self._models[adapter], class_names(info), info.inputs, self.device)
+        trained = self.adapters[adapter].trained
+        return Classifier(self._models[adapter], trained.class_names, trained.inputs, self.device)
 
     def _prepare(self, path: Path, inputs: InputConfig) -> Tensor:
         return eval_transform(inputs)(read_image(path, self.limits))
@@ -220,10 +234,7 @@ def _read_infos(directories: Sequence[Path]) -> list[AdapterInfo]:
             raise WeightsError(f"{directory}: no such directory; expected a run directory of `svp train`")
         if resolved.count(absolute) > 1:
             raise InputError(f"{directory} is given twice")
-    infos = []
-    for directory in directories:
-        RunDirectory(directory).how_chosen()
-        infos.append(read_adapter_info(directory))
+    infos = [RunDirectory(directory).read_adapter() for directory in directories]
     first = infos[0]
     for directory, info in zip(directories, infos, strict=True):
         if info.backbone_sha256 != first.backbone_sha256:
@@ -248,7 +259,7 @@ def _make_base(directories: Sequence[Path], infos: Sequence[AdapterInfo]) -> tup
     else:  # random weights travel with the adapters, but for one that holds a whole model
         for directory, candidate in zip(directories, infos, strict=True):
             if not any(method.self_contained for method in get_methods(candidate.method)):
-                base = load_adapter(directory).tuner.detach()
+                base = open_run(directory, "cpu").model.tuner.detach()
                 break
         else:
             base = info.backbone.build(info.num_classes)
@@ -259,11 +270,6 @@ def _make_base(directories: Sequence[Path], infos: Sequence[AdapterInfo]) -> tup
             f"{info.backbone_sha256}; what is found under this name has hash {found}"
         )
     return base, info.backbone.weights != "random"
-
-
-def _top1(directory: Path) -> float | None:
-    run = RunDirectory(directory)
-    return float(run.read_result()["top1"]) if run.result_file.is_file() else None
 
 
 def _class_names_of(model: Backbone) -> Sequence[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from svp.bench.cases import Case, ours
-from svp.training.records import peak_memory_mb, reset_peak_memory
+from svp.training.machine import peak_memory_mb, reset_peak_memory
 
 
 def memory_per_image(case: Case, device: torch.device) -> float:

@@ -39,13 +39,13 @@ def bench(
     from svp.bench.report import to_table, write_json, write_resolution_figure
     from svp.bench.suite import SECTIONS, Row, Settings, machine, run_suite
     from svp.models.factory import full_name
+    from svp.runs.devices import choose_device
     from svp.terminal import make_console
-    from svp.training.devices import make_accelerator
 
     for name in models or ():
         if not full_name(name).startswith("vim_"):
             raise UsageError(f"--models takes Vim models, got {name}")
-    chosen = make_accelerator(device, "fp32").device
+    chosen = choose_device(device)
     settings = Settings(tuple(models or Settings.models), rounds, batch_size, chosen)
     console, folder = make_console(), Path(out)
     described = machine(chosen)

@@ -45,8 +45,8 @@ def classify(
         precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
     """
     target, features_file = file_to_write("--out", out), file_to_write("--features", features)
+    from svp.runs import as_csv, predict, save_features
     from svp.terminal import make_console
-    from svp.training.use import as_csv, predict, save_features
 
     settings: dict[str, Any] = {"topk": topk, "batch_size": batch_size, "device": device, "precision": precision}
     with progress_bar("predicting") as progress:

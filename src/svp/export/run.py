@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from svp import __version__
-from svp.data import InputConfig, find_images
+from svp.data import find_images
 from svp.errors import InputError
 from svp.export import onnx_file, torch_file
 from svp.export.check import Comparison, compare, read_some
 from svp.export.program import trace
-from svp.models import Backbone
 from svp.paths import write_atomically
-from svp.training import RunDirectory, RunError
-from svp.training.use import class_names
-from svp.tuners import AdapterInfo, load_adapter
+from svp.runs import RunDirectory, RunError, TrainedModel, open_run
 
 _FORMATS: dict[str, Any] = {"onnx": onnx_file, "torch": torch_file}
 
@@ -67,10 +64,8 @@ def export_run(
     kind.require()
     run = Path(run)
     target = Path(out) if out else run / f"model{kind.SUFFIX}"
-    RunDirectory(run).how_chosen()
-    model, expected = _load(run), _load(run)
-    info: AdapterInfo = model.adapter
-    inputs = info.inputs
+    trained, expected = open_run(run, "cpu"), open_run(run, "cpu").model.float()
+    model, inputs = trained.model.float(), trained.inputs
     normalised = read_some(_images_of(run, images), inputs)
     if model.tuner.mergeable:
         model.tuner.merge()
@@ -78,16 +73,12 @@ def export_run(
     comparisons: list[Comparison] = []
 
     def write(path: Path) -> None:
-        kind.write(program, _metadata(info, inputs), path)
+        kind.write(program, _metadata(trained), path)
         comparisons.append(compare(expected, kind.load(path), normalised, inputs))
         comparisons[0].require_same(format)
 
     write_atomically(target, write)
     return Exported(target, kind.RUNTIME, comparisons[0])
-
-
-def _load(run: Path) -> Backbone:
-    return load_adapter(run).float()
 
 
 def _images_of(run: Path, images: Sequence[str | Path]) -> Sequence[Path]:
@@ -99,8 +90,9 @@ def _images_of(run: Path, images: Sequence[str | Path]) -> Sequence[Path]:
         raise RunError(f"no images to check the file on, name some by --images: {error}") from error
 
 
-def _metadata(info: AdapterInfo, inputs: InputConfig) -> dict[str, str]:
+def _metadata(trained: TrainedModel) -> dict[str, str]:
     """By name, JSON: the names of the classes, what is to be done with an image, and what the model is."""
+    info, inputs = trained.info, trained.inputs
     preprocessing = {
         "img_size": inputs.img_size,
         "resize": inputs.resized,
@@ -111,5 +103,5 @@ def _metadata(info: AdapterInfo, inputs: InputConfig) -> dict[str, str]:
         "std": inputs.std,
     }
     model = {"svp": __version__, "backbone": info.backbone.name, "method": info.methods}
-    values = {"class_names": class_names(info), "preprocessing": preprocessing, "model": model}
+    values = {"class_names": trained.class_names, "preprocessing": preprocessing, "model": model}
     return {name: json.dumps(value) for name, value in values.items()}

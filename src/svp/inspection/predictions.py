@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from svp.models import VisionMamba
+from svp.runs.predict import logits_and_features
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -27,11 +28,13 @@ class Predictions:
         features: What enters the head, (images, embed_dim).
         probabilities: (images, classes)
         labels: True classes, (images,).
+        unreadable: True classes of further images that could not be read; they count as wrong in `top1`.
     """
 
     features: Array
     probabilities: Array
     labels: Integers
+    unreadable: Sequence[int] = ()
 
     @property
     def guesses(self) -> Integers:
@@ -46,8 +49,13 @@ class Predictions:
 
     @property
     def top1(self) -> float:
-        """Share of right guesses."""
-        return float((self.guesses == self.labels).mean())
+        """Share of right guesses among all images, unreadable ones included, as ``svp eval`` counts it."""
+        return int((self.guesses == self.labels).sum()) / self.total
+
+    @property
+    def total(self) -> int:
+        """Number of images, unreadable ones included."""
+        return len(self.labels) + len(self.unreadable)
 
     def confusion(self) -> Integers:
         """How many images of a class (row) were taken for which (column), (classes, classes)."""
@@ -94,12 +102,14 @@ class Reliability:
 
 
 @torch.no_grad()
-def record_predictions(model: VisionMamba, batches: Iterable[tuple[Tensor, Tensor]]) -> Predictions:
-    """Run `model`, which is in evaluation mode, on batches of (images, labels)."""
+def record_predictions(
+    model: VisionMamba, batches: Iterable[tuple[Tensor, Tensor]], unreadable: Sequence[int] = ()
+) -> Predictions:
+    """Run `model`, which is in evaluation mode, on batches of (images, labels); `unreadable` as in ``Predictions``."""
     features, probabilities, labels = [], [], []
     for images, classes in batches:
-        pooled = model.forward_head(model.forward_features(images), pre_logits=True)
-        features.append(pooled.double().cpu().numpy())
-        probabilities.append(model.head(pooled).double().softmax(dim=-1).cpu().numpy())
+        logits, entered = logits_and_features(model, images)
+        features.append(entered.double().cpu().numpy())
+        probabilities.append(logits.double().softmax(dim=-1).cpu().numpy())
         labels.append(classes.cpu().numpy())
-    return Predictions(np.concatenate(features), np.concatenate(probabilities), np.concatenate(labels))
+    return Predictions(np.concatenate(features), np.concatenate(probabilities), np.concatenate(labels), unreadable)

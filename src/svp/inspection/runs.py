@@ -42,9 +42,10 @@ from svp.inspection.sections import (
 from svp.models import VisionMamba
 from svp.plotting import BASE as BASE_LOOK
 from svp.plotting import Look, looks, style
-from svp.training import RunDirectory
-from svp.training.devices import make_accelerator
-from svp.tuners import AdapterInfo, load_adapter, method_title
+from svp.runs import RunDirectory, TrainedModel, open_run
+from svp.runs.devices import choose_device
+from svp.runs.evaluate import check_at_least, labels_of_unreadable
+from svp.tuners import method_title
 
 Progress = Callable[[int, int], None]
 
@@ -61,15 +62,13 @@ class Compared:
         models: By the name that figures give them.
         directories: Of the runs, by the same names.
         looks: In which figures show the models, by the same names.
-        info: The adapter of the run that it is about.
-        device: Where the models are.
+        trained: The run that it is about.
     """
 
     models: dict[str, VisionMamba]
     directories: dict[str, Path]
     looks: dict[str, Look]
-    info: AdapterInfo
-    device: torch.device
+    trained: TrainedModel
 
     @property
     def subject(self) -> str:
@@ -79,11 +78,16 @@ class Compared:
     @property
     def inputs(self) -> InputConfig:
         """How images are prepared for all of the models."""
-        return self.info.inputs
+        return self.trained.inputs
 
     @property
     def class_names(self) -> Sequence[str]:
-        return self.info.class_names or [str(number) for number in range(self.info.num_classes)]
+        return self.trained.class_names
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return self.trained.device
 
     def facts(self) -> list[str]:
         """Which run is called what."""
@@ -98,36 +102,27 @@ def open_runs(run: str | Path, compare: Sequence[str | Path] = (), device: str =
         RunError: No epoch of a run was finished.
         ValueError: Backbones or the preparation of images differ, or the backbone is no ``VisionMamba``.
     """
-    target = make_accelerator(device, "fp32").device
-    runs = [Path(directory) for directory in (run, *compare)]
-    models: dict[str, VisionMamba] = {BASE: with_scans(load_adapter(run).tuner.detach())}
-    tuned = [_open_run(directory) for directory in runs]
-    infos: list[AdapterInfo] = [model.adapter for model in tuned]
-    methods = [info.method for info in infos]
+    target = choose_device(device)
+    plain = open_run(run, target).model.tuner.detach()
+    models: dict[str, VisionMamba] = {BASE: with_scans(plain).requires_grad_(False)}
+    runs = [open_run(directory, target) for directory in (run, *compare)]
+    first, methods = runs[0], [opened.info.method for opened in runs]
     directories: dict[str, Path] = {}
-    for directory, model, info in zip(runs, tuned, infos, strict=True):
+    for opened in runs:
+        info, directory = opened.info, opened.directory
         name = method_title(info.method)
         if methods.count(info.method) > 1:
             name = f"{name}, {directory.name}"
         if name in models:
             raise InputError(f"{directory} is compared with itself, or with another run of this name")
-        models[name], directories[name] = model, directory
-        if (info.backbone_sha256, info.inputs) != (infos[0].backbone_sha256, infos[0].inputs):
+        models[name], directories[name] = opened.model, directory
+        if (info.backbone_sha256, info.inputs) != (first.info.backbone_sha256, first.inputs):
             raise InputError(
                 f"{directory} and {run} cannot be compared: backbone or preparation of images differ ({info.backbone.name}, "
-                f"{info.inputs} and {infos[0].backbone.name}, {infos[0].inputs})"
+                f"{info.inputs} and {first.info.backbone.name}, {first.inputs})"
             )
-    for model in models.values():
-        model.requires_grad_(False).to(target)
     seen = dict(zip(models, [BASE_LOOK, *looks(methods)], strict=True))
-    return Compared(models, directories, seen, infos[0], target)
-
-
-def _open_run(directory: Path) -> VisionMamba:
-    """Its tuned model, with its ``AdapterInfo`` at ``adapter``."""
-    RunDirectory(directory).how_chosen()
-    model: VisionMamba = load_adapter(directory)
-    return model
+    return Compared(models, directories, seen, first)
 
 
 def show_gates(
@@ -237,13 +232,13 @@ def inspect_run(
         DataError: `data` cannot be used, or its classes are not those of the adapter.
         ValueError: `images` is below 2 or `batch_size` below 1.
     """
-    for name, value, least in (("images", images, 2), ("batch_size", batch_size, 1)):
-        if value < least:
-            raise InputError(f"{name} is {value}, expected {least} or more")
+    check_at_least("images", images, 2)
+    check_at_least("batch_size", batch_size, 1)
     compared = open_runs(run, compare, device)
     directory, inputs = Path(run), compared.inputs
     split = RunDirectory(directory).read_split("test") if data is None else open_labelled(data, compared.class_names)
     unreadable = find_unreadable(split.paths)
+    lost = labels_of_unreadable(split, unreadable)
     split = drop_unreadable(split, unreadable)
     if len(split) < 2:
         raise DataError(f"{split.origin}: {len(split)} images can be read, expected 2 or more")
@@ -260,16 +255,17 @@ def inspect_run(
             if progress is not None:
                 progress(done, total)
 
-    predicted = record_predictions(compared.models[compared.subject], batches(split))
+    predicted = record_predictions(compared.models[compared.subject], batches(split), lost)
     features = {name: record_predictions(model, batches(sample)).features for name, model in compared.models.items()}
     activations = {
         name: record_activation(model, (batch for batch, _ in batches(sample))) for name, model in compared.models.items()
     }
     facts = [*compared.facts(), f"images: {split.origin}, {len(split)}; gates and features are of {len(sample)}"]
     if unreadable:
-        facts.append(f"left out, as they cannot be read: {', '.join(str(image.path) for image in unreadable)}")
-    if how_chosen := RunDirectory(directory).how_chosen():
-        facts.append(f"epoch chosen: {how_chosen}")
+        named = ", ".join(str(image.path) for image in unreadable)
+        facts.append(f"{len(unreadable)} more cannot be read and count as wrong in top-1: {named}")
+    if compared.trained.how_chosen:
+        facts.append(f"epoch chosen: {compared.trained.how_chosen}")
     page = Page(Path(out) if out else directory / "inspection", f"Inside {compared.subject}", facts)
     with style():
         add_activation(page, activations, compared.looks)

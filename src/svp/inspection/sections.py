@@ -107,7 +107,7 @@ def add_confusion(page: Page, predicted: Predictions, class_names: Sequence[str]
     confusion = predicted.confusion()
     page.add_figure(
         "confusion",
-        f"Confusion, top-1 {predicted.top1:.1%} of {len(predicted.labels)}",
+        f"Confusion, top-1 {predicted.top1:.1%} of {predicted.total}",
         "Images by their true class (row) and the class that the model says (column).",
         plot_confusion(confusion, class_names),
     )
@@ -120,7 +120,7 @@ def add_confusion(page: Page, predicted: Predictions, class_names: Sequence[str]
     ]
     if rows:
         page.add_table(["", "images", "of"], rows, "Classes that are mixed up most often")
-    numbers = {"top1": predicted.top1, "images": len(predicted.labels), "classes": list(class_names)}
+    numbers = {"top1": predicted.top1, "images": predicted.total, "classes": list(class_names)}
     page.add_numbers(numbers | {"confusion": confusion.tolist()})
 
 

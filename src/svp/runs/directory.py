@@ -14,6 +14,7 @@ import yaml
 from svp.data import ImageData, Split
 from svp.paths import write_atomically
 from svp.runs.result import EpochRow, Result, RunError
+from svp.tuners import AdapterInfo, read_adapter_info
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,16 @@ class RunDirectory:
         if protocol not in _SO_FAR:
             raise RunError(f"{self.config_file} is damaged: protocol is {protocol!r}, expected {', '.join(_SO_FAR)}")
         return f"unfinished run, {_SO_FAR[protocol].format(epochs=epochs)}"
+
+    def read_adapter(self) -> AdapterInfo:
+        """What ``adapter.json`` says of the trained model; reads no weights.
+
+        Raises:
+            RunError: No epoch of the run is finished.
+            WeightsError: There is no adapter, or its file is damaged.
+        """
+        self.how_chosen()
+        return read_adapter_info(self.path)
 
     def write_metrics(self, rows: Sequence[EpochRow]) -> None:
         """Write ``metrics.jsonl`` whole: a few lines, and never half a line."""

@@ -145,7 +145,7 @@ def classify(
             best: Iterator[tuple[list[float], list[int], npt.NDArray[np.float32] | None]] = iter(())
             if tensors:
                 batch = torch.stack(tensors).to(classifier.device)
-                vectors = [None] * len(tensors)
+                vectors: Any = [None] * len(tensors)
                 if features:
                     logits, entered = logits_and_features(classifier.model, batch)
                     vectors = entered.float().cpu().numpy()

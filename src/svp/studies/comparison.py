@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import yaml
 
 from svp.data import open_data
 from svp.paths import write_atomically
+from svp.runs import EpochRow, Result, RunDirectory
 from svp.studies.engine import run_jobs
 from svp.studies.statistics import Difference, Spread, averaged, paired_difference, spread
 from svp.studies.study import Cell, Job, Study, read_study, to_yaml_values
-from svp.training import ConfigError, RunDirectory
+from svp.training import ConfigError
 
 _DIVERGED = "NonFiniteLossError"
 
@@ -31,20 +30,20 @@ class Finding:
         cell: Method and data set.
         validation: Top-1 on validation images per candidate learning rate, 0..1; None where the run failed.
         lr: The learning rate chosen, or given; None while it is not known.
-        results: Seed -> contents of result.json.
+        results: Result of each seed.
         jobs: Seed -> the run.
     """
 
     cell: Cell
     validation: Mapping[float, float | None]
     lr: float | None
-    results: Mapping[int, dict[str, Any]]
+    results: Mapping[int, Result]
     jobs: Mapping[int, Job] = field(repr=False)
 
     @property
     def top1(self) -> dict[int, float]:
         """Seed -> test top-1, 0..1."""
-        return {seed: float(result["top1"]) for seed, result in self.results.items()}
+        return {seed: result.top1 for seed, result in self.results.items()}
 
     @property
     def at_edge(self) -> bool:
@@ -52,16 +51,16 @@ class Finding:
         candidates = self.cell.candidates
         return len(candidates) > 1 and self.lr in (candidates[0], candidates[-1])
 
-    def mean(self, key: str) -> float | None:
-        """Mean of a number in result.json over the seeds; None if there is none."""
-        values = [float(result[key]) for result in self.results.values()]
+    def mean(self, field: str) -> float | None:
+        """Mean of a field of the results over the seeds; None if there is none."""
+        values = [float(getattr(result, field)) for result in self.results.values()]
         return sum(values) / len(values) if values else None
 
     @cached_property
     def seconds_per_epoch(self) -> float | None:
         """Median over all epochs of all seeds: a process's first epoch is slower, and a machine may be busy for a while."""
-        rows = [row for seed in self.results for row in read_metrics(self.jobs[seed].directory)]
-        return median(row["seconds"] for row in rows) if rows else None
+        rows = [row for seed in self.results for row in RunDirectory(self.jobs[seed].directory).read_metrics()]
+        return median(row.seconds for row in rows) if rows else None
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,8 @@ class Comparison:
         return paired_difference(self.scores(method, column), self.scores(reference, column))
 
     @cached_property
-    def results(self) -> list[dict[str, Any]]:
-        """Contents of result.json of every run that counts."""
+    def results(self) -> list[Result]:
+        """Results of every run that counts."""
         return [result for finding in self.findings.values() for result in finding.results.values()]
 
     @property
@@ -233,9 +232,8 @@ def _choose(cell: Cell, study: Study, folder: Path) -> tuple[dict[float, float |
     for lr in cell.candidates:
         job = cell.job(folder, lr, study.tuning_seed, tuning=True)
         if job.is_finished:
-            row = _chosen_epoch(job)
-            merits[lr] = (row["selection_top1"], -row["selection_loss"])
-            validation[lr] = row["selection_top1"]
+            merits[lr] = _chosen_epoch(job).merit
+            validation[lr] = merits[lr][0]
         elif job.failure:
             validation[lr] = None
     if len(validation) < len(cell.candidates) or not merits:
@@ -243,14 +241,10 @@ def _choose(cell: Cell, study: Study, folder: Path) -> tuple[dict[float, float |
     return validation, max(merits, key=merits.__getitem__)
 
 
-def _chosen_epoch(job: Job) -> dict[str, Any]:
-    """The line of metrics.jsonl about the epoch that the run kept."""
-    return read_metrics(job.directory)[RunDirectory(job.directory).read_result()["epoch_chosen"] - 1]
-
-
-def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, one per epoch."""
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+def _chosen_epoch(job: Job) -> EpochRow:
+    """The row of the epoch that the run kept."""
+    directory = RunDirectory(job.directory)
+    return directory.read_metrics()[directory.read_result().epoch_chosen - 1]
 
 
 def _distinct(jobs: Iterable[Job]) -> list[Job]:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from svp.paths import write_atomically
+from svp.runs import RunDirectory
 from svp.studies.comparison import Comparison, has_diverged, run_study
 from svp.studies.figures import write_figures, write_search_figure
 from svp.studies.search import Search, run_search
 from svp.studies.study import Job, Study
 from svp.studies.tables import Table, make_tables, search_table, to_csv, to_latex, to_markdown, to_runs_csv
 from svp.terminal import make_console, make_table
-from svp.training import RunDirectory
 from svp.training.display import duration
 
 
@@ -99,11 +99,8 @@ class _Progress:
         if failure is not None:
             return f"{head} FAILED: {failure} (log: {job.log})"
         result = RunDirectory(job.directory).read_result()
-        if job.purpose == "tune":
-            score = f"validation top-1 {result['selection_top1']:.2%}"
-        else:
-            score = f"test top-1 {result['top1']:.2%}"
-        return f"{head} {score}, {duration(result['seconds'])}; {duration(left)} left"
+        part, top1 = ("validation", result.selection_top1) if job.purpose == "tune" else ("test", result.top1)
+        return f"{head} {part} top-1 {top1:.2%}, {duration(result.seconds)}; {duration(left)} left"
 
 
 def _as_rich(table: Table) -> object:

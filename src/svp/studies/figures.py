@@ -201,9 +201,9 @@ def _best_on_validation(comparison: Comparison, column: str) -> dict[str, Any] |
     for method in comparison.study.methods:
         found = [comparison.findings[data, method].results.values() for data in comparison.study.columns[column]]
         results = [result for part in found for result in part]
-        if not all(found) or any(result["protocol"] != "validation" for result in results):
+        if not all(found) or any(result.protocol != "validation" for result in results):
             return None
-        means[method] = np.mean([result["selection_top1"] for result in results])
+        means[method] = np.mean([result.selection_top1 or 0.0 for result in results])
     return grid_points(comparison.study.grid)[max(means, key=means.__getitem__)]
 
 

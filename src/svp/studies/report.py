@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from svp.pages import emphasized, write_page
+from svp.runs import RunDirectory
 from svp.studies.comparison import Comparison, has_diverged, read_folder
 from svp.studies.figures import write_figures
 from svp.studies.study import Job
 from svp.studies.tables import Table, make_tables
-from svp.training import RunDirectory
 
 _LONGEST_LOG = 20_000  # characters; of a longer log its end is shown
 
@@ -49,7 +49,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
 def _facts(comparison: Comparison) -> str:
     jobs = comparison.jobs
     finished = sum(job.is_finished for job in jobs)
-    versions = sorted({f"svp {result['versions']['svp']}" for result in comparison.results})
+    versions = sorted({f"svp {result.versions['svp']}" for result in comparison.results})
     failed = f", {len(comparison.failed)} failed" if comparison.failed else ""
     return f"{finished} of {len(jobs)} runs finished{failed}. {', '.join(versions)}"
 
@@ -86,6 +86,5 @@ def _texts(job: Job) -> dict[str, str]:
 def _score(job: Job) -> str:
     if job.is_finished:
         result = RunDirectory(job.directory).read_result()
-        part, key = ("validation", "selection_top1") if job.purpose == "tune" else ("test", "top1")
-        return f"{part} {result[key]:.2%}"
+        return f"validation {result.selection_top1:.2%}" if job.purpose == "tune" else f"test {result.top1:.2%}"
     return "diverged" if has_diverged(job) else "failed" if job.failure else "not finished"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svp.errors import UnavailableError
+from svp.runs import EpochRow
 from svp.studies.engine import call_on_ray, logged, start_worker, terminate
 from svp.studies.study import Cell, Job, make_study
 from svp.studies.variants import method_name, point_settings
@@ -248,14 +249,16 @@ def _objective(trial: optuna.Trial, search: Search, folder: Path) -> float:
     point = {name: _suggest(trial, name, part) for name, part in search.space.items()}
     job = search.job(folder, trial.number, point)
 
-    def after_epoch(row: dict[str, Any]) -> None:
-        trial.report(row["selection_top1"], row["epoch"])
+    def after_epoch(row: EpochRow) -> None:
+        trial.report(row.merit[0], row.epoch)
         if trial.should_prune():
             raise optuna.TrialPruned
 
     with logged(job):
         try:
-            return float(train(config=job.config, after_epoch=after_epoch).result["selection_top1"])
+            top1 = train(config=job.config, after_epoch=after_epoch).result.selection_top1
+            assert top1 is not None  # a search has a validation part
+            return top1
         except Exception:
             traceback.print_exc()
             raise

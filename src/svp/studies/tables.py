@@ -193,7 +193,7 @@ def to_runs_csv(comparison: Comparison) -> str:
     for finding in comparison.findings.values():
         for seed, result in finding.results.items():
             run = {"method": finding.cell.method, "data": finding.cell.data, "lr": finding.lr, "seed": seed}
-            rows.append({**run, **{key: result[key] for key in keys}, "run": str(finding.jobs[seed].directory)})
+            rows.append({**run, **{key: getattr(result, key) for key in keys}, "run": str(finding.jobs[seed].directory)})
     return _csv(rows)
 
 
@@ -274,7 +274,7 @@ def _protocols(comparison: Comparison) -> list[str]:
     """How the scores were made, once where all runs agree, else by data set."""
     by_data: dict[str, set[str]] = {}
     for finding in comparison.findings.values():
-        by_data.setdefault(finding.cell.data, set()).update(result["how_chosen"] for result in finding.results.values())
+        by_data.setdefault(finding.cell.data, set()).update(result.how_chosen for result in finding.results.values())
     texts = {name: "; or ".join(sorted(found)) for name, found in by_data.items() if found}
     if len(set(texts.values())) == 1:
         return [f"Epoch: {next(iter(texts.values()))}."]
@@ -282,7 +282,7 @@ def _protocols(comparison: Comparison) -> list[str]:
 
 
 def _machine(comparison: Comparison) -> str:
-    machines = sorted({f"{r['device']}, {r['precision']}, threads: {r.get('threads', '?')}" for r in comparison.results})
+    machines = sorted({f"{r.device}, {r.precision}, threads: {r.threads or '?'}" for r in comparison.results})
     return (
         f"Per run: {'; '.join(machines) or 'nothing has run'}. An epoch is training and validation, median over all epochs; "
         "memory is the highest of the data sets, on a CPU of the whole process with its libraries."

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -89,7 +89,7 @@ def plot_curves(rows: Sequence[EpochRow], best_epoch: int, path: Path, title: st
     """
     (look,) = looks([method])
     epochs = [row.epoch + 1 for row in rows]
-    split = {"val": "validation"}.get(rows[0].selection_split, rows[0].selection_split)
+    split = "validation" if rows[0].selection_split == "val" else rows[0].selection_split
     with style():
         figure = new_figure(PAGE, 2.6)
         figure.suptitle(fill(title, 110), parse_math=False)

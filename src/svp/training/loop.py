@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,20 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor
 
 from svp.data import normalised
 from svp.errors import Interrupted
 from svp.runs.devices import make_accelerator, separate_accelerate_state
 from svp.runs.directory import RunDirectory
-from svp.runs.evaluate import labels_of_unreadable, score
-from svp.runs.result import DataUsed, EpochRow, Result, describe_unreadable
+from svp.runs.evaluate import score
+from svp.runs.result import EpochRow, Result
 from svp.training.config import TrainConfig, make_config
-from svp.training.display import Display, duration, plot_curves
-from svp.training.machine import environment, peak_memory_mb, reset_peak_memory
+from svp.training.display import Display
+from svp.training.machine import reset_peak_memory
 from svp.training.nonfinite import LossOnItsWay, check_outcome, explain_nonfinite
-from svp.training.protocol import how_chosen
+from svp.training.outcome import finish
 from svp.training.recipes import ConfigError
 from svp.training.setup import (
     Prepared,
@@ -38,7 +35,7 @@ from svp.training.setup import (
     seed_everything,
 )
 from svp.tuners import save_adapter
-from svp.tuners.adapter_files import load_trained, save_trained
+from svp.tuners.adapter_files import save_trained
 
 
 @dataclass(frozen=True)
@@ -213,6 +210,4 @@ def _loss(prepared: Prepared, images: Tensor, labels: Tensor) -> Tensor:
     if prepared.mixup is not None:
         images, targets = prepared.mixup(images, labels)
         return -(targets * F.log_softmax(prepared.wrapped(images).float(), dim=-1)).sum(-1).mean()
-    return F.cross_entropy(
-        prepared.wrapped(images).float(), labels, label_smoothing=prepared.config.label_smoothing
-    )
+    return F.cross_entropy(prepared.wrapped(images).float(), labels, label_smoothing=prepared.config.label_smoothing)

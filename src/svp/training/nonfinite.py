@@ -90,7 +90,7 @@ class LossOnItsWay:
         self._copied: torch.cuda.Event | None = None
         if loss.is_cuda:
             self._loss = self._loss.to("cpu", non_blocking=True)  # PyTorch takes pinned memory for it
-            self._copied = torch.cuda.Event()
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record()
 
     def value(self) -> float:

@@ -6,6 +6,7 @@ import os
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ from svp.data.pipeline.loading import ImageDataset
 from svp.inputs import InputConfig, Transform
 from svp.models import Backbone, Origin, create_model, model_info
 from svp.models.factory import full_name
-from svp.runs.directory import RunDirectory, RunError, is_temporary
+from svp.runs.directory import RunDirectory, is_temporary
+from svp.runs.result import RunError
 from svp.training.config import TrainConfig, differences, make_config
 from svp.training.display import Display
 from svp.training.protocol import images_used, selection_part
@@ -85,9 +87,9 @@ class Prepared:
     schedule: Schedule
     mixup: Mixup | None
     train_images: Split
-    train_loader: DataLoader
-    scored_loader: DataLoader
-    test_loader: DataLoader
+    train_loader: DataLoader[Any]
+    scored_loader: DataLoader[Any]
+    test_loader: DataLoader[Any]
     batch_size: int
     peak_lr: float
 

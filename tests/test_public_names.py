@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,23 @@ def test_imports_point_one_way(folder: str) -> None:
                     assert set(imported) <= {"__version__"} | GROUND, f"{file} imports the package's face"
                 else:
                     assert parts[1] in MAY_IMPORT[folder] | GROUND, f"{file} imports {name}"
+
+
+def test_no_file_imports_another_in_a_circle() -> None:
+    """Imports inside of functions and those for types alone count too."""
+    root = Path(svp.__file__).parent
+    files = {".".join(("svp", *path.relative_to(root).with_suffix("").parts)): path for path in root.rglob("*.py")}
+    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
+
+    def imported(name: str) -> set[str]:
+        found = set()
+        for node in ast.walk(ast.parse(files[name].read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                parts = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= parts & set(files) or {node.module}
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+        return (found & set(files)) - {name, "svp"}
+
+    edges = {name: imported(name) for name in files if name != "svp"}
+    TopologicalSorter(edges).prepare()  # raises CycleError, which names the circle

@@ -1,10 +1,16 @@
-"""Settings of this process that make PyTorch's and our own kernels faster; the ``svp`` command makes them at its start."""
+"""Settings of this process that make PyTorch's and our own kernels faster; the ``svp`` command makes them at its start.
+
+A second process can work beside it, for as long as it lives.
+"""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
+import subprocess
 import sys
+import threading
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -24,3 +30,45 @@ def prepare() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 2**30)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def run_beside(module: str) -> bool:
+    """Start ``python -m module`` at low priority, silent; it ends with this process at the latest, however that ends.
+
+    For work that may as well be left undone: an error in it goes unseen.
+
+    Returns:
+        Whether it was started: not where there is one core, or no process can be started.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores < 2:
+        return False
+    silent = subprocess.DEVNULL
+    try:
+        # its standard input is a pipe that closes as this process ends; a session of its own keeps it from Ctrl-C
+        helper = subprocess.Popen(
+            [sys.executable, "-c", _BESIDE, module],
+            stdin=subprocess.PIPE,
+            stdout=silent,
+            stderr=silent,
+            start_new_session=True,
+        )
+    except OSError:
+        return False
+    threading.Thread(target=helper.wait, daemon=True).start()  # leaves no zombie
+    atexit.register(helper.kill)
+    return True
+
+
+_BESIDE = """
+import os, runpy, sys, threading
+
+def end_with_parent():
+    os.read(0, 1)
+    os._exit(0)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+if hasattr(os, "nice"):
+    os.nice(10)
+runpy.run_module(sys.argv[1], run_name="__main__")
+"""

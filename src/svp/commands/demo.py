@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from svp.commands.parsing import run_function
+from svp.process import run_beside
+from svp.terminal import make_console
 
 
 def run(argv: list[str]) -> int:
@@ -15,6 +17,8 @@ def show(*, out: str = "runs/demo") -> None:
     Args:
         out: Folder of the runs and the figure; what it held before is replaced.
     """
+    make_console().print("svp demo: a small Vim learns handwritten digits, by three methods")
+    run_beside("svp.ops.warm_up")  # what the first method does not need is compiled while it trains
     from svp.demo import demo
 
     demo(out)

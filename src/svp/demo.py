@@ -17,7 +17,9 @@ from svp.training.display import style_epochs
 from svp.tuners import method_title
 
 METHODS = {"linear": 1e-1, "vpt_deep": 6e-2, "svp": 2e-2}
-"""Methods and their learning rates: the best on validation images of a grid by factors of two, whose ends are worse or no better."""
+"""Methods and their learning rates: the best on validation images of a grid by factors of two, wide enough that both ends
+are no better.
+"""
 
 SETTINGS: dict[str, Any] = dict(
     data="digits",

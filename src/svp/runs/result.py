@@ -1,0 +1,218 @@
+"""What a run writes down about itself: ``result.json``, and a line of ``metrics.jsonl`` for every epoch.
+
+Entries that this version does not know are ignored; entries that version 0.1.0 did not write are None in its files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Self
+
+from svp.data import Unreadable
+from svp.errors import SvpError
+
+
+class RunError(SvpError, RuntimeError):
+    """A run directory cannot be used as asked; the message says why and what to do."""
+
+
+class _Record:
+    """A dataclass that is written as JSON and read back."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The record that a file holds.
+
+        Raises:
+            RunError: An entry is missing.
+        """
+        known = fields(cls)  # type: ignore[arg-type]
+        missing = [field.name for field in known if field.default is MISSING and field.name not in values]
+        if missing:
+            raise RunError(f"{', '.join(missing)} is missing")
+        return cls(**{field.name: values[field.name] for field in known if field.name in values})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as the file holds them."""
+        return asdict(self)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class UnreadableImage(_Record):
+    """An image that could not be decoded.
+
+    Args:
+        path: Its file.
+        reason: Why it could not be decoded.
+    """
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClassScore(_Record):
+    """Score of the images of one class.
+
+    Args:
+        accuracy: Share of them whose first guess is right, 0 to 1; None if there are none.
+        n: Number of images, unreadable ones included.
+    """
+
+    accuracy: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class DataUsed(_Record):
+    """The images of a run.
+
+    Args:
+        name: Name of the data set or folder.
+        root: Folder that the images lie in.
+        classes: Number of classes.
+        train: Number of images trained on.
+        val: Number of validation images.
+        test: Number of test images.
+        splits: Where each of the three parts comes from, in words.
+    """
+
+    name: str
+    root: str
+    classes: int
+    train: int
+    val: int
+    test: int
+    splits: dict[str, str]
+
+
+@dataclass(frozen=True)
+class EpochRow(_Record):
+    """A line of ``metrics.jsonl``.
+
+    Args:
+        epoch: Number of the epoch, counted from 0.
+        lr: Learning rate of its last step.
+        train_loss: Mean loss over its steps, with augmentation and label smoothing.
+        selection_split: Part that chooses the epoch, "val" or "test"; None if none does.
+        selection_loss: Mean cross entropy on that part, in nats; None if there is none.
+        selection_top1: Top-1 on that part, 0 to 1; None if there is none.
+        seconds: Wall time of training and validation together, in seconds.
+        training_seconds: Wall time of training alone, in seconds; None in rows of version 0.1.0.
+        validation_seconds: Wall time of scoring images after it, in seconds; None in rows of version 0.1.0.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    selection_split: str | None
+    selection_loss: float | None
+    selection_top1: float | None
+    seconds: float
+    training_seconds: float | None = None
+    validation_seconds: float | None = None
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """What the best epoch has most of: top-1, then a low loss, both on the part that chooses."""
+        if self.selection_top1 is None or self.selection_loss is None:
+            raise RuntimeError(f"nothing was scored after epoch {self.epoch + 1}")
+        return self.selection_top1, -self.selection_loss
+
+
+@dataclass(frozen=True)
+class Result(_Record):
+    """Contents of ``result.json``. Shares and accuracies are 0 to 1, times are in seconds of wall time.
+
+    Args:
+        top1: Share of test images whose first guess is right; unreadable images count as wrong.
+        top5: Share of test images whose first five guesses hold the right class.
+        loss: Mean cross entropy of the test images that could be read, in nats.
+        n_test: Number of test images, unreadable ones included.
+        unreadable_test_images: Test images that could not be read.
+        unreadable_images: Images of all parts that could not be read.
+        protocol: "validation", "trainval" or "paper", see ``svp.training.protocol``.
+        epoch_chosen: Epoch whose weights are kept, counted from 1.
+        epochs: Number of epochs trained.
+        how_chosen: How the epoch was chosen, in words, for the title of a table.
+        selection_top1: Top-1 of the chosen epoch on the part that chose it; None if nothing chose.
+        peak_lr: Peak learning rate, scaled with the batch size where `lr_base_size` was set.
+        trainable_parameters: Number of trained values, those of the head included.
+        trainable_parameters_without_head: Number of trained values outside the head.
+        total_parameters: Number of values in the model.
+        training_seconds: Time of all training epochs without validation. Version 0.1.0 counted validation here.
+        seconds: Time of the whole run: checks, training, validation and test; over all parts of a resumed run.
+        peak_memory_mb: Peak memory in MB: of the GPU where one was used, else of the process.
+        method: Tuning method.
+        options: Options of the method.
+        model: Name of the backbone.
+        weights: "published", "random", or the file that the backbone's weights come from.
+        data: The images used.
+        per_class: Test score of each class, by its name.
+        seed: Seed of the run.
+        device: Device that trained, as PyTorch writes it.
+        processes: Number of processes that trained together.
+        precision: "fp32" or "bf16".
+        command: Command line of the process.
+        versions: Versions of Python, svp and the packages that a result depends on.
+        threads: Number of CPU threads; None in early files.
+        validation_seconds: Time of scoring images after the epochs; None if version 0.1.0 trained any of them.
+        batch_size: Images per step, fitted to the number of images; None in files of version 0.1.0.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    n_test: int
+    unreadable_test_images: tuple[UnreadableImage, ...]
+    unreadable_images: tuple[UnreadableImage, ...]
+    protocol: str
+    epoch_chosen: int
+    epochs: int
+    how_chosen: str
+    selection_top1: float | None
+    peak_lr: float
+    trainable_parameters: int
+    trainable_parameters_without_head: int
+    total_parameters: int
+    training_seconds: float
+    seconds: float
+    peak_memory_mb: float
+    method: str
+    options: dict[str, Any]
+    model: str
+    weights: str
+    data: DataUsed
+    per_class: dict[str, ClassScore]
+    seed: int
+    device: str
+    processes: int
+    precision: str
+    command: str
+    versions: dict[str, str]
+    threads: int | None = None
+    validation_seconds: float | None = None
+    batch_size: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The result that ``result.json`` holds.
+
+        Raises:
+            RunError: An entry is missing.
+        """
+        converted = dict(values)
+        for name in ("unreadable_test_images", "unreadable_images"):
+            if name in values:
+                converted[name] = tuple(UnreadableImage.from_dict(image) for image in values[name])
+        if "data" in values:
+            converted["data"] = DataUsed.from_dict(values["data"])
+        if "per_class" in values:
+            converted["per_class"] = {name: ClassScore.from_dict(score) for name, score in values["per_class"].items()}
+        return super().from_dict(converted)
+
+
+def describe_unreadable(unreadable: Sequence[Unreadable]) -> tuple[UnreadableImage, ...]:
+    """Unreadable images as results list them."""
+    return tuple(UnreadableImage(str(image.path), image.reason) for image in unreadable)

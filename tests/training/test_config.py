@@ -185,3 +185,11 @@ def test_methods_themselves_may_be_given() -> None:
     assert (both.method, both.options["svp"]["hidden_dim"]) == ("svp+adapter", 7)
     with pytest.raises(ConfigError, match=r"method is \[3\]"):
         make_config({"data": "x", "method": [3]})
+
+
+def test_options_of_a_method_are_checked_and_read_as_settings_are(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("data: x\nmethod: {svp: {dropout: 1e-1}}\n")  # text to YAML 1.1
+    assert make_config({}, tmp_path / "a.yaml").options["dropout"] == 0.1
+    for options in ({"svp": {"hidden_dim": "wide"}}, {"lora": {"target_modules": 3}}, {"vpt_deep": {"position": "over"}}):
+        with pytest.raises(ConfigError, match=next(iter(next(iter(options.values()))))):
+            make_config({"data": "x", "method": options})

@@ -19,7 +19,7 @@ from svp.models.factory import full_name
 from svp.settings import Device, Precision, check_fields
 from svp.training.protocol import Protocol
 from svp.training.recipes import ConfigError, merge, normalized, read_recipe, read_settings, recipe_for
-from svp.tuners import get_methods, methods_to_dict, parse_methods
+from svp.tuners import Method, get_methods, methods_to_dict, parse_methods
 
 Schedule = Literal["cosine", "released"]
 
@@ -182,10 +182,11 @@ def make_config(explicit: Mapping[str, Any], config_file: str | Path | None = No
     merged = merge_settings(explicit, config_file)
     method = merged.pop("method")
     try:
-        values = _settings_parser().parse_object(merged).as_dict()
+        values = _parser(TrainConfig, "method", "options").parse_object(merged).as_dict()
         values["augment"], values["inputs"] = AugmentConfig(**values["augment"]), InputOverrides(**values["inputs"])
-        options = method if len(method) > 1 else next(iter(method.values()))
-        return TrainConfig(method="+".join(method), options=options, **values)
+        joined = "+".join(method)
+        options = {part.name: _read_options(part, method[part.name]) for part in get_methods(joined)}
+        return TrainConfig(method=joined, options=options if len(options) > 1 else options[joined], **values)
     except ConfigError:
         raise
     except (ArgumentError, InputError) as error:
@@ -211,11 +212,18 @@ def merge_settings(explicit: Mapping[str, Any], config_file: str | Path | None =
     return merged
 
 
+def _read_options(method: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with their types checked; unknown ones are left to the method to refuse."""
+    known = {option.name for option in fields(method)}
+    parsed = _parser(method).parse_object({n: v for n, v in options.items() if n in known}, defaults=False).as_dict()
+    return {**options, **parsed}
+
+
 @cache
-def _settings_parser() -> ArgumentParser:
-    """Checks the types of all settings but the method, and converts text of YAML such as "1e-3"."""
+def _parser(settings: type, *skipped: str) -> ArgumentParser:
+    """Checks the types of the fields of a dataclass, and converts text of YAML such as "1e-3"."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TrainConfig, skip={"method", "options"})
+    parser.add_class_arguments(settings, skip=set(skipped))
     return parser
 
 

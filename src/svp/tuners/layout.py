@@ -9,13 +9,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from svp.errors import InputError
+
 Position = Literal["prefix", "suffix", "both", "spread", "middle"]
 
 
 def check_position(method: str, position: str) -> None:
     """Raise ``ValueError`` for a position that is none."""
     if position not in get_args(Position):
-        raise ValueError(f"{method}: position is {position!r}, expected one of {', '.join(get_args(Position))}")
+        raise InputError(f"{method}: position is {position!r}, expected one of {', '.join(get_args(Position))}")
 
 
 @dataclass(frozen=True)

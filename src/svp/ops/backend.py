@@ -99,9 +99,9 @@ def explain(tensor: Tensor | None = None, *, device: torch.device | str = "cpu",
     """What "auto" takes for tensors on this device and in this dtype, and why: a line per backend and a line per op.
 
     Args:
-        tensor: Gives device and dtype, if not None.
-        device: Need not be present here.
-        dtype: That of every argument of an op; one that is wider than the others decides.
+        tensor: A tensor whose device and dtype are taken; None takes the next two arguments.
+        device: Device of the tensors; this machine need not have it.
+        dtype: Dtype of the tensors; the widest one of a call decides.
 
     Returns:
         Some lines of text, to be printed.

@@ -1,6 +1,6 @@
 """A vector of sixteen float32 lanes as a Numba value type; the lanes of the CPU kernels are channels.
 
-Loops over a vector do not depend on what the loop vectoriser makes of them, and values stay in registers. LLVM maps the
+Loops over a vector do not depend on what the loop vectorizer makes of them, and values stay in registers. LLVM maps the
 vector to whatever the machine has: one AVX-512 register, two of AVX, four of SSE or NEON.
 
 NaN and inf behave as in IEEE arithmetic: no instruction is flagged ``nnan`` or ``ninf``, nor ``reassoc``, which would undo the

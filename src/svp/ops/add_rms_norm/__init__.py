@@ -1,4 +1,4 @@
-"""What a Vim block does in front of its mixer: prompts and hidden stream join the residual stream, which is normalised."""
+"""What a Vim block does in front of its mixer: prompts and hidden stream join the residual stream, which is normalized."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def add_rms_norm(
     dtype: torch.dtype | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Add prompts and residual to the hidden stream, then normalise.
+    """Add prompts and residual to the hidden stream, then normalize.
 
         r = residual + hidden + sum_k scale_k * SiLU(pre_activation_k)        no prompts where a token is not prompted
         n = r / sqrt(mean(r^2) + eps) * weight                                mean over channels
@@ -52,12 +52,12 @@ def add_rms_norm(
     Both are computed in float32 or wider. Kept for the backward pass: r, which is a result, and the pre-activations.
 
     Args:
-        hidden: (batch, length, d_model)
-        residual: (batch, length, d_model), or None in the first block.
-        weight: Of the norm, (d_model,).
+        hidden: Hidden stream, (batch, length, d_model).
+        residual: Residual stream, (batch, length, d_model), or None in the first block.
+        weight: Factor of the norm per channel, (d_model,).
         eps: Added to the mean square.
         prompts: What is added to `hidden`.
-        dtype: Of n; that of `weight` if None.
+        dtype: Dtype of n; None takes that of `weight`.
         backend: One of ``svp.ops.BACKENDS``.
 
     Returns:

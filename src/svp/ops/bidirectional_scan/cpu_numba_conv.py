@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from svp.ops.causal_conv1d.cpu_numba import through_silu
+from svp.ops.causal_conv1d.cpu_numba import filtered, through_silu
 from svp.ops.compiling import inlined, kernel
 from svp.ops.rows import LANES
 from svp.ops.simd import clear, empty, fma, load, sigmoid, splat, store
@@ -28,19 +28,13 @@ class Weights(NamedTuple):
 
 
 @inlined
-def _filtered(image, t, length, d_conv, channel, x, forward, backward):
-    """Both filters at token `t`, in front of the SiLU."""
+def _both_filters(image, t, length, d_conv, channel, x, forward, backward):
+    """Both filters at token `t`, before the SiLU."""
     channels = forward.conv_bias.shape[0]
-    a, a_b = load(forward.conv_bias, channel), load(backward.conv_bias, channel)
-    for k in range(d_conv):
-        before, behind = t - (d_conv - 1) + k, t + (d_conv - 1) - k
-        if before >= 0:
-            at = image * x.image + before * x.token + channel
-            a = fma(load(forward.conv, k * channels + channel), load(x.data, at), a)
-        if behind < length:
-            at = image * x.image + behind * x.token + channel
-            a_b = fma(load(backward.conv, k * channels + channel), load(x.data, at), a_b)
-    return a, a_b
+    return (
+        filtered(x, image, t, length, 1, channel, forward.conv, forward.conv_bias, channels, d_conv),
+        filtered(x, image, t, length, -1, channel, backward.conv, backward.conv_bias, channels, d_conv),
+    )
 
 
 @kernel
@@ -50,7 +44,7 @@ def conv(item, chunks, d_conv, x, forward, backward, x_forward, x_backward):
     image, chunk = item // chunks, item % chunks
     for t in range(chunk * length // chunks, (chunk + 1) * length // chunks):
         for channel in range(0, channels, LANES):
-            a, a_b = _filtered(image, t, length, d_conv, channel, x, forward, backward)
+            a, a_b = _both_filters(image, t, length, d_conv, channel, x, forward, backward)
             at = (image * length + t) * channels + channel
             store(x_forward, at, a * sigmoid(a))
             store(x_backward, at, a_b * sigmoid(a_b))
@@ -74,7 +68,7 @@ def conv_backward(
     clear(of_a_b)
     for t in range(max(first - margin, 0), min(last + margin, length)):
         for channel in range(0, channels, LANES):
-            a, a_b = _filtered(image, t, length, d_conv, channel, x, forward, backward)
+            a, a_b = _both_filters(image, t, length, d_conv, channel, x, forward, backward)
             at = (image * length + t) * channels + channel
             if t >= first:
                 store(of_a, (t - first) * channels + channel, through_silu(load(grad_forward, at), a))

@@ -37,7 +37,7 @@ def causal_conv1d(
     Args:
         x: Input, (batch, length, d_inner).
         weight: One filter per channel, (d_inner, d_conv); the last tap meets the current token.
-        bias: (d_inner,), or None.
+        bias: One value per channel, (d_inner,), or None.
         activation: "silu" or None.
         reverse: Look ahead instead of back.
         backend: One of ``svp.ops.BACKENDS``.

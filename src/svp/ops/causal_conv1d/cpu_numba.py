@@ -41,9 +41,11 @@ def filtered(x, image, t, length, direction, channel, weight, bias, channels, d_
     """The filter at token `t`, before the activation; `direction` is +1 or -1."""
     total = load(bias, channel)
     for k in range(d_conv):
-        # the zeros take part: a weight of inf times zero is NaN, as in the reference
-        value = token_or_zero(x, image, t - direction * (d_conv - 1 - k), length, channel)
-        total = fma(load(weight, k * channels + channel), value, total)
+        tap, seen = load(weight, k * channels + channel), t - direction * (d_conv - 1 - k)
+        if 0 <= seen < length:
+            total = fma(tap, load(x.data, image * x.image + seen * x.token + channel), total)
+        else:  # the zeros take part: a weight of inf times zero is NaN, as in the reference
+            total = fma(tap, splat(_ZERO), total)
     return total
 
 

@@ -60,7 +60,7 @@ def test_classes_without_names_are_numbers_for_evaluate_as_for_predict(nameless:
 
 def test_features_are_what_enters_the_head(nameless: Path) -> None:
     model = svp.open_run(nameless, "cpu").model
-    images = torch.randn(2, 3, model.patch_embed.img_size, model.patch_embed.img_size)
+    images = torch.randn(2, 3, *model.patch_embed.img_size)
     with torch.no_grad():
         logits, features = logits_and_features(model, images)
         torch.testing.assert_close(features, model.forward_head(model.forward_features(images), pre_logits=True))

@@ -190,11 +190,6 @@ _SO_FAR = {
 """How the epoch of a run that was stopped is chosen, by its protocol."""
 
 
-def is_temporary(path: Path) -> bool:
-    """Whether this is what ``write_atomically`` leaves behind when killed."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
 def _splits_text(data: ImageData) -> str:
     parts = {"train": data.train, "val": data.val, "test": data.test}
     splits = {

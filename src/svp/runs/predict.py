@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from svp.data import UnreadableImageError, eval_transform, find_images, load_image
+from svp.data.pipeline.threads import in_threads
 from svp.inputs import InputConfig
 from svp.paths import write_atomically
 from svp.runs.devices import make_accelerator, separate_accelerate_state
@@ -137,30 +137,30 @@ def classify(
         except UnreadableImageError as error:
             return error
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter lock
-        for start in range(0, len(images), batch_size):
-            paths = images[start : start + batch_size]
-            read_images = list(pool.map(prepare, paths))
-            tensors = [image for image in read_images if isinstance(image, Tensor)]
-            best: Iterator[tuple[list[float], list[int], npt.NDArray[np.float32] | None]] = iter(())
-            if tensors:
-                batch = torch.stack(tensors).to(classifier.device)
-                vectors: Any = [None] * len(tensors)
-                if features:
-                    logits, entered = logits_and_features(classifier.model, batch)
-                    vectors = entered.float().cpu().numpy()
-                else:
-                    logits = classifier.model(batch)
-                probabilities, classes = logits.float().softmax(-1).topk(topk)
-                best = zip(probabilities.tolist(), classes.tolist(), vectors, strict=True)
-            for path, image in zip(paths, read_images, strict=True):
-                if isinstance(image, UnreadableImageError):
-                    yield Prediction(path, error=image.reason)
-                else:
-                    p, c, vector = next(best)
-                    yield Prediction(path, tuple(names[i] for i in c), tuple(p), features=vector)
-            if progress is not None:
-                progress(start + len(paths), len(images))
+    prepared = in_threads(prepare, images, ahead=2 * batch_size)  # the next batch is read while the model is at this one
+    for start in range(0, len(images), batch_size):
+        paths = images[start : start + batch_size]
+        read_images = list(islice(prepared, len(paths)))
+        tensors = [image for image in read_images if isinstance(image, Tensor)]
+        best: Iterator[tuple[list[float], list[int], npt.NDArray[np.float32] | None]] = iter(())
+        if tensors:
+            batch = torch.stack(tensors).to(classifier.device)
+            vectors: Any = [None] * len(tensors)
+            if features:
+                logits, entered = logits_and_features(classifier.model, batch)
+                vectors = entered.float().cpu().numpy()
+            else:
+                logits = classifier.model(batch)
+            probabilities, classes = logits.float().softmax(-1).topk(topk)
+            best = zip(probabilities.tolist(), classes.tolist(), vectors, strict=True)
+        for path, image in zip(paths, read_images, strict=True):
+            if isinstance(image, UnreadableImageError):
+                yield Prediction(path, error=image.reason)
+            else:
+                p, c, vector = next(best)
+                yield Prediction(path, tuple(names[i] for i in c), tuple(p), features=vector)
+        if progress is not None:
+            progress(start + len(paths), len(images))
 
 
 def logits_and_features(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:

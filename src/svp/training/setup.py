@@ -38,7 +38,8 @@ from svp.data.pipeline.loading import ImageDataset
 from svp.inputs import InputConfig, Transform
 from svp.models import Backbone, Origin, create_model, model_info
 from svp.models.factory import full_name
-from svp.runs.directory import RunDirectory, is_temporary
+from svp.paths import is_temporary
+from svp.runs.directory import RunDirectory
 from svp.runs.result import RunError
 from svp.training.config import TrainConfig, differences, make_config
 from svp.training.display import Display

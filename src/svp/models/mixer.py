@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svp.ops import Direction, bidirectional_scan, causal_conv1d, selective_scan
@@ -77,8 +78,8 @@ class BidirectionalMamba(nn.Module):
         y_backward = scan(conv1d_b(x), A_b, D_b; z)             from the last token to the first
         out_proj((y_forward + y_backward) / 2)
 
-    Parameter names are those of the released checkpoints: ``A_log``, ``A_b_log``, ``conv1d``, ``conv1d_b`` and so on. Every
-    sub-module is called as a module, so wrapping any of them (LoRA, say) takes effect.
+    Parameter names are those of the released checkpoints: ``A_log``, ``A_b_log``, ``conv1d``, ``conv1d_b`` and so on. Wrapping
+    any sub-module (LoRA, say) takes effect: it is called as a module, or asked for its ``effective_weight``.
 
     Args:
         d_model: Width of the tokens.
@@ -150,8 +151,9 @@ class BidirectionalMamba(nn.Module):
         """(batch, length, d_model) -> (batch, length, d_model)"""
         xz = self.in_proj(u)
         forward, backward = self.sides()
-        if self._is_plain():
-            return self.out_proj(bidirectional_scan(xz, self._direction(forward), self._direction(backward)))
+        directions = self._direction(forward), self._direction(backward)
+        if directions[0] is not None and directions[1] is not None:
+            return self.out_proj(bidirectional_scan(xz, directions[0], directions[1]))
         x, z = xz.chunk(2, dim=-1)
         y = selective_scan(*self.scan_inputs(x, forward), forward.D, z)
         y_b = selective_scan(*self.scan_inputs(x, backward), backward.D, z, reverse=True)
@@ -165,24 +167,32 @@ class BidirectionalMamba(nn.Module):
             Side(self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, more_b),
         )
 
-    def _is_plain(self) -> bool:
-        """Whether everything between the projections is as built: nothing wrapped, replaced or hooked."""
-        sides = self.sides()
-        linears = [m for side in sides for m in (side.x_proj, side.dt_proj)]
-        linears += [more.x_proj for more in self.more_states if more is not None]
-        return (
-            all(is_untouched(side.conv1d, CausalConv1d) for side in sides)
-            and all(is_untouched(m, nn.Linear) for m in linears)
-            and all(side.x_proj.bias is None for side in sides)  # a Direction has no place for it
-        )
+    def unfused(self) -> list[str]:
+        """Names of the sub-modules that cannot say what weight they amount to, so that every op is called on its own."""
+        parts = {name: module for name, module in self.named_children() if name not in ("in_proj", "out_proj")}
+        parts |= {f"more_states[{i}].x_proj": more.x_proj for i, more in enumerate(self.more_states) if more is not None}
+        return [name for name, module in parts.items() if effective_weight(module) is None]
 
-    def _direction(self, side: Side) -> Direction:
-        conv1d, x_proj, dt_proj, A_log, D, more = side
-        weight = x_proj.weight
-        if more is not None:
-            weight = torch.cat(self._split(weight, more.x_proj.weight, dim=0))
-        A = _decay(A_log, more)
-        return Direction(conv1d.weight.squeeze(1), conv1d.bias, weight, dt_proj.weight, dt_proj.bias, A, D)
+    def _direction(self, side: Side) -> Direction | None:
+        """What the fused kernels read, if every sub-module can say it."""
+        conv1d, x_proj, dt_proj = (effective_weight(m) for m in (side.conv1d, side.x_proj, side.dt_proj))
+        if conv1d is None or x_proj is None or dt_proj is None:
+            return None
+        weight = _with_bias(*x_proj)
+        if side.more is not None:
+            more = effective_weight(side.more.x_proj)
+            if more is None:
+                return None
+            if x_proj[1] is not None or more[1] is not None:
+                weight, more_weight = _with_bias(*x_proj, always=True), _with_bias(*more, always=True)
+            else:
+                more_weight = more[0]
+            weight = torch.cat(self._split(weight, more_weight, dim=0))
+        A = _decay(side.A_log, side.more)
+        conv_bias, dt_bias = conv1d[1], dt_proj[1]
+        if conv_bias is None or dt_bias is None:
+            return None
+        return Direction(conv1d[0].squeeze(1), conv_bias, weight, dt_proj[0], dt_bias, A, side.D)
 
     def scan_inputs(self, x: Tensor, side: Side) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """What one direction's scan reads, every sub-module called.
@@ -211,6 +221,34 @@ class BidirectionalMamba(nn.Module):
 
 def _decay(A_log: Tensor, more: Any) -> Tensor:
     return -torch.exp(A_log if more is None else torch.cat([A_log, more.A_log], dim=1))
+
+
+def _with_bias(weight: Tensor, bias: Tensor | None, always: bool = False) -> Tensor:
+    """A weight with its bias as last column, as ``Direction.x_proj`` holds it."""
+    if bias is None:
+        return F.pad(weight, (0, 1)) if always else weight
+    return torch.cat([weight, bias.unsqueeze(1)], dim=1)
+
+
+def effective_weight(module: Any) -> tuple[Tensor, Tensor | None] | None:
+    """Weight and bias of the one linear map or convolution that `module` amounts to; None if it cannot say.
+
+    A wrapper says it in a method ``effective_weight``, which returns the same. A forward hook says what it makes of them in a
+    method ``on_weights``, (weight, bias) -> (weight, bias). Any other hook or replacement cannot say it.
+    """
+    if module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks or "forward" in vars(module):
+        return None
+    if type(module) is nn.Linear or type(module) is CausalConv1d:
+        found = module.weight, module.bias
+    elif hasattr(module, "effective_weight"):
+        found = module.effective_weight()
+    else:
+        return None
+    for hook in module._forward_hooks.values():
+        if found is None or not hasattr(hook, "on_weights"):
+            return None
+        found = hook.on_weights(*found)
+    return found
 
 
 def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:

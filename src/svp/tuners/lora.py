@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from svp.errors import InputError
 from svp.models import VisionMamba
+from svp.models.mixer import effective_weight, without_autocast
 from svp.tuners.attachment import Attachment
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
 from svp.tuners.low_rank import LowRankUpdate
@@ -213,6 +214,18 @@ class LowRankSlices(nn.Module):
             update = self.scale * self.lora_B[name](self.lora_A[name](u))
             y = y + F.pad(update, (part.start, y.shape[-1] - part.stop))
         return y
+
+    def effective_weight(self) -> tuple[Tensor, Tensor | None] | None:
+        """Weight and bias of the one map that this is; none where inputs of the updates are dropped."""
+        base = None if self.training and self.dropout.p else effective_weight(self.base_layer)
+        if base is None:
+            return None
+        weight, bias = base
+        for name, part in self.slices.items():
+            A, B = self.get_parameter(f"lora_A.{name}.weight"), self.get_parameter(f"lora_B.{name}.weight")
+            with without_autocast(B.device.type):
+                weight = weight + F.pad(self.scale * B @ A, (0, 0, part.start, len(weight) - part.stop))
+        return weight, bias
 
     @torch.no_grad()
     def merge(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svp.models.mixer import without_autocast
+from svp.models.mixer import effective_weight, without_autocast
 
 
 class Magnitude(nn.Module):
@@ -87,6 +87,15 @@ class LowRankUpdate(nn.Module):
         """What the map's weight amounts to, without dropout."""
         weight = self.base_layer.weight + self._update()
         return (_per_channel(self._gain(), 0, weight.ndim) * weight) if self.lora_magnitude_vector else weight
+
+    def effective_weight(self) -> tuple[Tensor, Tensor | None] | None:
+        """Weight and bias of the one map that this is; none where inputs of the update are dropped."""
+        if self.training and self.dropout.p:
+            return None
+        base = effective_weight(self.base_layer)  # of a map that another method has changed before, that
+        if base is None or not self.lora_magnitude_vector:
+            return base and (base[0] + self._update(), base[1])
+        return self.weight, base[1]
 
     def _update(self) -> Tensor:
         down, up = self.get_parameter("lora_A.default.weight"), self.get_parameter("lora_B.default.weight")

@@ -8,8 +8,8 @@ Without head, with d = embed_dim, E = d_inner, N = d_state, R = dt_rank, L = dep
 2 (2 d + L (2 d + 2 E + 2 (2 E + R + 2 N)));  264,960 for Vim-S.
 
 ``merge`` is exact: weight * scale, bias * scale + shift. Where the backbone had no bias, in the norms and projections of Vim,
-the merged one has: the released state dicts lack those keys, ``svp.create_model(..., pretrained=FILE)`` takes them. A bias of
-x_proj, as the hooks do in training, leads the mixer off its fused kernels: a forward pass takes about 1.5 times as long.
+the merged one has: the released state dicts lack those keys, ``svp.create_model(..., pretrained=FILE)`` takes them. In
+training the mixer's fused kernels get the scaled weights and shifted biases.
 
 Source: Lian et al., "Scaling & Shifting Your Features", NeurIPS 2022, arXiv:2210.08823 (there both start with a noise of 0.02;
 here training starts at the plain backbone).
@@ -28,7 +28,7 @@ from torch.func import functional_call
 from svp.errors import InputError
 from svp.models import VisionMamba
 from svp.models.checkpoints import give_bias
-from svp.models.mixer import CausalConv1d
+from svp.models.mixer import CausalConv1d, effective_weight
 from svp.tuners.attachment import Attachment, innermost
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
 from svp.tuners.method import Method, register_method
@@ -88,9 +88,10 @@ class ScaleShift(nn.Module):
         # under autocast only the result is rounded: next to 1, a scale in bfloat16 would move in steps of 0.8 %
         return (x.movedim(axis, -1) * self.scale + self.shift).to(x.dtype).movedim(-1, axis)
 
-    def on_weights(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def on_weights(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Weight and bias of the one map that gives the scaled and shifted."""
-        return (weight.movedim(0, -1) * self.scale).movedim(-1, 0), bias * self.scale + self.shift
+        shift = self.shift if bias is None else bias * self.scale + self.shift
+        return (weight.movedim(0, -1) * self.scale).movedim(-1, 0), shift
 
 
 class _OnOutput:
@@ -102,6 +103,10 @@ class _OnOutput:
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return self.scale_shift(output, self.axis)
 
+    def on_weights(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What a map of these becomes, see ``svp.models.mixer.effective_weight``."""
+        return self.scale_shift.on_weights(weight, bias)
+
 
 class ScaledConv1d(nn.Module):
     """A convolution that is scaled and shifted in front of its activation: its output is too late."""
@@ -110,6 +115,11 @@ class ScaledConv1d(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self._held = (scale_shift,)  # no sub-module: it has its name at model.ssf
+
+    def effective_weight(self) -> tuple[Tensor, Tensor | None] | None:
+        """Weight and bias of the one convolution that this is."""
+        base = effective_weight(self.base_layer)
+        return base and self._held[0].on_weights(*base)
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self._held[0].on_weights(self.base_layer.weight, self.base_layer.bias)

@@ -73,7 +73,7 @@ def _check_shapes(xz: Tensor, forward: Direction, backward: Direction) -> None:
         expected = (
             (d_inner, d_conv),
             (d_inner,),
-            (dt_rank + 2 * d_state, d_inner),
+            (dt_rank + 2 * d_state, d_inner + (weights.x_proj.ndim == 2 and weights.x_proj.shape[1] == d_inner + 1)),
             (d_inner, dt_rank),
             (d_inner,),
             (d_inner, d_state),

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from svp.ops.bidirectional_scan.reference import Inputs
+from svp.ops.bidirectional_scan.reference import Inputs, project, with_bias
 from svp.ops.causal_conv1d.gpu_triton import (
     CHANNELS,
     TOKENS,
@@ -101,9 +101,9 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
         of_x, of_raw, of_B, of_C = cast(list[Tensor], [of_x, of_raw, of_B, of_C])
         of_raw = of_raw.flatten(0, 1)
         of_p = torch.cat([of_raw @ dt_proj, of_B.flatten(0, 1), of_C.flatten(0, 1)], dim=-1)
-        of_x.flatten(0, 1).addmm_(of_p, x_proj)
+        of_x.flatten(0, 1).addmm_(of_p, x_proj[:, : x.shape[1]])
         grad_convolved.append(of_x)
-        of_x_proj = of_p.T @ x if need_x_proj else None
+        of_x_proj = with_bias(of_p.T @ x, of_p, x_proj) if need_x_proj else None
         of_dt_proj = of_raw.T @ p[:, : dt_proj.shape[1]] if need_dt_proj else None
         of_weights.append([None, None, of_x_proj, of_dt_proj, of_dt_bias, of_A, of_D])
 
@@ -135,7 +135,7 @@ class _Call:
         self.launch(_conv_kernel, *self.inputs, *(rows(t) for t in self.convolved))
         # x_proj and dt_proj
         self.projections = [[weight.detach().to(xz.dtype) for weight in side[2:4]] for side in self.sides]
-        self.projected = [x @ x_proj.T for x, (x_proj, _) in zip(self.convolved, self.projections, strict=True)]
+        self.projected = [project(x, x_proj) for x, (x_proj, _) in zip(self.convolved, self.projections, strict=True)]
 
     def scan(self, side: int, gated: bool = False, other: Tensor | None = None) -> Scan:
         """One direction; where gated, by SiLU(z) / 2, after adding `other`."""

@@ -19,7 +19,8 @@ class Direction(NamedTuple):
     Args:
         conv_weight: Taps of the causal convolution, (d_inner, d_conv).
         conv_bias: Bias of the convolution, (d_inner,).
-        x_proj: Projection to step size, B and C, (dt_rank + 2 d_state, d_inner).
+        x_proj: Projection to step size, B and C, (dt_rank + 2 d_state, d_inner); one column more if it has a bias, which is
+            the last one then.
         dt_proj: Projection from the low-rank step size to the channels, (d_inner, dt_rank).
         dt_bias: Added to the step size before the softplus, (d_inner,).
         A: Decay, negative, (d_inner, d_state).
@@ -52,10 +53,27 @@ def bidirectional_scan_composed(xz: Tensor, forward: Direction, backward: Direct
 def _one_direction(x: Tensor, z: Tensor, weights: Direction, reverse: bool, backend: str) -> Tensor:
     x = causal_conv1d(x, weights.conv_weight, weights.conv_bias, "silu", reverse, backend)
     dt_rank, d_state = weights.dt_proj.shape[1], weights.A.shape[1]
-    p_dt, B, C = torch.split(F.linear(x.to(weights.x_proj.dtype), weights.x_proj), [dt_rank, d_state, d_state], dim=-1)
+    x_proj, bias = split_bias(weights.x_proj, x.shape[-1])
+    p_dt, B, C = torch.split(F.linear(x.to(x_proj.dtype), x_proj, bias), [dt_rank, d_state, d_state], dim=-1)
     with _no_autocast(x.device.type):  # the step size is as small as its bias, of up to -7, makes it
         dt = F.linear(p_dt.to(weights.dt_proj.dtype), weights.dt_proj)
     return selective_scan(x, dt, weights.A, B, C, weights.D, z, weights.dt_bias, reverse, backend=backend)
+
+
+def split_bias(x_proj: Tensor, d_inner: int) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias in a ``Direction``'s `x_proj`."""
+    return x_proj[:, :d_inner], x_proj[:, d_inner] if x_proj.shape[1] > d_inner else None
+
+
+def project(x: Tensor, x_proj: Tensor) -> Tensor:
+    """What a ``Direction``'s `x_proj` makes of (..., d_inner)."""
+    weight, bias = split_bias(x_proj, x.shape[-1])
+    return x @ weight.T if bias is None else x @ weight.T + bias
+
+
+def with_bias(grad: Tensor, grad_p: Tensor, x_proj: Tensor) -> Tensor:
+    """Gradient of `x_proj` from that of its weight and of what it gives, (tokens, dt_rank + 2 d_state)."""
+    return grad if x_proj.shape[1] == grad.shape[1] else torch.cat([grad, grad_p.sum(0).unsqueeze(1)], dim=1)
 
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:

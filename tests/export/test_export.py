@@ -25,7 +25,7 @@ from svp.export import ExportError, check, export_run
 from svp.export.program import Classifier, scan_as_one_node, trace
 from svp.export.run import _metadata
 from svp.ops import selective_scan
-from svp.runs import RunError
+from svp.runs import RunError, TrainedModel
 from tests.models.small import images, perturb, small_vim, small_vit
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
@@ -103,9 +103,10 @@ def test_the_example_resizes_and_cuts_as_svp_does(mode: Any, scans: list[Path]) 
     inputs = replace(INPUTS, crop_mode=mode)
     code = re.search(r"def read.*?\n\n\n", example("onnx"), re.S)
     assert code
-    info = svp.tuners.AdapterInfo({"svp": {}}, svp.models.Origin("vim_nano", "random", {}), "", 5, NAMES, {})
+    info = svp.tuners.AdapterInfo({"svp": {}}, svp.models.Origin("vim_nano", "random", {}), "", 5, NAMES, inputs)
+    trained = TrainedModel(Path(), small_vim(), info, inputs, NAMES, None, torch.device("cpu"))
     names: dict[str, Any] = dict(Image=Image, ImageOps=ImageOps, np=np)
-    names["how"] = json.loads(_metadata(info, inputs)["preprocessing"])
+    names["how"] = json.loads(_metadata(trained)["preprocessing"])
     exec(code[0], names)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (inputs.mean, inputs.std))
     for scan in scans:
@@ -124,7 +125,7 @@ def test_the_onnx_file_takes_any_batch_and_holds_the_names(onnx_file: Path) -> N
     metadata = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
     assert metadata["class_names"] == list(NAMES)
     assert (metadata["preprocessing"]["resize"], metadata["preprocessing"]["img_size"]) == (20, 16)
-    assert metadata["model"]["method"] == "svp"
+    assert list(metadata["model"]["method"]) == ["svp"]
     assert not list(onnx_file.parent.glob(".*"))
 
 

@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 
 import svp
 from svp.data import CacheError
+from svp.errors import InputError
 from svp.runs import RunError
-from svp.training import ConfigError
 from svp.training.config import TrainConfig, differences
 from tests.training.conftest import write_photos
 
 
 def metrics(run: svp.training.Run) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return [{name: value for name, value in row.items() if not name.endswith("seconds")} for row in rows]
 
 
 def weights(run: svp.training.Run) -> dict[str, torch.Tensor]:
@@ -89,7 +89,7 @@ def test_what_does_not_fit_stops_the_run_before_it_begins(
 
 
 def test_the_setting_is_checked_and_counts_as_a_change() -> None:
-    with pytest.raises(ConfigError, match="cache is 'ram', expected one of none, memory, disk"):
+    with pytest.raises(InputError, match="cache is 'ram', expected 'none', 'memory' or 'disk'"):
         TrainConfig(data="x", cache="ram")  # type: ignore[arg-type]
     config = TrainConfig(data="x")
     assert config.cache == "none"

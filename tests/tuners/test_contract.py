@@ -49,7 +49,9 @@ class Row:
     odd_patches: bool = True
     starts_at_base: bool = True
     backbone: str = "vim"
-    same_kernels: bool = True  # hooks inside the mixer lead to others than those of the plain backbone, which round otherwise
+    # False where the mixer runs on other kernels than the plain backbone's, or multiplies by a matrix of another size: both
+    # may round otherwise, the second as this machine's library of matrix products chooses
+    same_kernels: bool = True
     merged_adds: str = "$^"  # names that the merged backbone has and the untuned one has not
 
     def model(self, **overrides: Any) -> Backbone:
@@ -139,8 +141,8 @@ VIM: dict[str, list[Row]] = {
         )
     ],
     "additional_scan": [
-        Row(lambda _: DEPTH * 2 * 6 * 3 * E + HEAD, r"head\.|additional_scan\."),
-        Row(lambda _: DEPTH * 2 * 1 * 3 * E + HEAD, r"head\.|additional_scan\.", dict(num_states=1)),
+        Row(lambda _: DEPTH * 2 * 6 * 3 * E + HEAD, r"head\.|additional_scan\.", same_kernels=False),
+        Row(lambda _: DEPTH * 2 * 1 * 3 * E + HEAD, r"head\.|additional_scan\.", dict(num_states=1), same_kernels=False),
     ],
     "lora": [
         Row(lambda _: DEPTH * 32 * (D + 2 * E) + HEAD, r"head\.|.*\.in_proj\.lora_"),

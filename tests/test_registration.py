@@ -13,7 +13,13 @@ def run(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "order", ["import timm, svp", "import svp, timm", "import svp.data; import timm", "import svp.models, timm"]
+    "order",
+    [
+        "import timm, svp",
+        "import svp, timm",
+        pytest.param("import svp.data; import timm", marks=pytest.mark.exhaustive),
+        pytest.param("import svp.models, timm", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_in_any_order(order: str) -> None:
     run(f"{order}; assert timm.create_model('vim_nano_patch4_32').embed_dim == 128")

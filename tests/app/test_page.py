@@ -89,6 +89,7 @@ def test_a_sample_is_classified_and_its_gates_are_drawn(page: Browser, server: S
     assert strangers == []
 
 
+@pytest.mark.exhaustive
 def test_a_file_that_is_no_image_is_told_and_clears_what_was_said(page: Browser, tmp_path: Path) -> None:
     pick(page, 0)
     page.wait(lambda: len(top5(page, "tuned")) == 5)
@@ -101,6 +102,7 @@ def test_a_file_that_is_no_image_is_told_and_clears_what_was_said(page: Browser,
     page.wait(lambda: not top5(page, "tuned"))
 
 
+@pytest.mark.exhaustive
 def test_a_zip_becomes_a_table_and_a_csv(page: Browser, images: list[Path], tmp_path: Path) -> None:
     archive = tmp_path / "photos.zip"
     with zipfile.ZipFile(archive, "w") as members:
@@ -127,6 +129,7 @@ def test_a_zip_becomes_a_table_and_a_csv(page: Browser, images: list[Path], tmp_
     assert page.errors() == []
 
 
+@pytest.mark.exhaustive
 def test_a_folder_keeps_its_names(page: Browser, images: list[Path]) -> None:
     page.find("button[role=tab]", "Many images").click()
     page.find("#folder")
@@ -136,6 +139,7 @@ def test_a_folder_keeps_its_names(page: Browser, images: list[Path]) -> None:
     assert page.wait(lambda: (shown := page.find("#table").text) and "00.png" in shown and shown)
 
 
+@pytest.mark.exhaustive
 def test_everything_that_takes_input_has_a_name(page: Browser) -> None:
     """For those who hear the page."""
     nameless = page.run(

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "examples" / "own_photos.ipynb"
 
 
+@pytest.mark.exhaustive
 def test_own_photos(tmp_path: Path) -> None:
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     program = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")

@@ -165,6 +165,7 @@ def test_no_place_to_write(sources: Path, tmp_path: Path) -> None:
     platform.machine() not in ("x86_64", "AMD64") or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),
     reason="needs AVX2",
 )
+@pytest.mark.exhaustive
 def test_processors_with_and_without_avx512_share_a_cache(tmp_path: Path) -> None:
     places = {"PYTHONPATH": str(Path(svp.__file__).parents[1]), "NUMBA_CACHE_DIR": str(tmp_path)}
     older = {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": ""}

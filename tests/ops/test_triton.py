@@ -85,6 +85,7 @@ def test_scan_equals_reference(batch: int, length: int, d_inner: int, d_state: i
     check_scan(scan.arguments(batch, length, d_inner, d_state), reverse)
 
 
+@pytest.mark.exhaustive
 @given(
     batch=st.integers(1, 2),
     length=st.integers(1, 10),
@@ -405,6 +406,7 @@ norm.backward([xz, hidden], NormInputs(xz, None, scale, [], [], None), [True, Fa
 """
 
 
+@pytest.mark.exhaustive
 def test_kernels_compile_for_a_gpu(tmp_path: Any) -> None:
     """Types, constants and block shapes are checked by the compiler alone, which needs no GPU."""
     printed = in_new_process(

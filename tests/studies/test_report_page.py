@@ -88,6 +88,7 @@ def in_order(cells: list[str], place: int, kind: str) -> list[str]:
     return sorted(with_number, key=key, reverse=down) + sorted(texts, key=str.lower, reverse=down)
 
 
+@pytest.mark.exhaustive
 def test_figures_are_shown(page: Opened) -> None:
     figures = page.browser.run(
         "return [...document.images].map(i => [i.alt, i.complete && i.naturalWidth, i.src.slice(0, 22), i.clientWidth])"
@@ -116,6 +117,7 @@ def test_every_run_unfolds_to_its_command_settings_and_log(page: Opened) -> None
         assert not any(block.is_displayed() for block in blocks)
 
 
+@pytest.mark.exhaustive
 def test_nothing_is_wider_than_the_screen(page: Opened) -> None:
     for width in (1280, 420):
         page.browser.driver.set_window_size(width, 900)

@@ -60,7 +60,20 @@ def test_a_run_learns_and_leaves_what_it_promises(photos: Path, settings: dict[s
     assert all(p.probabilities[0] >= p.probabilities[1] for p in predictions)
 
 
-@pytest.mark.parametrize("method", [*svp.list_methods(), "svp+adapter"])
+EVERY_DAY = ("svp", "full", "lora", "vpt_deep")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *EVERY_DAY,
+        *(
+            pytest.param(name, marks=pytest.mark.exhaustive)
+            for name in [*svp.list_methods(), "svp+adapter"]
+            if name not in EVERY_DAY
+        ),
+    ],
+)
 def test_every_method_trains_and_its_adapter_gives_the_same_scores(
     method: str, photos: Path, settings: dict[str, Any]
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -262,7 +262,19 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+# of every method its first row is in `make test`
+FIRST = {case_id(method, rows[0]) for table in (VIM, VIT, COMBINED) for method, rows in table.items()}
+
+
+def marked(names: Iterable[str], everyday: Container[str], values: Mapping[str, Any] | None = None) -> list[Any]:
+    """Parameters by name, those that are not `everyday` ones marked as exhaustive."""
+    exhaustive = pytest.mark.exhaustive
+    return [
+        pytest.param(values[name] if values else name, id=name, marks=[] if name in everyday else exhaustive) for name in names
+    ]
+
+
+@pytest.fixture(params=marked(CASES, FIRST, CASES))
 def case(request: pytest.FixtureRequest) -> tuple[str, Row]:
     return request.param
 
@@ -703,7 +715,10 @@ COMPILED = [
 ]
 
 
-@pytest.mark.parametrize("name", [*COMPILED, "svp-cross_prompt=official"])
+COMPILED_EVERY_DAY = {"svp", "lora", "dora", "ssf", "additional_scan", "vpt_deep-num_tokens=4-position=spread"}
+
+
+@pytest.mark.parametrize("name", marked([*COMPILED, "svp-cross_prompt=official"], COMPILED_EVERY_DAY))
 def test_compiles(name: str) -> None:
     torch._dynamo.reset()
     model = tuned(CASES[name], CASES[name][1].model(depth=2)).eval()  # nothing is dropped

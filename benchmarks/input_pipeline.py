@@ -3,7 +3,7 @@
     python benchmarks/input_pipeline.py [FOLDER] [--images 384] [--size 224x224] [--rounds 7] [--json FILE]
 
 FOLDER is searched for images; without one, photo-like JPEGs of `--size` are made. Both pipelines end at the same place:
-normalised float batches in the main process. They take turns, round by round, and every pair of turns gives a ratio.
+normalized float batches in the main process. They take turns, round by round, and every pair of turns gives a ratio.
 `--model` takes a training step of Vim-nano (SVP) at the same size on every batch as well, on two threads.
 """
 
@@ -38,7 +38,7 @@ from svp.data import (
     eval_transform,
     find_images,
     make_loader,
-    normalised,
+    normalized,
     train_transform,
 )
 
@@ -97,7 +97,7 @@ def compare(
 
     def rate(name: str) -> float:
         started = time.perf_counter()
-        for batch in normalised(loaders[name], INPUTS):
+        for batch in normalized(loaders[name], INPUTS):
             if step is not None:
                 step(batch)
         return len(split) / (time.perf_counter() - started)

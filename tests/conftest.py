@@ -1,4 +1,4 @@
-"""Settings of every test: few and quiet threads, no network, uninitialised memory full of NaN."""
+"""Settings of every test: few and quiet threads, no network, uninitialized memory full of NaN."""
 
 import gc
 import os

@@ -89,7 +89,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ([], 2, "usage"),
         (["fly"], 2, "unknown command 'fly'; known: train"),
         (["train"], 1, "data is missing"),
-        (["train", "--data", "x", "--colour", "3"], 2, "colour"),
+        (["train", "--data", "x", "--color", "3"], 2, "color"),
         (["train", "--data", "x", "--epochs", "ten"], 2, "epochs"),
         (
             ["train", "--data", "x", "--method", "magic"],

@@ -43,11 +43,11 @@ def test_crop_modes_keep_what_they_say() -> None:
     image = Image.new("RGB", (64, 32), "black")
     image.paste("white", (0, 0, 8, 32))  # a white edge at the left
     flat = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "img_size": 32, "crop_pct": 1.0}
-    centre, squash, border = (
+    center, squash, border = (
         eval_transform(InputConfig(**flat, crop_mode=mode))(image)  # type: ignore[arg-type]
         for mode in ("center", "squash", "border")
     )
-    assert centre.max() == 0
+    assert center.max() == 0
     assert squash[0, 0, 0] == squash[0, 31, 0] == 1
     assert border[0, 16, 0] == 1
     assert border[0, 0, 0] == 0  # padding

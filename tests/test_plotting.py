@@ -1,4 +1,4 @@
-"""The look of figures: every method has its own, further runs of it have others, colour-blind readers tell them apart."""
+"""The look of figures: every method has its own, further runs of it have others, color-blind readers tell them apart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import svp
-from svp.plotting import _METHODS, COLOURS, COLUMN, GREY, log_scale, looks, new_figure, percent, save, style
+from svp.plotting import _METHODS, COLORS, COLUMN, GREY, log_scale, looks, new_figure, percent, save, style
 from svp.tuners import get_methods, method_title
 
 Array = npt.NDArray[np.float64]
@@ -31,15 +31,15 @@ def test_a_method_looks_the_same_in_every_company() -> None:
 def test_runs_of_one_method_and_combinations_are_told_apart() -> None:
     runs = ["svp", "svp", "svp", "svp+lora", "additional_scan", "A"]
     found = looks(runs)
-    assert {look.colour for look in found} == {looks(["svp"])[0].colour}
+    assert {look.color for look in found} == {looks(["svp"])[0].color}
     assert len({str(look.line) for look in found}) == len({look.marker for look in found}) == len(runs)
     assert len(looks(["svp"] * 20)) == 20
 
 
-def test_a_method_registered_elsewhere_has_a_colour() -> None:
+def test_a_method_registered_elsewhere_has_a_color() -> None:
     (look,) = looks(["mine"])
     assert looks(["mine"]) == [look]
-    assert look.colour in COLOURS
+    assert look.color in COLORS
     assert look not in looks(svp.list_methods())
 
 
@@ -73,13 +73,13 @@ def to_lab(linear: Array) -> Array:
 
 
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)
-def test_colours_differ_for_colour_blind_readers(deficiency: str) -> None:
+def test_colors_differ_for_color_blind_readers(deficiency: str) -> None:
     """A difference of 10 in CIELAB is seen at a glance; red and green of matplotlib's cycle are 7 apart under deuteranopia."""
     shades = {}
-    for colour in (*COLOURS, GREY, "#ffffff"):
-        srgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    for color in (*COLORS, GREY, "#ffffff"):
+        srgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-        shades[colour] = to_lab(DEFICIENCIES[deficiency] @ linear)
+        shades[color] = to_lab(DEFICIENCIES[deficiency] @ linear)
     distances = {(a, b): float(np.linalg.norm(shades[a] - shades[b])) for a, b in combinations(shades, 2)}
     closest = min(distances, key=distances.__getitem__)
     assert distances[closest] > 10, (closest, distances[closest])

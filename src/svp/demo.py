@@ -89,7 +89,7 @@ def plot_comparison(runs: list[Run], path: Path) -> None:
             values = [row.merit[0] for row in RunDirectory(run.directory).read_metrics()]
             name = method_title(run.result.method)
             label = f"{name}: {run.result.trainable_parameters:,} parameters, test {run.result.top1:.1%}"
-            curve = dict(color=look.colour, linestyle=look.line, marker=look.marker)
+            curve = dict(color=look.color, linestyle=look.line, marker=look.marker)
             axis.plot(range(1, len(values) + 1), values, label=label, **curve)
         axis.set(ylabel="top-1 on validation images", title="Handwritten digits, frozen vim_nano", ylim=(0, 1.02))
         axis.yaxis.set_major_formatter(percent())

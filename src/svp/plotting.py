@@ -1,4 +1,4 @@
-"""The look that all figures share: a paper's sizes, colours that colour-blind readers tell apart, the same look for a method
+"""The look that all figures share: a paper's sizes, colors that color-blind readers tell apart, the same look for a method
 everywhere; PNG and PDF.
 
     with style():
@@ -39,9 +39,9 @@ _METHODS = {
     "#56B4E9": ("bitfit", "norm", "D"),
     "#000000": ("linear", "cls_token", "pos_embed"),
 }
-"""Who has which colour, and in that colour the first, second or third line and marker."""
-_OWN = 3  # lines and markers of each colour that belong to a method; the others tell its further runs apart
-COLOURS = tuple(_METHODS)
+"""Who has which color, and in that color the first, second or third line and marker."""
+_OWN = 3  # lines and markers of each color that belong to a method; the others tell its further runs apart
+COLORS = tuple(_METHODS)
 """Okabe and Ito's, without the yellow that paper swallows."""
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (2, 1)), (0, (6, 1, 2, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -71,15 +71,15 @@ _SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class Look:
-    """How the curve or the points of a method are drawn; line and marker tell it apart in print without colour.
+    """How the curve or the points of a method are drawn; line and marker tell it apart in print without color.
 
     Args:
-        colour: As "#rrggbb".
+        color: Color as "#rrggbb".
         line: Matplotlib's line style.
         marker: Matplotlib's marker.
     """
 
-    colour: str
+    color: str
     line: Any
     marker: str
 
@@ -91,28 +91,27 @@ BASE = Look(GREY, "-", "o")
 def looks(methods: Sequence[str]) -> list[Look]:
     """A look for each of the methods that a figure shows, no two the same.
 
-    A method looks the same in every figure. Another run of it, and a combination that begins with it, have its colour with a
+    A method looks the same in every figure. Another run of it, and a combination that begins with it, have its color with a
     line and marker that no method has on its own.
     """
     found: list[Look] = []
     for method in methods:
-        colour, own = _colour_of(method)
-        first = COLOURS.index(colour)  # so that markers differ from colour to colour too
+        color, own = _color_of(method)
+        first = COLORS.index(color)  # so that markers differ from color to color too
         choices = [
-            Look(colour, LINES[number], MARKERS[(first + number) % len(MARKERS)])
-            for number in (*own, *range(_OWN, len(LINES)))
+            Look(color, LINES[number], MARKERS[(first + number) % len(MARKERS)]) for number in (*own, *range(_OWN, len(LINES)))
         ]
         found.append(next((look for look in choices if look not in found), choices[-1]))
     return found
 
 
-def _colour_of(method: str) -> tuple[str, list[int]]:
-    """Its colour, and the number of its line and marker if it has one to itself."""
+def _color_of(method: str) -> tuple[str, list[int]]:
+    """Its color, and the number of its line and marker if it has one to itself."""
     first = method.split("+")[0]
-    for colour, names in _METHODS.items():
+    for color, names in _METHODS.items():
         if first in names:
-            return colour, [names.index(method)] if method in names else []
-    return COLOURS[crc32(first.encode()) % len(COLOURS)], []  # a method registered elsewhere
+            return color, [names.index(method)] if method in names else []
+    return COLORS[crc32(first.encode()) % len(COLORS)], []  # a method registered elsewhere
 
 
 @contextmanager

@@ -17,7 +17,7 @@ def make_console(file: IO[str] | None = None, quiet: bool = False) -> Console:
     """A console that reads no markup and no emoji in what it prints and breaks no line of text.
 
     Args:
-        file: Where to print, without colour; the standard output if None, without colour if that is no terminal.
+        file: Where to print, without color; the standard output if None, without color if that is no terminal.
         quiet: Print nothing.
     """
     terminal = file is None and sys.stdout.isatty()

@@ -19,7 +19,7 @@ from svp.data import DataError, UnreadableImageError
 
 
 def png(width: int, height: int) -> bytes:
-    """A grey PNG; its pixels are only claimed, and cost nothing to make."""
+    """A gray PNG; its pixels are only claimed, and cost nothing to make."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

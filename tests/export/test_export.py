@@ -182,8 +182,8 @@ def test_scan_as_one_node(reverse: bool, optional: bool) -> None:
 def test_a_program_that_differs_is_refused() -> None:
     pixels = torch.rand(9, 3, 16, 16)
 
-    def model(normalised: Tensor) -> Tensor:
-        return normalised.flatten(1)[:, :5]
+    def model(normalized: Tensor) -> Tensor:
+        return normalized.flatten(1)[:, :5]
 
     def same(raw: Tensor) -> Tensor:
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (INPUTS.mean, INPUTS.std))

@@ -175,7 +175,7 @@ def test_maps_lie_on_their_patches() -> None:
     assert patch_extent(overlapping) == (1.5, 13.5, 13.5, 1.5)
 
 
-def test_pixels_undo_the_normalisation() -> None:
+def test_pixels_undo_the_normalization() -> None:
     inputs = svp.data.InputConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     image = torch.rand(3, 4, 5)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (inputs.mean, inputs.std))
@@ -189,7 +189,7 @@ def test_runs_of_one_method_are_told_apart(place: Path, tmp_path: Path) -> None:
     assert len(set(compared.looks.values())) == 4
 
 
-def test_colours_are_shared_by_all_models() -> None:
+def test_colors_are_shared_by_all_models() -> None:
     maps = {"base": {"update": np.array([[1.0, 2.0]])}, "one": {"update": np.array([[0.0, 1.5]])}}
     with style():
         figure = plot_gate_maps(np.zeros((4, 8, 3)), maps, (-0.5, 7.5, 3.5, -0.5))

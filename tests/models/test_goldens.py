@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from svp.models import BidirectionalMamba, VisionMamba
-from svp.models.vim import add_residual
+from svp.models.blocks import add_residual
 from svp.ops import selective_scan
 from tests.golden import TOLERANCE, Case, assert_close, load_case
 from tests.models.small import device_of, runnable_backends

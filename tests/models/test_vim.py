@@ -1,4 +1,4 @@
-"""The backbone beyond the golden numbers: initialisation, precision, sizes, options, wrappers, intermediates."""
+"""The backbone beyond the golden numbers: initialization, precision, sizes, options, wrappers, intermediates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from svp.models import BidirectionalMamba, CausalConv1d, Origin, RMSNorm, Vision
 from svp.models.checkpoints import give_bias
 from tests.models.small import SMALL, device_of, images, runnable_backends, small_vim
 
-# initialisation ------------------------------------------------------------------------------------------------------------
+# initialization ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("direction", ["", "_b"], ids=["forward", "backward"])
@@ -374,9 +374,9 @@ def test_a_frozen_mixer_runs_fused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_residual_and_norm_run_fused_unless_the_path_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[bool] = []
-    vim = import_module("svp.models.vim")
-    fused = vim.add_rms_norm
-    monkeypatch.setattr(vim, "add_rms_norm", lambda *args: (calls.append(True), fused(*args))[1])
+    blocks = import_module("svp.models.blocks")
+    fused = blocks.add_rms_norm
+    monkeypatch.setattr(blocks, "add_rms_norm", lambda *args: (calls.append(True), fused(*args))[1])
     model = small_vim(drop_path_rate=0.5).train()
     rates = [block.drop_path.drop_prob for block in model.layers]
     model(images(model))

@@ -20,7 +20,7 @@ from svp.runs import RunDirectory
 from svp.studies import Comparison, Study, collect, make_study, read_ablation, read_sensitivity, read_study, write_report
 from svp.studies.figures import write_figures
 from svp.studies.statistics import averaged, paired_difference, spread
-from svp.studies.study import PUBLISHED, STUDIES, to_yaml_values
+from svp.studies.study_file import PUBLISHED, STUDIES, to_yaml_values
 from svp.studies.tables import accuracy_table, cost_table, difference_table, learning_rate_table, to_csv, to_latex
 from svp.training import ConfigError
 from tests.runs.records import make_result, make_row

@@ -100,7 +100,7 @@ def test_the_figure_is_an_image(search: dict[str, Any], tmp_path: Path) -> None:
         ({"space": {"lr": {"low": 0, "high": 0.1, "log": True}}}, "above 0 with log"),
         ({"space": {"lr": {"low": "a", "high": 0.1}}}, "space.lr is .*expected numbers"),
         ({"space": {"lr": 0.1}}, "space.lr is 0.1, expected a range or a list of values"),
-        ({"space": {"colour": [1]}}, "colour"),
+        ({"space": {"color": [1]}}, "color"),
         ({"data": ["digits", "cifar10"]}, "data has 2 data sets, a search expects one"),
     ],
 )

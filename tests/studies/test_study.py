@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from svp.studies import Study, make_study, read_ablation, read_sensitivity, read_study
-from svp.studies.study import run_name, to_yaml_values
+from svp.studies.study import run_name
+from svp.studies.study_file import to_yaml_values
 from svp.training import ConfigError, make_config
 
 
@@ -73,7 +74,7 @@ def test_a_study_survives_yaml(values: dict[str, Any], tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"method": ["svp"]}, "no section 'method': it belongs under 'settings'; known: name, settings, data, methods"),
-        ({"colour": 1}, "no section 'colour'; known"),
+        ({"color": 1}, "no section 'color'; known"),
         ({"methods": {}}, "the study has no methods"),
         ({"methods": {"magic": {}}}, "methods.magic: unknown method 'magic'.*name it: 'magic': "),
         (

@@ -14,16 +14,16 @@ from PIL import Image
 import svp
 from svp.training import Run
 
-COLOURS = {"amber": (220, 160, 20), "blue": (30, 60, 200), "green": (30, 170, 60)}
+COLORS = {"amber": (220, 160, 20), "blue": (30, 60, 200), "green": (30, 170, 60)}
 
 
 def write_photos(root: Path, per_class: int = 14, seed: int = 0) -> Path:
-    """Class folders of noisy patches of one colour each."""
+    """Class folders of noisy patches of one color each."""
     generator = np.random.default_rng(seed)
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         (root / name).mkdir(parents=True)
         for number in range(per_class):
-            pixels = np.clip(generator.normal(colour, 40, size=(20, 24, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(generator.normal(color, 40, size=(20, 24, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{number:02d}.jpg", quality=95)
     return root
 

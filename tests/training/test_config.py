@@ -59,7 +59,7 @@ def test_written_settings_read_back_equal(tmp_path: Path) -> None:
         ({"method": {"name": "svp", "width": 3}}, "width"),
         ({"method": {"name": "svp", "shared_layers": 0}}, "shared_layers is 0"),
         ({"method": {"name": "svp", "cross": False, "inner": False}}, "cross and inner are both off"),
-        ({"colour": 3}, "colour"),
+        ({"color": 3}, "color"),
         ({"schedule": "linear"}, "schedule"),
         ({"recipe": "nothing"}, "recipe 'nothing' is neither a file nor one of: nano, paper, paper/cifar10, .*scratch"),
         ({"augment": {"hflip": 2.0}}, "hflip"),

@@ -119,18 +119,18 @@ def test_every_result_is_labelled_and_names_the_images_used(
 def test_what_is_scored_when(protocol: str, photos: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Any] = []
     scored: list[set[Path]] = []
-    normalised, score = loop.normalised, loop.score
+    normalized, score = loop.normalized, loop.score
 
     def remembered(loader: Any, inputs: Any) -> Any:
         opened.append(loader)
-        return normalised(loader, inputs)
+        return normalized(loader, inputs)
 
     def watched(model: Any, batches: Any, *rest: Any) -> Any:
         loader = batches if hasattr(batches, "dataset") else opened[-1]
         scored.append(paths(loader.dataset.split))
         return score(model, batches, *rest)
 
-    monkeypatch.setattr(loop, "normalised", remembered)
+    monkeypatch.setattr(loop, "normalized", remembered)
     monkeypatch.setattr(loop, "score", watched)
     monkeypatch.setattr(outcome, "score", watched)
     svp.train(photos, protocol=protocol, **settings)

@@ -257,7 +257,7 @@ FAULTS = {
     "another json": (write("adapter.json", b"[1, 2]"), "adapter.json is damaged"),
     "newer format": (change_json(format=99), "has format 99, this version of svp reads up to 2: update svp"),
     "missing entry": (change_json(method=None), "adapter.json is damaged: .*method"),
-    "odd entry": (change_json(colour="red"), "adapter.json is damaged: .*colour"),
+    "odd entry": (change_json(color="red"), "adapter.json is damaged: .*color"),
     "inputs null": (change_entry("inputs", None), "adapter.json is damaged: entry inputs is None, expected dict"),
     "unknown input": (
         change_json(inputs={"input_size": 3}),
@@ -310,8 +310,8 @@ def test_adapter_that_lost_its_backbone(adapter: Path) -> None:
 
 
 def test_unknown_override_is_named(adapter: Path) -> None:
-    change_json(backbone={"name": "vim_nano_patch4_32", "weights": "random", "overrides": {"colour": 1}})(adapter)
-    with pytest.raises(WeightsError, match=r"adapter\.json is damaged: backbone: .*colour"):
+    change_json(backbone={"name": "vim_nano_patch4_32", "weights": "random", "overrides": {"color": 1}})(adapter)
+    with pytest.raises(WeightsError, match=r"adapter\.json is damaged: backbone: .*color"):
         svp.load_adapter(adapter)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import svp
 from svp.models import VisionMamba
-from svp.models.vim import add_residual
+from svp.models.blocks import add_residual
 from svp.tuners.layout import Layout, Position
 from tests.models.small import images, small_vim
 

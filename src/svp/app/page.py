@@ -14,7 +14,7 @@ from PIL import Image
 
 from svp.app.uploads import Upload
 from svp.app.workbench import Workbench
-from svp.plotting import COLOURS, GREY
+from svp.plotting import COLORS, GREY
 from svp.runs import Prediction, as_csv
 from svp.tuners import method_title
 
@@ -38,7 +38,7 @@ _CSS = f"""
 #samples .grid-container {{ grid-template-columns: repeat(6, minmax(0, 1fr)) !important; }}
 #samples .gallery-item, #samples .thumbnail-item {{ aspect-ratio: 1; width: 100%; height: auto; }}
 .tuned .bar, .base .bar {{ height: .55rem; }}
-.tuned {{ --stat-background-fill: {COLOURS[0]}; }}
+.tuned {{ --stat-background-fill: {COLORS[0]}; }}
 .base {{ --stat-background-fill: {GREY}; }}
 #facts table {{ font-variant-numeric: tabular-nums; }}
 """

@@ -23,10 +23,10 @@ class Limits:
     """How much is taken in.
 
     Args:
-        max_pixels: Of an image; a larger one is refused before it is decoded.
-        max_file_size: Of an image file, in bytes.
-        max_images: Of a batch.
-        max_upload_size: Of an uploaded file, a zip above all, and of what a zip holds once unpacked, in bytes.
+        max_pixels: Largest image accepted, in pixels; a larger one is refused before it is decoded.
+        max_file_size: Largest image file accepted, in bytes.
+        max_images: Largest number of images in a batch.
+        max_upload_size: Largest upload accepted, in bytes; a zip is also measured by what it holds once unpacked.
     """
 
     max_pixels: int = 50_000_000

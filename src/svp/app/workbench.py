@@ -89,7 +89,7 @@ class Workbench:
         limits: How much is taken in.
 
     Attributes:
-        adapters: By name, in the order of `runs`.
+        adapters: Adapters by name, in the order of `runs`.
         depth: Layers of the backbone; 0 if it has no scans, and so no gates.
         base_classes: Names of the classes that the plain backbone tells apart; None if it has no trained head.
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from svp.bench.suite import Row
 from svp.paths import write_atomically
-from svp.plotting import COLOURS, MARKERS, PAGE, new_figure, open_axis, save, style
+from svp.plotting import COLORS, MARKERS, PAGE, new_figure, open_axis, save, style
 from svp.terminal import make_table
 
 
@@ -58,7 +58,7 @@ def _draw(rows: Sequence[Row]) -> Any:
         (memory_axis, (memory["svp"], memory[vit]), "training step, MB per image"),
     ):
         for number, (name, points) in enumerate(zip((vim, vit), lines, strict=True)):
-            axis.plot(list(points), list(points.values()), marker=MARKERS[number], color=COLOURS[number], label=name)
+            axis.plot(list(points), list(points.values()), marker=MARKERS[number], color=COLORS[number], label=name)
         axis.set_xlabel("side of the image (pixels)")
         axis.set_ylabel(label)
         axis.set_xticks(list(lines[0]))

@@ -62,7 +62,7 @@ def sensitivity(file: str, *, out: str | None = None, workers: int | None = None
         ray: Address of the Ray cluster to run on; auto takes the one of this machine.
     """
     from svp.studies import make_search, read_sensitivity
-    from svp.studies.study import read_values
+    from svp.studies.study_file import read_values
 
     values = read_values(file)
     return _run(make_search(values) if "space" in values else read_sensitivity(file), out, workers, ray)

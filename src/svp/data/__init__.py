@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         KeptImageDataset,
         choose_num_workers,
         make_loader,
-        normalised,
+        normalized,
         open_images,
     )
     from svp.data.pipeline.transforms import AugmentConfig, train_transform
@@ -59,7 +59,7 @@ __all__ = [
     "list_datasets",
     "load_image",
     "make_loader",
-    "normalised",
+    "normalized",
     "open_data",
     "open_folder",
     "open_fraction",
@@ -76,7 +76,7 @@ _LAZY = {
         "KeptImageDataset",
         "choose_num_workers",
         "make_loader",
-        "normalised",
+        "normalized",
         "open_images",
     ),
     "transforms": ("AugmentConfig", "train_transform"),

@@ -31,8 +31,8 @@ class Comparison:
         images: How many were classified by both.
         max_difference: Largest difference in probability over images and classes.
         same_top1: Images with the same likeliest class.
-        images_per_second: Of the exported program, in batches of `batch_size`.
-        images_per_second_svp: Of svp, batch by batch in turn with the other.
+        images_per_second: Speed of the exported program, in batches of `batch_size`.
+        images_per_second_svp: Speed of svp, measured batch by batch in turn with the exported program.
         batch_size: Images at a time.
     """
 
@@ -80,18 +80,18 @@ def compare(
     """Classify the same images by both, batch by batch in turn.
 
     Args:
-        model: Normalised images to logits.
+        model: Normalized images to logits.
         exported: Images in 0..1 to probabilities.
-        images: Normalised, (n, 3, img_size, img_size).
+        images: Normalized, (n, 3, img_size, img_size).
         inputs: Holds mean and std.
     """
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (inputs.mean, inputs.std))
     pairs = [(batch, batch * std + mean) for batch in torch.split(images, BATCH_SIZE)]
     model(pairs[0][0]), exported(pairs[0][1])  # the first call may compile
     expected, actual, seconds, seconds_svp = [], [], 0.0, 0.0
-    for normalised, pixels in pairs:
+    for normalized, pixels in pairs:
         start = perf_counter()
-        expected.append(model(normalised).softmax(-1))
+        expected.append(model(normalized).softmax(-1))
         middle = perf_counter()
         actual.append(exported(pixels))
         seconds_svp += middle - start

@@ -20,7 +20,7 @@ MINIMUM_TORCH = (2, 9)
 
 
 class Classifier(nn.Module):
-    """Normalisation, the model and softmax, so that a file needs none of the constants beside it.
+    """Normalization, the model and softmax, so that a file needs none of the constants beside it.
 
     Args:
         model: Gives logits.

@@ -40,7 +40,7 @@ def export_run(
 ) -> Exported:
     """Write a trained adapter with its backbone as one file that runs without svp, once it is found to say the same.
 
-    The program takes RGB images in 0..1, (batch, 3, img_size, img_size), normalises them, and gives probabilities,
+    The program takes RGB images in 0..1, (batch, 3, img_size, img_size), normalizes them, and gives probabilities,
     (batch, num_classes), for any batch. Class names and how to resize and cut images are in the file, see docs/export.md.
     What can be merged into the backbone is.
 
@@ -66,7 +66,7 @@ def export_run(
     target = Path(out) if out else run / f"model{kind.SUFFIX}"
     trained, expected = open_run(run, "cpu"), open_run(run, "cpu").model.float()
     model, inputs = trained.model.float(), trained.inputs
-    normalised = read_some(_images_of(run, images), inputs)
+    normalized = read_some(_images_of(run, images), inputs)
     if model.tuner.mergeable:
         model.tuner.merge()
     program = trace(model, inputs)
@@ -74,7 +74,7 @@ def export_run(
 
     def write(path: Path) -> None:
         kind.write(program, _metadata(trained), path)
-        comparisons.append(compare(expected, kind.load(path), normalised, inputs))
+        comparisons.append(compare(expected, kind.load(path), normalized, inputs))
         comparisons[0].require_same(format)
 
     write_atomically(target, write)

@@ -26,7 +26,7 @@ class Activation:
 
     Args:
         gates: For each of ``ACTIVATIONS``, (2, images, num_patches): forward and backward scan.
-        prompts: Of SVP, `relative_norm`, `inner_share` and `cross_share`, means over images and image tokens, (depth,), and
+        prompts: For SVP, means over images and image tokens of `relative_norm`, `inner_share` and `cross_share`, (depth,), and
             `alpha` and `beta`, (depth, embed_dim), see ``SVPPrompts``; empty for another model.
     """
 
@@ -75,7 +75,7 @@ def relative_change(base: Array, tuned: Array, parts: Sequence[Any]) -> Change:
 
     Args:
         base: (images, num_patches)
-        tuned: Of the same images, (images, num_patches).
+        tuned: Values of the tuned model for the same images, (images, num_patches).
         parts: Positions of every part: indices or slices, such as ``quarters``.
 
     Returns:

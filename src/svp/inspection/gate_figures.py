@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from svp.inspection.activation import Activation, quarters, relative_change
-from svp.plotting import COLOURS, DIVERGING, GREY, MARKERS, PAGE, SEQUENTIAL, Look, new_figure, open_axis, percent
+from svp.plotting import COLORS, DIVERGING, GREY, MARKERS, PAGE, SEQUENTIAL, Look, new_figure, open_axis, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 _SHOWN = 0.98
-"""Share of the changes within the colour scale: a few strong ones do not hide the others."""
+"""Share of the changes within the color scale: a few strong ones do not hide the others."""
 Extent = tuple[float, float, float, float]
 
 TITLES = {
@@ -47,7 +47,7 @@ def plot_gate_maps(image: Array, models: Mapping[str, Mapping[str, Array]], exte
         stack = np.stack([maps[gate] for maps in models.values()])
         ends = float(stack.min()), float(stack.max())
         drawn = [_overlay(axis, image, values, extent, SEQUENTIAL, *ends) for axis, values in zip(shown, stack, strict=True)]
-        _colour_bar(figure, drawn[0], shown[None], percent() if gate == "contribution" else None)
+        _color_bar(figure, drawn[0], shown[None], percent() if gate == "contribution" else None)
         if not tuned:
             continue
         change = (stack[1:] - stack[0]) / stack[0].mean()
@@ -56,7 +56,7 @@ def plot_gate_maps(image: Array, models: Mapping[str, Mapping[str, Array]], exte
             _overlay(axis, image, values, extent, DIVERGING, -limit, limit)
             for axis, values in zip(changes, change, strict=True)
         ]
-        _colour_bar(figure, drawn[0], changes[None], percent(signed=True), beyond=bool(np.abs(change).max() > limit))
+        _color_bar(figure, drawn[0], changes[None], percent(signed=True), beyond=bool(np.abs(change).max() > limit))
     return figure
 
 
@@ -65,7 +65,7 @@ def plot_prompt_maps(image: Array, models: Mapping[str, Mapping[str, Array]], ex
 
     Args:
         image: (height, width, 3), 0 to 1.
-        models: By model, maps (rows, columns) of `norm`, `relative_norm`, `inner_share` and `cross_share`.
+        models: Maps (rows, columns) by model: `norm`, `relative_norm`, `inner_share` and `cross_share`.
         extent: Left, right, bottom and top edge of the patches in pixels.
     """
     titles = ["image", "norm of the prompt", "relative to its token", "share of inner prompt", "share of cross prompt"]
@@ -78,12 +78,12 @@ def plot_prompt_maps(image: Array, models: Mapping[str, Mapping[str, Array]], ex
             cmap, low, high = DIVERGING, 0.5 - spread, 0.5 + spread
         for axis, values in zip(axes[:, column], stack, strict=True):
             drawn = _overlay(axis, image, values, extent, cmap, low, high)
-        _colour_bar(figure, drawn, axes[:, column, None], None if name == "norm" else percent())
+        _color_bar(figure, drawn, axes[:, column, None], None if name == "norm" else percent())
     return figure
 
 
 def _grid_of_maps(image: Array, rows: Sequence[str], titles: Sequence[str], bars: int) -> tuple[Figure, npt.NDArray[Any]]:
-    """A row of axes under each title's column, the image in the first; `bars` colour bars will stand in a row."""
+    """A row of axes under each title's column, the image in the first; `bars` color bars will stand in a row."""
     side = (PAGE - 0.4 - 0.55 * bars) / len(titles)
     wide = max(6, round(side / 0.058))  # characters above a map
     wrapped = [fill(title, wide) for title in titles]
@@ -103,13 +103,11 @@ def _grid_of_maps(image: Array, rows: Sequence[str], titles: Sequence[str], bars
 
 
 def _overlay(axis: Axes, image: Array, values: Array, extent: Extent, cmap: str, low: float, high: float) -> AxesImage:
-    axis.imshow(0.55 + 0.45 * image.mean(axis=2), cmap="gray", vmin=0, vmax=1)  # pale: the colour is the map's
+    axis.imshow(0.55 + 0.45 * image.mean(axis=2), cmap="gray", vmin=0, vmax=1)  # pale: the color is the map's
     return axis.imshow(values, cmap=cmap, vmin=low, vmax=high, alpha=0.75, extent=extent, interpolation="nearest")
 
 
-def _colour_bar(
-    figure: Figure, drawn: AxesImage, axes: npt.NDArray[Any], form: Formatter | None, beyond: bool = False
-) -> None:
+def _color_bar(figure: Figure, drawn: AxesImage, axes: npt.NDArray[Any], form: Formatter | None, beyond: bool = False) -> None:
     """One as high as all of `axes`, rows of squares; pointed if there are values `beyond` its ends."""
     from matplotlib.ticker import MaxNLocator
 
@@ -127,8 +125,8 @@ def plot_activation(models: Mapping[str, Activation], looks: Mapping[str, Look],
     Bands and bars are 95 % intervals of the mean over images.
 
     Args:
-        models: By name, the base model first.
-        looks: By the same names.
+        models: Records by the model's name, the base model first.
+        looks: Color, line and marker by the same names.
         direction: "forward", "backward" or "both", the mean of the two.
     """
     base, *tuned = models
@@ -171,8 +169,8 @@ def _draw_along(axis: Axes, values: Array, look: Look, name: str, above: int) ->
     """Mean and interval of (images, num_patches) at every position."""
     positions = np.arange(1, values.shape[1] + 1)
     mean, half = values.mean(axis=0), 1.96 * values.std(axis=0, ddof=min(1, len(values) - 1)) / np.sqrt(len(values))
-    axis.plot(positions, mean, label=name, color=look.colour, linestyle=look.line, zorder=2 + above)
-    axis.fill_between(positions, mean - half, mean + half, color=look.colour, alpha=0.15, linewidth=0)
+    axis.plot(positions, mean, label=name, color=look.color, linestyle=look.line, zorder=2 + above)
+    axis.fill_between(positions, mean - half, mean + half, color=look.color, alpha=0.15, linewidth=0)
 
 
 def _draw_change(axis: Axes, base: Array, values: Array, look: Look, above: int) -> None:
@@ -180,15 +178,15 @@ def _draw_change(axis: Axes, base: Array, values: Array, look: Look, above: int)
     positions = np.arange(1, base.shape[1] + 1)
     change = relative_change(base, values, list(positions[:, None] - 1))
     low, high = change.mean - change.half_width, change.mean + change.half_width
-    axis.plot(positions, change.mean, color=look.colour, linestyle=look.line, linewidth=0.9, zorder=2 + above)
-    axis.fill_between(positions, low, high, color=look.colour, alpha=0.2, linewidth=0)
+    axis.plot(positions, change.mean, color=look.color, linestyle=look.line, linewidth=0.9, zorder=2 + above)
+    axis.fill_between(positions, low, high, color=look.color, alpha=0.2, linewidth=0)
 
 
 def _draw_quarters(axis: Axes, base: Array, values: Array, look: Look, shift: float) -> None:
     """Relative change in every quarter and in all of the sequence, moved sideways by `shift`."""
     change = relative_change(base, values, [*quarters(base.shape[1]), slice(None)])
     places = np.arange(5) + shift
-    bar: Any = dict(fmt=look.marker, color=look.colour, markersize=3.5, elinewidth=1, capsize=1.5, capthick=0.8)
+    bar: Any = dict(fmt=look.marker, color=look.color, markersize=3.5, elinewidth=1, capsize=1.5, capthick=0.8)
     axis.errorbar(places, change.mean, np.nan_to_num(change.half_width), **bar)
 
 
@@ -208,15 +206,15 @@ def plot_scales(prompts: Mapping[str, Array]) -> Figure:
     below = np.zeros(len(layers))
     for number, (scale, kind, letter) in enumerate(kinds):
         size = np.abs(prompts[scale])
-        colour = COLOURS[number]
-        left.plot(layers, size.mean(axis=1), label=f"{kind}, {letter}", color=colour, marker=MARKERS[number], markersize=3)
-        left.fill_between(layers, *np.percentile(size, (10, 90), axis=1), color=colour, alpha=0.12, linewidth=0.6)
+        color = COLORS[number]
+        left.plot(layers, size.mean(axis=1), label=f"{kind}, {letter}", color=color, marker=MARKERS[number], markersize=3)
+        left.fill_between(layers, *np.percentile(size, (10, 90), axis=1), color=color, alpha=0.12, linewidth=0.6)
         share = prompts[f"{kind}_share"]
-        right.bar(layers, share, 0.85, bottom=below, color=colour, alpha=0.85, label=kind)
+        right.bar(layers, share, 0.85, bottom=below, color=color, alpha=0.85, label=kind)
         below = below + share
     left.set(ylabel="size of the scale", ylim=(0, None))
     left.legend(ncols=2, **above)
-    middle.plot(layers, prompts["relative_norm"], color=COLOURS[2], marker="o", markersize=3)
+    middle.plot(layers, prompts["relative_norm"], color=COLORS[2], marker="o", markersize=3)
     middle.set(ylabel="norm relative to the token", ylim=(0, None))
     middle.yaxis.set_major_formatter(percent())
     right.set(ylabel="share of the prompt", ylim=(0, 1))

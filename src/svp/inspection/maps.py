@@ -57,7 +57,7 @@ def prompt_maps(record: Gates, layer: int | None = None) -> dict[str, Array]:
 
 
 def patch_extent(model: VisionMamba) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top edge of the patches in pixels, pixel centres at whole numbers."""
+    """Left, right, bottom and top edge of the patches in pixels, pixel centers at whole numbers."""
     (rows, columns), embed = model.patch_embed.grid_size, model.patch_embed
     (height, width), (down, across) = embed.patch_size, embed.stride
     left, top = (width - across) / 2 - 0.5, (height - down) / 2 - 0.5  # overlapping patches stand for their middle

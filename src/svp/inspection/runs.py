@@ -59,8 +59,8 @@ class Compared:
     """Models that figures show beside each other: the plain backbone, the run that it is about, further runs.
 
     Args:
-        models: By the name that figures give them.
-        directories: Of the runs, by the same names.
+        models: Models by the name that figures give them.
+        directories: Run directories by the same names.
         looks: In which figures show the models, by the same names.
         trained: The run that it is about.
     """

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from svp.inspection.predictions import Reliability
-from svp.plotting import COLOURS, COLUMN, GREY, MARKERS, PAGE, SMALL, new_figure, open_axis, percent, shorten
+from svp.plotting import COLORS, COLUMN, GREY, MARKERS, PAGE, SMALL, new_figure, open_axis, percent, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,35 +28,35 @@ _FEW = 10
 
 
 def plot_features(embedded: Mapping[str, Array], labels: Integers, class_names: Sequence[str]) -> Figure:
-    """Features in two dimensions, one panel per model, one colour and marker per class.
+    """Features in two dimensions, one panel per model, one color and marker per class.
 
     Args:
-        embedded: By the title of the panel, (images, 2).
+        embedded: Points (images, 2) by the title of the panel.
         labels: (images,)
-        class_names: By label; of more classes than can be told apart, the frequent ones are coloured.
+        class_names: Class names by label; where there are more than can be told apart, the frequent ones are colored.
     """
     frequent = np.argsort(-np.bincount(labels, minlength=len(class_names)), kind="stable")[:_COLOURED]
-    coloured = sorted(int(label) for label in frequent if label in labels)
+    colored = sorted(int(label) for label in frequent if label in labels)
     rows = -(-len(embedded) // _PANELS)
     columns = -(-len(embedded) // rows)
     side = (PAGE - _LEGEND) / max(columns, 2)
-    figure = new_figure(side * columns + _LEGEND, max(rows * (side + 0.25), 0.13 * len(coloured) + 0.2))
+    figure = new_figure(side * columns + _LEGEND, max(rows * (side + 0.25), 0.13 * len(colored) + 0.2))
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(embedded) :]:
         axis.set_visible(False)
     for axis, (title, points) in zip(axes.flat, embedded.items(), strict=False):
-        others = ~np.isin(labels, coloured)
+        others = ~np.isin(labels, colored)
         axis.scatter(*points[others].T, s=6, color=GREY, alpha=0.3, linewidth=0)
-        for number, label in enumerate(coloured):
+        for number, label in enumerate(colored):
             chosen = points[labels == label]
-            shade, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]  # 7 and 8: 56 pairs
+            shade, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]  # 7 and 8: 56 pairs
             axis.scatter(*chosen.T, s=12, color=shade, marker=marker, alpha=0.8, linewidth=0)
         axis.set(xticks=[], yticks=[], title=title)
         axis.set_box_aspect(1)
         axis.spines[:].set_color("#bbbbbb")
     others_handle, *handles = axes.flat[0].collections
-    names = [shorten(class_names[label], _LEGEND_CHARACTERS) for label in coloured]
-    if len(coloured) < len(np.unique(labels)):
+    names = [shorten(class_names[label], _LEGEND_CHARACTERS) for label in colored]
+    if len(colored) < len(np.unique(labels)):
         handles, names = [*handles, others_handle], [*names, "other classes"]
     figure.legend(handles, names, loc="outside right center", handletextpad=0.1)
     return figure
@@ -114,22 +114,22 @@ def plot_reliability(reliability: Reliability) -> Figure:
     counts = reliability.counts
     edges = np.linspace(0, 1, len(counts) + 1)
     filled = counts > 0
-    width, centres = 0.94 * edges[1], ((edges[1:] + edges[:-1]) / 2)[filled]
+    width, centers = 0.94 * edges[1], ((edges[1:] + edges[:-1]) / 2)[filled]
     accuracy, confidence = reliability.accuracy[filled], reliability.confidence[filled]
     low, high = _wilson(accuracy, counts[filled])
-    gap: Any = dict(facecolor="none", edgecolor=COLOURS[1], hatch="////", linewidth=0.6)
+    gap: Any = dict(facecolor="none", edgecolor=COLORS[1], hatch="////", linewidth=0.6)
     many = counts[filled] >= _FEW
     for bins, alpha in ((many, 0.8), (~many, 0.25)):
-        top.bar(centres[bins], accuracy[bins], width, color=COLOURS[0], alpha=alpha, linewidth=0)
-        top.bar(centres[bins], (confidence - accuracy)[bins], width, bottom=accuracy[bins], alpha=min(1, 2 * alpha), **gap)
-    entries = [Patch(color=COLOURS[0], alpha=0.8, label="accuracy"), Patch(label="gap to confidence", **gap)]
+        top.bar(centers[bins], accuracy[bins], width, color=COLORS[0], alpha=alpha, linewidth=0)
+        top.bar(centers[bins], (confidence - accuracy)[bins], width, bottom=accuracy[bins], alpha=min(1, 2 * alpha), **gap)
+    entries = [Patch(color=COLORS[0], alpha=0.8, label="accuracy"), Patch(label="gap to confidence", **gap)]
     interval = (accuracy - low, high - accuracy)
-    top.errorbar(centres, accuracy, interval, fmt="none", color="black", capsize=1.5, linewidth=0.7, clip_on=False)
+    top.errorbar(centers, accuracy, interval, fmt="none", color="black", capsize=1.5, linewidth=0.7, clip_on=False)
     top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=0.8)
     top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     top.legend(handles=entries, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, ncols=2)
     figure.suptitle(f"expected calibration error {reliability.expected_calibration_error:.1%}")
-    bottom.bar(centres, counts[filled] / counts.sum(), width, color=GREY)
+    bottom.bar(centers, counts[filled] / counts.sum(), width, color=GREY)
     bottom.set(xlabel="confidence", ylabel="images")
     bottom.xaxis.set_major_formatter(percent())
     for axis in (top, bottom):
@@ -141,6 +141,6 @@ def plot_reliability(reliability: Reliability) -> Figure:
 def _wilson(share: Array, n: Integers) -> tuple[Array, Array]:
     """95 % interval of a share of n."""
     z = 1.96
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    center = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return np.minimum(centre - half, share), np.maximum(centre + half, share)
+    return np.minimum(center - half, share), np.maximum(center + half, share)

@@ -16,7 +16,7 @@ from svp.ops import Direction, bidirectional_scan, causal_conv1d, selective_scan
 class CausalConv1d(nn.Module):
     """``svp.ops.causal_conv1d`` with SiLU as a module, channel-last in and out.
 
-    Its parameters have the names, shapes and initialisation of an ``nn.Conv1d``, but it is none: what dispatches on
+    Its parameters have the names, shapes and initialization of an ``nn.Conv1d``, but it is none: what dispatches on
     ``isinstance(module, nn.Conv1d)`` (PEFT's LoRA, say) would take it for channel-first and linear.
 
     Args:
@@ -132,7 +132,7 @@ class BidirectionalMamba(nn.Module):
     def init_weights(self) -> None:
         """A = -(1..d_state), D = 1, steps log-uniform in [0.001, 0.1] in *both* directions; the rest as PyTorch does.
 
-        The release gives the step-size initialisation to the forward direction only and leaves the backward one at bias 0.
+        The release gives the step-size initialization to the forward direction only and leaves the backward one at bias 0.
         """
         for A_log, D in ((self.A_log, self.D), (self.A_b_log, self.D_b)):
             states = torch.arange(1, self.d_state + 1, dtype=torch.float32, device=A_log.device)

@@ -7,13 +7,11 @@ both directions). The models are registered with timm and keep its contract.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, to_2tuple, trunc_normal_
 from timm.models import (
@@ -21,146 +19,16 @@ from timm.models import (
     checkpoint,
     generate_default_cfgs,
     register_model,
-    register_notrace_function,
-    register_notrace_module,
 )
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from svp.errors import InputError
 from svp.models import checkpoints
-from svp.models.mixer import BidirectionalMamba, is_autocast_enabled, is_untouched
-from svp.ops import Prompts, add_prompts, add_rms_norm
+from svp.models.blocks import Block, PatchEmbed, RMSNorm, add_residual
+from svp.models.mixer import BidirectionalMamba
 
-__all__ = ["Block", "PatchEmbed", "RMSNorm", "VisionMamba"]
-
-
-class RMSNorm(nn.RMSNorm):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in the dtype of `x`, returned in that of the weight.
-
-    The residual stream stays float32 when the model runs in bfloat16, so the two dtypes may differ. It has no bias unless
-    it is given one (``svp.models.checkpoints.give_bias``).
-    """
-
-    bias: nn.Parameter | None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.register_parameter("bias", None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
-        return y.to(self.weight.dtype)
-
-
-@register_notrace_module  # one node for torch.fx: shapes and dtypes are looked at inside
-class Block(nn.Module):
-    """Add to the residual stream, normalise, mix.
-
-        residual <- residual + drop_path(prompted(hidden));   hidden <- mixer(norm(residual))
-
-    Stochastic depth acts on the hidden stream before it joins the residual, as released. The residual is kept in float32 (or
-    wider) whatever the model runs in.
-
-    Attributes:
-        prompter: None, or what a tuner prompts the hidden stream by: it takes `hidden` and returns what to go on with, and
-            the ``svp.ops.Prompts`` that are yet to be added to that.
-    """
-
-    def __init__(self, mixer: BidirectionalMamba, norm: RMSNorm, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.mixer = mixer
-        self.norm = norm
-        self.drop_path = DropPath(drop_path)
-        self.prompter: Any = None
-
-    def forward(self, hidden: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """hidden and residual (batch, length, embed_dim) -> the same pair; no residual means the first block."""
-        prompts = Prompts()
-        if self.prompter is not None:
-            hidden, prompts = self.prompter(hidden)
-        if self._is_plain() and self.norm.eps is not None:
-            residual, normed = add_rms_norm(
-                hidden, residual, self.norm.weight, self.norm.eps, prompts, self._norm_dtype(hidden)
-            )
-        else:
-            residual = add_residual(self.drop_path(add_prompts(hidden, prompts)), residual)
-            normed = self.norm(residual)
-        return self.mixer(normed), residual
-
-    def _is_plain(self) -> bool:
-        """Whether what stands in front of the mixer is as built: nothing wrapped, replaced, hooked or dropped."""
-        drops = self.training and self.drop_path.drop_prob
-        untouched = is_untouched(self.drop_path, DropPath) and is_untouched(self.norm, RMSNorm)
-        return untouched and not drops and self.norm.bias is None
-
-    def _norm_dtype(self, hidden: Tensor) -> torch.dtype:
-        device = hidden.device.type
-        return torch.get_autocast_dtype(device) if is_autocast_enabled(device) else self.norm.weight.dtype
-
-
-@register_notrace_function
-def add_residual(hidden: Tensor, residual: Tensor | None) -> Tensor:
-    """residual + hidden in float32 or wider."""
-    hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-    return hidden if residual is None else residual + hidden
-
-
-@register_notrace_module
-class PatchEmbed(nn.Module):
-    """Image to patch tokens by a convolution; patches may overlap (`stride` below `patch_size`).
-
-    (batch, in_chans, height, width) -> (batch, rows * columns, embed_dim), row by row.
-    """
-
-    def __init__(
-        self,
-        img_size: int | tuple[int, int],
-        patch_size: int | tuple[int, int],
-        stride: int | tuple[int, int],
-        in_chans: int,
-        embed_dim: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.patch_size: tuple[int, int] = to_2tuple(patch_size)
-        self.stride: tuple[int, int] = to_2tuple(stride)
-        self.set_input_size(img_size)
-        self.proj = nn.Conv2d(in_chans, embed_dim, self.patch_size, stride=self.stride, device=device, dtype=dtype)
-
-    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Accept images of another size from now on."""
-        size: tuple[int, int] = to_2tuple(img_size)
-        if any(side < patch for side, patch in zip(size, self.patch_size, strict=True)):
-            raise InputError(f"img_size {size} is smaller than patch_size {self.patch_size}")
-        self.img_size = size
-        rows, columns = (
-            (side - patch) // step + 1 for side, patch, step in zip(size, self.patch_size, self.stride, strict=True)
-        )
-        self.grid_size = (rows, columns)
-        self.num_patches = rows * columns
-
-    def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
-        """Pixels per token along a side."""
-        return max(self.stride) if as_scalar else self.stride
-
-    def init_weights(self) -> None:
-        """LeCun normal weights, zero bias, as released."""
-        fan_in = self.proj.weight[0].numel()
-        trunc_normal_(self.proj.weight, std=math.sqrt(1 / fan_in) / 0.87962566103423978)
-        assert self.proj.bias is not None
-        nn.init.zeros_(self.proj.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[-2:]) != self.img_size:
-            raise InputError(
-                f"images are {x.shape[-2]} x {x.shape[-1]}, this model takes {self.img_size[0]} x {self.img_size[1]}; "
-                "resize them, build the model with img_size=..., or call model.set_input_size(...)"
-            )
-        return self.proj(x).flatten(2).transpose(1, 2)
+__all__ = ["VisionMamba"]
 
 
 class VisionMamba(nn.Module):
@@ -266,7 +134,7 @@ class VisionMamba(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Fresh weights, as the release initialises them (and the backward direction's step size too)."""
+        """Fresh weights, as the release initializes them (and the backward direction's step size too)."""
         trunc_normal_(self.pos_embed, std=0.02)
         trunc_normal_(self.cls_token, std=0.02)
         self.patch_embed.init_weights()

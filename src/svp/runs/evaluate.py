@@ -177,7 +177,7 @@ def score(
 
     Args:
         model: Prepared by `accelerator`.
-        loader: Prepared by `accelerator`, and `normalised` if its images are kept ones.
+        loader: Prepared by `accelerator`, and `normalized` if its images are kept ones.
         accelerator: Devices and processes.
         num_classes: Outputs of the head.
         unreadable_labels: True classes of images that could not be read; they count as wrong.

@@ -3,7 +3,8 @@
 from svp.studies.comparison import Comparison, Finding, collect, read_folder, run_study
 from svp.studies.report import write_report
 from svp.studies.search import Range, Search, Trial, make_search, run_search
-from svp.studies.study import Cell, Job, Study, Tuning, make_study, read_study
+from svp.studies.study import Cell, Job, Study, Tuning
+from svp.studies.study_file import make_study, read_study
 from svp.studies.variants import read_ablation, read_sensitivity
 
 __all__ = [

@@ -16,7 +16,8 @@ from svp.paths import write_atomically
 from svp.runs import EpochRow, Result, RunDirectory
 from svp.studies.engine import run_jobs
 from svp.studies.statistics import Difference, Spread, averaged, paired_difference, spread
-from svp.studies.study import Cell, Job, Study, read_study, to_yaml_values
+from svp.studies.study import Cell, Job, Study
+from svp.studies.study_file import read_study, to_yaml_values
 from svp.training import ConfigError
 
 _DIVERGED = "NonFiniteLossError"

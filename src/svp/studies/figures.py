@@ -12,7 +12,7 @@ import numpy as np
 
 from svp.plotting import (
     BASE,
-    COLOURS,
+    COLORS,
     FONT_SIZE,
     GREY,
     SEQUENTIAL,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-_MARKED = COLOURS[1]
+_MARKED = COLORS[1]
 _PANELS_PER_ROW = 4
 
 
@@ -83,7 +83,7 @@ def accuracy_figure(comparison: Comparison) -> Figure:
             _draw_method(axis, comparison, method, column, place, series.look)
         reference = comparison.top1(study.reference, column) if study.reference else None
         if reference:
-            axis.axvline(100 * reference.mean, color=BASE.colour, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+            axis.axvline(100 * reference.mean, color=BASE.color, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
         axis.set_title(_over(comparison, column))
         axis.set_yticks(range(len(methods)), [series.title for series in methods.values()])
         axis.set_ylim(len(methods) - 0.4, -0.6)
@@ -106,11 +106,11 @@ def _draw_method(
     seeds = [100 * np.mean([part[seed] for part in parts]) for seed in parts[0] if all(seed in part for part in parts)]
     std = 100 * scores.std if scores.std is not None else None
     places = [place] * len(seeds)
-    axis.plot(*((places, seeds) if upright else (seeds, places)), "o", mfc="none", mec=look.colour, mew=0.7, alpha=0.6)
+    axis.plot(*((places, seeds) if upright else (seeds, places)), "o", mfc="none", mec=look.color, mew=0.7, alpha=0.6)
     mean: Any = {"x": 100 * scores.mean, "y": place, "xerr": std}
     if upright:
         mean = {"x": place, "y": 100 * scores.mean, "yerr": std}
-    axis.errorbar(**mean, fmt=look.marker, ms=5, color=look.colour, elinewidth=1.3, capsize=0)
+    axis.errorbar(**mean, fmt=look.marker, ms=5, color=look.color, elinewidth=1.3, capsize=0)
 
 
 def parameters_figure(comparison: Comparison) -> Figure:
@@ -127,7 +127,7 @@ def parameters_figure(comparison: Comparison) -> Figure:
     axis = figure.subplots()
     for method, (trained_count, top1, std) in points.items():
         look, error = methods[method].look, 100 * std if std is not None else None
-        axis.errorbar(trained_count, top1, yerr=error, fmt=look.marker, ms=5, color=look.colour, elinewidth=1, capsize=0)
+        axis.errorbar(trained_count, top1, yerr=error, fmt=look.marker, ms=5, color=look.color, elinewidth=1, capsize=0)
     log_scale(axis)
     axis.set_xlabel("trained parameters, with head" + ("" if len(study.columns[column]) == 1 else ", mean over data sets"))
     axis.set_ylabel(f"test top-1 (%), {_over(comparison, column)}")
@@ -177,7 +177,7 @@ def line_figure(comparison: Comparison) -> Figure:
     for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         means = [_at(comparison, f"{option} {value}", panel) for value in values]
         line = [100 * mean.mean if mean else np.nan for mean in means]
-        axis.plot(range(len(values)), line, color=look.colour, linewidth=0.8, alpha=0.6)
+        axis.plot(range(len(values)), line, color=look.color, linewidth=0.8, alpha=0.6)
         for place, value in enumerate(values):
             if f"{option} {value}" in comparison.study.methods:
                 _draw_method(axis, comparison, f"{option} {value}", panel, place, look, upright=True)
@@ -217,10 +217,10 @@ def search_figure(search: Search, trials: Sequence[Trial]) -> Figure:
     """Best top-1 on validation images of every trial, a panel per option: discs reached the end, crosses did not."""
     figure = new_figure(0.8 + 2.3 * len(search.space), 2.7)
     for axis, (name, part) in zip(figure.subplots(1, len(search.space), squeeze=False)[0], search.space.items(), strict=True):
-        for state, marker, colour in (("pruned", "x", GREY), ("complete", "o", COLOURS[0])):
+        for state, marker, color in (("pruned", "x", GREY), ("complete", "o", COLORS[0])):
             shown = [trial for trial in trials if trial.state == state and trial.top1 is not None]
             places = [part.index(trial.point[name]) if isinstance(part, tuple) else trial.point[name] for trial in shown]
-            axis.plot(places, [100 * (trial.top1 or 0) for trial in shown], marker, ms=4.5, color=colour, mew=0.9, alpha=0.8)
+            axis.plot(places, [100 * (trial.top1 or 0) for trial in shown], marker, ms=4.5, color=color, mew=0.9, alpha=0.8)
         if trials and trials[0].state == "complete":
             value = trials[0].point[name]
             place = part.index(value) if isinstance(part, tuple) else value

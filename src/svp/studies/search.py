@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from svp.errors import UnavailableError
 from svp.runs import EpochRow
 from svp.studies.engine import call_on_ray, logged, start_worker, terminate
-from svp.studies.study import Cell, Job, make_study
+from svp.studies.study import Cell, Job
+from svp.studies.study_file import make_study
 from svp.studies.variants import method_name, point_settings
 from svp.training import ConfigError, make_config, train
 from svp.training.recipes import merge, normalized

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from svp.studies.study import Study, grid_points, make_study, read_values
+from svp.studies.study import Study, grid_points
+from svp.studies.study_file import make_study, read_values
 from svp.training.config import TrainConfig
 from svp.training.recipes import ConfigError, normalized, read_yaml
 

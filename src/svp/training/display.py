@@ -81,9 +81,9 @@ def plot_curves(rows: Sequence[EpochRow], best_epoch: int, path: Path, title: st
     """Loss over the epochs, and accuracy where a split was scored after each, as PNG and PDF.
 
     Args:
-        rows: As in ``metrics.jsonl``.
+        rows: Rows of ``metrics.jsonl``.
         best_epoch: The one that was kept, counted from 0.
-        path: Of both files, without their endings.
+        path: Path of both files, without their endings.
         title: How it was chosen.
         method: What was trained.
     """
@@ -95,13 +95,13 @@ def plot_curves(rows: Sequence[EpochRow], best_epoch: int, path: Path, title: st
         figure.suptitle(fill(title, 110), parse_math=False)
         loss, *others = figure.subplots(1, 2 if split else 1, squeeze=False)[0]
         training = [row.train_loss for row in rows]
-        loss.plot(epochs, training, color=BASE.colour, marker=BASE.marker, label="training (augmented)")
+        loss.plot(epochs, training, color=BASE.color, marker=BASE.marker, label="training (augmented)")
         for accuracy in others:
-            curve = dict(color=look.colour, marker=look.marker)
+            curve = dict(color=look.color, marker=look.marker)
             loss.plot(epochs, [row.selection_loss for row in rows], label=split, **curve)
             accuracy.plot(epochs, [row.selection_top1 for row in rows], label=f"{split} top-1", **curve)
             best = rows[best_epoch].selection_top1
-            ring = dict(marker="o", mfc="none", mec=look.colour, ms=9, linestyle="none")
+            ring = dict(marker="o", mfc="none", mec=look.color, ms=9, linestyle="none")
             accuracy.plot(best_epoch + 1, best, label=f"chosen: epoch {best_epoch + 1}, {best:.1%}", **ring)
             accuracy.set(ylabel="accuracy", ylim=(0, 1.02))
             accuracy.yaxis.set_major_formatter(percent())

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svp.data import normalised
+from svp.data import normalized
 from svp.errors import Interrupted
 from svp.runs.devices import make_accelerator, separate_accelerate_state
 from svp.runs.directory import RunDirectory
@@ -141,7 +141,7 @@ def _epoch(prepared: Prepared, epoch: int, rows: list[EpochRow], best: int) -> i
     seed_everything(prepared.config.seed, epoch, accelerator.process_index)
     train_loss = _train_epoch(prepared, epoch)
     trained = time.time()
-    batches = normalised(prepared.scored_loader, prepared.inputs)
+    batches = normalized(prepared.scored_loader, prepared.inputs)
     scores = score(prepared.wrapped, batches, accelerator, len(prepared.data.class_names))
     check_outcome(prepared.tuner, scores.loss, epoch)  # before anything good is overwritten
     chooses = prepared.selection_split is not None
@@ -187,7 +187,7 @@ def _train_epoch(prepared: Prepared, epoch: int) -> float:
     loader.set_epoch(epoch)  # type: ignore[attr-defined]
     total = torch.zeros((), device=accelerator.device)
     with prepared.display.progress(f"epoch {epoch + 1}/{config.epochs}", len(loader)) as (bar, task):
-        for step, (images, labels, index) in enumerate(normalised(loader, prepared.inputs)):
+        for step, (images, labels, index) in enumerate(normalized(loader, prepared.inputs)):
             prepared.schedule.set(epoch, step)
             loss = _loss(prepared, images, labels)
             on_its_way = LossOnItsWay(loss)

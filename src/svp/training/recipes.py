@@ -58,7 +58,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """Normalised values of a YAML file over those of the files it inherits from.
+    """Normalized values of a YAML file over those of the files it inherits from.
 
     Raises:
         ConfigError: A file cannot be read, does not exist, or inherits from itself in the end.

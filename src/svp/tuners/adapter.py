@@ -1,6 +1,6 @@
 """Adapter: a small bottleneck beside or behind the mixer of every block.
 
-    parallel      mixer(u) + scale * up(drop(ReLU(down(u))))          u: the normalised tokens that the mixer gets
+    parallel      mixer(u) + scale * up(drop(ReLU(down(u))))          u: the normalized tokens that the mixer gets
     sequential    y + scale * up(drop(ReLU(down(y)))),  y = mixer(u)
 
 `up` starts at zero, so training starts at the plain backbone. What trains: down, up and the head. Without head, with

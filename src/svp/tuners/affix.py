@@ -1,6 +1,6 @@
 """Affix-tuning: learned tokens enter every mixer beside the others, and what becomes of them is dropped behind it.
 
-    mixer_l(u) <- own(mixer_l(insert(u, P_l)))          u: the normalised tokens that mixer l gets
+    mixer_l(u) <- own(mixer_l(insert(u, P_l)))          u: the normalized tokens that mixer l gets
 
 Both scans pass over the added tokens, so these set the state that the model's own tokens meet; they have no residual and never
 reach another block. Where they stand is up to `position`.

@@ -14,10 +14,10 @@ Listed = Sequence[tuple[str, int]]
 
 
 def write_image(path: Path, number: int = 0) -> None:
-    """Noise around a colour of the number's own; the suffix tells the format."""
+    """Noise around a color of the number's own; the suffix tells the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    colour = (40 * number % 256, 90 * number % 256, 200)
-    pixels = np.clip(np.random.default_rng(number).normal(colour, 20, size=(12, 16, 3)), 0, 255).astype(np.uint8)
+    color = (40 * number % 256, 90 * number % 256, 200)
+    pixels = np.clip(np.random.default_rng(number).normal(color, 20, size=(12, 16, 3)), 0, 255).astype(np.uint8)
     Image.fromarray(pixels).save(path)
 
 

@@ -30,7 +30,7 @@ from svp.data import (
     keep_images,
     load_image,
     make_loader,
-    normalised,
+    normalized,
     train_transform,
 )
 from svp.data.pipeline.stages import Stages, take_apart
@@ -99,7 +99,7 @@ def test_evaluation_is_the_same_to_the_bit(
     transform = eval_transform(inputs)
     plain = make_loader(ImageListDataset(split, transform), 3, train=False)
     kept = make_loader(KeptImageDataset(split, transform, Place(place)), 3, train=False)
-    for one, other in zip(plain, normalised(kept, inputs), strict=True):
+    for one, other in zip(plain, normalized(kept, inputs), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
         assert other[0].is_contiguous()
         assert other[0].dtype == torch.float32
@@ -107,7 +107,7 @@ def test_evaluation_is_the_same_to_the_bit(
 
 def test_float_batches_pass_as_they_are(split: Split) -> None:
     (batch,) = make_loader(ImageListDataset(split, eval_transform(INPUTS)), 10, train=False)
-    (passed,) = normalised([batch], INPUTS)
+    (passed,) = normalized([batch], INPUTS)
     assert all(one is other for one, other in zip(batch, passed, strict=True))
 
 
@@ -167,7 +167,7 @@ def epochs(
     for number in numbers:
         assert isinstance(loader.sampler, EpochSampler)
         loader.sampler.set_epoch(number)
-        for images, labels, indices in normalised(loader, INPUTS):
+        for images, labels, indices in normalized(loader, INPUTS):
             assert labels.tolist() == [index % 3 for index in indices.tolist()]
             outcome.append(torch.cat([images.flatten(1), indices[:, None]], dim=1))
     return outcome

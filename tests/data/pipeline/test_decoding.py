@@ -45,7 +45,7 @@ def pixel(path: Path, x: int = 0, y: int = 0) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "suffix", "expected"),
+    ("mode", "color", "suffix", "expected"),
     [
         ("RGB", (10, 200, 30), "png", (10, 200, 30)),
         ("L", 77, "png", (77, 77, 77)),
@@ -65,8 +65,8 @@ def pixel(path: Path, x: int = 0, y: int = 0) -> tuple[int, ...]:
         ("F", -7.0, "tif", (0, 0, 0)),
     ],
 )
-def test_modes(tmp_path: Path, mode: str, colour, suffix: str, expected) -> None:  # type: ignore[no-untyped-def]
-    path = save(tmp_path / f"x.{suffix}", Image.new(mode, (4, 4), colour), **({"lossless": True} if suffix == "webp" else {}))
+def test_modes(tmp_path: Path, mode: str, color, suffix: str, expected) -> None:  # type: ignore[no-untyped-def]
+    path = save(tmp_path / f"x.{suffix}", Image.new(mode, (4, 4), color), **({"lossless": True} if suffix == "webp" else {}))
     assert pixel(path) == expected
 
 
@@ -82,7 +82,7 @@ def test_cmyk_jpeg(tmp_path: Path) -> None:
     assert max(green, blue) < 15
 
 
-def test_transparent_palette_colour_becomes_white(tmp_path: Path) -> None:
+def test_transparent_palette_color_becomes_white(tmp_path: Path) -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putdata([0, 1])
@@ -112,7 +112,7 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
 
 
 def test_animation_gives_its_first_frame(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     assert pixel(save(tmp_path / "x.gif", frames[0], save_all=True, append_images=frames[1:])) == (255, 0, 0)
 
 

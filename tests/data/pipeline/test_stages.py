@@ -22,10 +22,10 @@ from svp.data import (
     KeptImageDataset,
     Place,
     Split,
-    normalised,
+    normalized,
     train_transform,
 )
-from svp.data.pipeline.kernels import normalise, recolour, warp
+from svp.data.pipeline.kernels import normalize, recolor, warp
 from svp.data.pipeline.policies import _operations, fix_posterize, on_arrays
 from svp.data.pipeline.stages import take_apart
 
@@ -51,7 +51,7 @@ def both(tmp_path: Path, pictures: list[Image.Image], augment: AugmentConfig, in
     plain, kept = ImageListDataset(split, transform, 3), KeptImageDataset(split, transform, Place("memory"), 3)
     keys = [(1, number) for number in range(len(paths))]
     one = torch.stack([plain[key][0] for key in keys])
-    ((other, _, _),) = normalised([kept.__getitems__(keys)], inputs)
+    ((other, _, _),) = normalized([kept.__getitems__(keys)], inputs)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (inputs.mean, inputs.std))
     return (one * std + mean) * 255, (other * std + mean) * 255
 
@@ -75,7 +75,7 @@ def test_small_images_give_the_same_crops_and_flips(tmp_path: Path, scale_min: f
     assert (difference < 1.01).float().mean() > 0.999  # between black and white the two clip overshoots a little otherwise
 
 
-def test_colour_jitter_and_erasing_are_the_same(tmp_path: Path) -> None:
+def test_color_jitter_and_erasing_are_the_same(tmp_path: Path) -> None:
     augment = AugmentConfig(auto_augment=None, color_jitter=0.4, random_erasing=0.7)
     one, other = both(tmp_path, [smooth(34, 36, n) for n in range(40)], augment)
     difference = (one.clamp(0, 255) - other).abs()  # the noise of erasing goes beyond white, uint8 does not
@@ -103,9 +103,9 @@ def test_large_images_are_cropped_with_the_same_chances(tmp_path: Path) -> None:
     for images in both(tmp_path, [picture] * 600, augment):
         left, right = images[:, 0, :, 0].mean(1), images[:, 0, :, -1].mean(1)
         width, height = (right - left) / 255, (images[:, 1, -1].mean(1) - images[:, 1, 0].mean(1)) / 255
-        centre = (left + right) / 510
-        crops.append((width.abs() * height, width.abs() / height, centre, (width < 0).float()))
-    for name, plain, kept in zip(("area", "ratio", "centre", "flipped"), *crops, strict=True):
+        center = (left + right) / 510
+        crops.append((width.abs() * height, width.abs() / height, center, (width < 0).float()))
+    for name, plain, kept in zip(("area", "ratio", "center", "flipped"), *crops, strict=True):
         error = (plain.var() / 600 + kept.var() / 600).sqrt()
         assert abs(plain.mean() - kept.mean()) < 4 * error, name
         assert 0.8 < plain.std() / kept.std() < 1.25, name
@@ -163,11 +163,11 @@ def test_geometric_operations_equal_pillows(size: tuple[int, int], name: str, am
     assert off.sum() <= (0 if "Translate" in name else 0.05 * off.size + 2)
 
 
-def test_recolour_looks_every_value_up() -> None:
+def test_recolor_looks_every_value_up() -> None:
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     values = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
     out = np.zeros_like(image)
-    recolour(image, values, out)
+    recolor(image, values, out)
     for channel in range(3):
         np.testing.assert_array_equal(out[..., channel], values[image[..., channel], channel])
 
@@ -185,11 +185,11 @@ def test_warp_equals_pillow_inside() -> None:
         assert np.abs(out.astype(int) - np.asarray(expected)).max() <= 2
 
 
-def test_normalise_looks_every_value_up() -> None:
+def test_normalize_looks_every_value_up() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), dtype=np.uint8)
     values = np.random.default_rng(1).normal(size=(3, 256)).astype(np.float32)
     out = np.full((3, 3, 5, 7), np.nan, dtype=np.float32)
-    normalise(images, values, out)
+    normalize(images, values, out)
     for channel in range(3):
         np.testing.assert_array_equal(out[:, channel], values[channel][images[..., channel]])
 

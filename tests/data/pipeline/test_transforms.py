@@ -43,7 +43,7 @@ def picture(width: int, height: int) -> Image.Image:
 
 def test_training_pipeline_is_that_of_the_release() -> None:
     steps: list[Any] = train_transform(InputConfig(), RELEASE).transforms  # type: ignore[attr-defined]
-    crop, flip, augment, _, normalise, erase = steps
+    crop, flip, augment, _, normalize, erase = steps
     assert isinstance(crop, RandomResizedCropAndInterpolation)
     assert (crop.size, crop.scale, crop.ratio) == ((224, 224), (0.08, 1.0), (3 / 4, 4 / 3))
     assert crop.interpolation == InterpolationMode.BICUBIC
@@ -58,8 +58,8 @@ def test_training_pipeline_is_that_of_the_release() -> None:
         assert operation.magnitude_max is None  # clipped to 10
         assert operation.kwargs == {"fillcolor": (124, 116, 104), "resample": Image.Resampling.BICUBIC}
         assert operation.hparams["translate_const"] == 100
-    torch.testing.assert_close(normalise.mean, torch.tensor([0.485, 0.456, 0.406]))
-    torch.testing.assert_close(normalise.std, torch.tensor([0.229, 0.224, 0.225]))
+    torch.testing.assert_close(normalize.mean, torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(normalize.std, torch.tensor([0.229, 0.224, 0.225]))
     assert isinstance(erase, RandomErasing)
     assert (erase.probability, erase.per_pixel, erase.min_area, erase.max_area) == (0.25, True, 0.02, 1 / 3)
     assert (erase.min_count, erase.max_count) == (1, 1)
@@ -81,8 +81,8 @@ def test_every_option_reaches_the_pipelines() -> None:
     assert (crop.size, crop.scale, crop.interpolation) == ((40, 40), (0.6, 1.0), InterpolationMode.BILINEAR)
     assert (hflip.p, vflip.p, erase.probability) == (0.1, 0.2, 0.9)
     assert jitter.brightness == jitter.contrast == jitter.saturation == pytest.approx((0.3, 1.7))
-    resize, centre, *_ = eval_transform(inputs).transforms  # type: ignore[attr-defined]
-    assert (resize.size, resize.interpolation, centre.size) == (80, InterpolationMode.BILINEAR, (40, 40))
+    resize, center, *_ = eval_transform(inputs).transforms  # type: ignore[attr-defined]
+    assert (resize.size, resize.interpolation, center.size) == (80, InterpolationMode.BILINEAR, (40, 40))
 
 
 @pytest.mark.parametrize(("option", "axis"), [("hflip", 2), ("vflip", 1)])
@@ -94,7 +94,7 @@ def test_flips_are_options(option: str, axis: int) -> None:
     assert torch.equal(flipped(image), plain(image).flip(axis))  # either always, so nothing is left to chance
 
 
-def test_colour_jitter_works_without_a_policy_only() -> None:
+def test_color_jitter_works_without_a_policy_only() -> None:
     def kinds(**options: Any) -> list[type]:
         return [type(step) for step in train_transform(InputConfig(), AugmentConfig(**options)).transforms]  # type: ignore[attr-defined]
 

@@ -47,7 +47,7 @@ class ImageList:
 
 
 def image_list(file: Path, entries: Iterable[Entry], part: str = "list") -> ImageList:
-    """The entries as a checked list; their paths are normalised.
+    """The entries as a checked list; their paths are normalized.
 
     Args:
         part: What the message calls the entries of the file.

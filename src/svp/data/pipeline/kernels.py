@@ -1,8 +1,8 @@
 """Three loops over pixels that no library at hand does as fast on one core (224 pixels square, beside Pillow's and PyTorch's):
 
     warp        bilinear affine map, uint8       0.24 ms; Pillow 0.86 ms bilinear, 2.1 ms bicubic, `grid_sample` 0.5 ms
-    recolour    table of values, uint8           0.04 ms; Pillow's `point` 0.08 ms, between arrays 0.15 ms
-    normalise   uint8 to normalised float32      0.09 ms; PyTorch 0.18 ms in four passes
+    recolor    table of values, uint8           0.04 ms; Pillow's `point` 0.08 ms, between arrays 0.15 ms
+    normalize   uint8 to normalized float32      0.09 ms; PyTorch 0.18 ms in four passes
 
 Importing this module imports Numba and compiles: do so before worker processes are forked, then they need not. The kernels are
 serial, so they run in forked processes.
@@ -19,7 +19,7 @@ _ONE = 65536  # of 16 fractional bits
 def warp(image, matrix, fill, out):
     """Fill `out` from `image`, uint8 (height, width, 3): pixel (x, y) from (a x + b y + c, d x + e y + f) of the image.
 
-    Coordinates count from the corner, pixel centres lie at halves; as in Pillow what lies outside is `fill`, and half a
+    Coordinates count from the corner, pixel centers lie at halves; as in Pillow what lies outside is `fill`, and half a
     pixel within the edge its outermost pixels go on. Values differ from Pillow's by 2 at most.
 
     Args:
@@ -52,11 +52,11 @@ def warp(image, matrix, fill, out):
 
 
 @compiled_for("void(uint8[:,:,::1], uint8[:,::1], uint8[:,:,::1])")
-def recolour(image, values, out):
+def recolor(image, values, out):
     """Look every value up: uint8 (height, width, 3), as `out`.
 
     Args:
-        values: By value and channel, uint8 (256, 3).
+        values: Table of new values, by old value and channel, uint8 (256, 3).
     """
     height, width, _ = image.shape
     for row in range(height):
@@ -66,11 +66,11 @@ def recolour(image, values, out):
 
 
 @compiled_for("void(uint8[:,:,:,::1], float32[:,::1], float32[:,:,:,::1])")
-def normalise(images, values, out):
+def normalize(images, values, out):
     """Look every value up: uint8 (batch, height, width, 3) into float32 (batch, 3, height, width).
 
     Args:
-        values: By channel and uint8 value, float32 (3, 256).
+        values: Table of new values, by channel and old value, float32 (3, 256).
     """
     number, height, width, _ = images.shape
     for i in range(number):

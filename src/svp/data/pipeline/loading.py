@@ -58,7 +58,7 @@ class ImageListDataset(Dataset[Item]):
 
 
 class KeptImageDataset(Dataset[Item]):
-    """The same for images that are decoded once, and kept; uint8, so for `normalised` to finish.
+    """The same for images that are decoded once, and kept; uint8, so for `normalized` to finish.
 
     Without random steps every item then equals that of `ImageListDataset`. With random steps it is drawn from (seed, epoch,
     index) as there; `svp.data.pipeline.stages` says in what it differs.
@@ -139,7 +139,7 @@ def make_loader(
 ) -> DataLoader[Item]:
     """Batches of (images, labels, indices): (batch, 3, height, width), (batch,), (batch,).
 
-    Kept images are uint8, for `normalised` to finish. For training the order comes from an `EpochSampler`,
+    Kept images are uint8, for `normalized` to finish. For training the order comes from an `EpochSampler`,
     `loader.sampler`, whose `set_epoch` is to be called before each epoch; otherwise it is that of the split. Workers live as
     long as the loader. They are started as the platform does; fork is safe, for all that they run after it is Pillow, PyTorch
     on one thread, and kernels of ours on one.
@@ -160,7 +160,7 @@ def make_loader(
     )
 
 
-def normalised(batches: Iterable[Batch], inputs: InputConfig) -> Iterator[Batch]:
+def normalized(batches: Iterable[Batch], inputs: InputConfig) -> Iterator[Batch]:
     """The batches with uint8 images made ready for the model, on the device they are on; others as they are."""
     values = torch.arange(256).repeat(3, 1, 1)  # by the arithmetic of torchvision's to_tensor and normalize
     values = ((values / 255 - torch.tensor(inputs.mean).view(3, 1, 1)) / torch.tensor(inputs.std).view(3, 1, 1)).squeeze(1)
@@ -173,10 +173,10 @@ def _look_up(images: Tensor, values: Tensor) -> Tensor:
     if images.device.type != "cpu":
         values = values.to(images.device)
         return torch.stack([values[channel][images[:, channel].int()] for channel in range(3)], dim=1)
-    from svp.data.pipeline.kernels import normalise  # compiles
+    from svp.data.pipeline.kernels import normalize  # compiles
 
     ready = torch.empty(images.shape)
-    normalise(images.permute(0, 2, 3, 1).contiguous().numpy(), values.numpy(), ready.numpy())
+    normalize(images.permute(0, 2, 3, 1).contiguous().numpy(), values.numpy(), ready.numpy())
     return ready
 
 

@@ -69,10 +69,10 @@ def _by_pillow(function: Callable[..., Image.Image], pixels: Pixels, *arguments:
 def _by_table(function: Callable[..., Image.Image], pixels: Pixels, *arguments: Any, **options: Any) -> Pixels:
     from svp.data.pipeline import kernels  # compiles
 
-    greys = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 256, 3)
-    recoloured = np.empty_like(pixels)
-    kernels.recolour(pixels, _by_pillow(function, greys, *arguments, **options)[0], recoloured)
-    return recoloured
+    grays = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 256, 3)
+    recolored = np.empty_like(pixels)
+    kernels.recolor(pixels, _by_pillow(function, grays, *arguments, **options)[0], recolored)
+    return recolored
 
 
 def _rotate(pixels: Pixels, degrees: float, **options: Any) -> Pixels:

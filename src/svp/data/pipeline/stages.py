@@ -1,7 +1,7 @@
 """A transform taken apart: what of an image can be prepared once and kept, and what is drawn anew every time.
 
 What is kept is a uint8 image, and uint8 images are what goes from the worker processes to the device: a quarter of the
-bytes. For evaluation nothing else is left to do than to normalise it, and the outcome equals that of the whole transform
+bytes. For evaluation nothing else is left to do than to normalize it, and the outcome equals that of the whole transform
 exactly. For training the random resized crop is taken from an image whose short side is no longer
 than `kept_side`; everything random is drawn as the whole transform draws it, from the same generators in the same order
 (but for `train_interpolation="random"`, where the operations of a policy draw no interpolation). Training differs from
@@ -98,7 +98,7 @@ class Stages:
         if self.erase is not None:
             if image.data_ptr() == kept.data_ptr():
                 image = image.clone()  # what is kept is not ours to write to
-            self.erase(_NormalisedView(image, self.mean, self.std))
+            self.erase(_NormalizedView(image, self.mean, self.std))
         return image
 
     def _cropped(self, kept: Tensor) -> Tensor:
@@ -114,8 +114,8 @@ class Stages:
         return resized[0].permute(1, 2, 0).contiguous()
 
 
-class _NormalisedView:
-    """An image as timm's `RandomErasing` writes to it: normalised, (3, height, width)."""
+class _NormalizedView:
+    """An image as timm's `RandomErasing` writes to it: normalized, (3, height, width)."""
 
     dtype = torch.float32
 
@@ -141,7 +141,7 @@ def take_apart(transform: Transform) -> Stages:
     steps = [copy.deepcopy(step) for step in transform.transforms]
     erase = steps.pop() if isinstance(steps[-1], RandomErasing) else None
     match steps:
-        case [*on_image, MaybeToTensor(), tv.Normalize() as normalise]:
+        case [*on_image, MaybeToTensor(), tv.Normalize() as normalize]:
             pass
         case _:
             raise TypeError(f"only transforms that end in MaybeToTensor and Normalize can be taken apart, not {transform!r}")
@@ -151,7 +151,7 @@ def take_apart(transform: Transform) -> Stages:
     crop = on_image.pop(0) if on_image and isinstance(on_image[0], RandomResizedCropAndInterpolation) else None
     if crop is None and not prepare:
         raise TypeError(f"only transforms that begin with a crop or a resize can be taken apart, not {transform!r}")
-    mean, std = (torch.as_tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (normalise.mean, normalise.std))
+    mean, std = (torch.as_tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (normalize.mean, normalize.std))
     width, height = crop.size[::-1] if crop is not None else _after(prepare, Image.new("RGB", (16, 16))).size
     return Stages((height, width), tuple(prepare), crop, tuple(on_arrays(step) for step in on_image), mean, std, erase)
 

@@ -33,6 +33,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         cluster.shutdown()
 
 
+@pytest.mark.exhaustive
 def test_a_cluster_makes_the_runs(values: dict[str, Any], tmp_path: Path, cluster: str) -> None:
     values["methods"] = {"linear": {"lr": 0.01}}
     comparison = run_study(make_study(values), tmp_path / "study", ray=cluster)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import svp
-from svp.models import VisionMamba, WeightsError, vim
+from svp.models import VisionMamba, WeightsError, blocks
 from svp.tuners import SVP, simam
 from tests.golden import TOLERANCE, Case, assert_close, load_case, read_json
 from tests.models.small import device_of, images, perturb, runnable_backends, small_vim
@@ -224,8 +224,8 @@ def test_simple_prompts_are_left_to_the_block(change: str, left: int, monkeypatc
     x = images(model)
     plain = model(x)
     seen: list[int] = []
-    fused = vim.add_rms_norm
-    monkeypatch.setattr(vim, "add_rms_norm", lambda *args: (seen.append(len(args[4].terms)), fused(*args))[1])
+    fused = blocks.add_rms_norm
+    monkeypatch.setattr(blocks, "add_rms_norm", lambda *args: (seen.append(len(args[4].terms)), fused(*args))[1])
     if change == "hook":
         model.svp.register_forward_hook(lambda _, args, prompted: prompted + 1)
     elif change == "wrapper":  # of a module whose output alone is needed

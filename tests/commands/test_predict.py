@@ -1,4 +1,4 @@
-"""``svp predict``, and what it shares with ``svp eval``: names of all kinds, one process that prints."""
+"""``svp predict``: forms of the output, stops and shares, names of all kinds; and names in ``svp eval``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import io
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +32,9 @@ def test_predict_formats(run: Path, photos: Path, tmp_path: Path, capsys: pytest
     assert [row["class_1"] for row in rows] == [p["classes"][0] for p in predictions]
     assert main(words) == 0
     assert str(photos / "green" / "00.jpg") in capsys.readouterr().out
-    assert main([*words, "--format", "json", "--out", str(tmp_path / "p.json")]) == 0
+    assert main([*words, "--format", "jsonl"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == predictions
+    assert main([*words, "--out", str(tmp_path / "p.json")]) == 0  # the suffix names the form
     assert json.loads((tmp_path / "p.json").read_text()) == predictions
     assert main([*words, "--out", str(tmp_path / "no" / "p.json")]) == 2
 
@@ -47,15 +54,105 @@ def test_predict_reports_unreadable_files_and_does_the_rest(
     assert "bad.jpg" in captured.err
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_only_the_first_process_prints_and_writes(
-    run: Path, photos: Path, tmp_path: Path, rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def read_rows(target: Path) -> list[dict[str, Any]]:
+    if target.suffix == ".csv":
+        with target.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    if target.suffix == ".jsonl":
+        return [json.loads(line) for line in target.read_text().splitlines()]
+    import pyarrow.parquet
+
+    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(target).to_pylist()
+    return rows
+
+
+def link_photos(photos: Path, folder: Path, count: int) -> None:
+    """Many images that take no room."""
+    folder.mkdir()
+    for number in range(count):
+        os.link(photos / "blue" / f"{number % 14:02d}.jpg", folder / f"{number:04d}.jpg")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "stop"),
+    [
+        ("csv", signal.SIGKILL),
+        ("parquet", signal.SIGINT),
+        pytest.param("parquet", signal.SIGKILL, marks=pytest.mark.exhaustive),
+        pytest.param("jsonl", signal.SIGINT, marks=pytest.mark.exhaustive),
+    ],
+)
+def test_what_was_done_stays_and_resume_goes_on(
+    run: Path, photos: Path, tmp_path: Path, suffix: str, stop: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("RANK", rank)
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    link_photos(photos, tmp_path / "new", 2000)
+    out = tmp_path / f"p.{suffix}"
+    words = ["predict", str(run), str(tmp_path / "new"), "--device", "cpu", "--batch-size", "4", "--out", str(out)]
+    called = subprocess.Popen([sys.executable, "-m", "svp", *words], stderr=subprocess.PIPE, text=True)
+    while not (list(out.glob("part-*")) if suffix == "parquet" else out.exists() and out.stat().st_size > 1000):
+        assert called.poll() is None
+        time.sleep(0.01)
+    called.send_signal(stop)
+    errors = called.communicate(timeout=60)[1]
+    if stop == signal.SIGINT:
+        assert called.returncode == 130
+        assert f"--resume goes on with {out}" in errors
+        assert errors.count("\n") == 2
+    begun = len(read_rows(out)) if suffix == "parquet" else out.read_bytes().count(b"\n")
+    assert 0 < begun < 2000
+
+    for image in sorted((tmp_path / "new").iterdir())[begun + 100 :]:
+        image.unlink()
+    assert main([*words, "--resume"]) == 0
+    names = [Path(row["path"]).name for row in read_rows(out)]
+    assert len(names) == len(set(names)) >= begun + 99
+    assert set(names) >= {image.name for image in (tmp_path / "new").iterdir()}
+    assert "were there" in capsys.readouterr().out
+    before = out.read_bytes() if out.is_file() else sorted(out.iterdir())
+    assert main([*words, "--resume"]) == 0
+    assert before == (out.read_bytes() if out.is_file() else sorted(out.iterdir()))
+
+
+def test_processes_share_the_images(run: Path, photos: Path, tmp_path: Path) -> None:
+    """One of them meets a damaged image and fails in the end; it does not take the other one down."""
+    shutil.copytree(photos, tmp_path / "new")
+    (tmp_path / "new" / "amber" / "00.jpg").write_text("no image")
     out = tmp_path / "p.csv"
-    assert main(["eval", str(run), "--device", "cpu"]) == 0
-    assert main(["predict", str(run), str(photos / "blue"), "--device", "cpu", "--out", str(out)]) == 0
-    assert out.exists() == bool(capsys.readouterr().out) == (rank == "0")
+    words = ["predict", str(run), str(tmp_path / "new"), "--device", "cpu", "--batch-size", "2", "--out", str(out)]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "svp"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, *words], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 1, done.stderr
+    parts = [read_rows(tmp_path / f"p-0000{rank}-of-00002.csv") for rank in range(2)]
+    assert [len(part) for part in parts] == [22, 20]
+    assert len({row["path"] for part in parts for row in part}) == 42
+    assert [row["path"] for part in parts for row in part if row["error"]] == [str(tmp_path / "new" / "amber" / "00.jpg")]
+
+    shutil.copy(photos / "blue" / "00.jpg", tmp_path / "new" / "blue" / "more.jpg")
+    assert main([*words, "--resume"]) == 1  # one of its images could not be read
+    assert [Path(row["path"]).name for row in read_rows(out)] == ["more.jpg"]
+
+
+def test_wrong_usage_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(*words: str) -> str:
+        assert main(["predict", "no-run", "no-image", *words]) == 2
+        return capsys.readouterr().err
+
+    assert "csv, jsonl or parquet" in refusal("--resume")
+    assert "csv, jsonl or parquet" in refusal("--resume", "--out", str(tmp_path / "p.json"))
+    assert "leave --resume or --features out" in refusal("--resume", "--out", "p.csv", "--features", "f.npz")
+    assert "name it by --out" in refusal("--format", "parquet")
+    (tmp_path / "file").touch()
+    assert "is a file" in refusal("--format", "parquet", "--out", str(tmp_path / "file"))
+    assert "does not exist" in refusal("--format", "parquet", "--out", str(tmp_path / "no" / "folder"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "each of 2 processes writes a part" in refusal()
 
 
 def test_predict_checks_out_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,7 +192,9 @@ class Workbench:
     def _classify(
         self, paths: Sequence[Path], classifier: Classifier, progress: Callable[[int, int], None] | None = None
     ) -> Iterator[Prediction]:
-        return classify(classifier, paths, topk=_TOPK, progress=progress, read=partial(read_image, limits=self.limits))
+        return classify(
+            classifier, paths, len(paths), topk=_TOPK, progress=progress, read=partial(read_image, limits=self.limits)
+        )
 
     def _classifier(self, adapter: str) -> Classifier:
         if adapter not in self.adapters:

@@ -191,12 +191,12 @@ def to_json(value: Any) -> str:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A bar on the terminal's error stream, so that the output itself stays clean; nothing where there is no terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (console.is_terminal and is_first_process())) as bar:
+    with Progress(console=console, transient=True, disable=hidden or not (console.is_terminal and is_first_process())) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

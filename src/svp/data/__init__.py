@@ -7,6 +7,7 @@ from svp.data.named.catalog import DatasetInfo, dataset_info, list_datasets
 from svp.data.opening import data_folder, open_data, open_fraction, open_labelled
 from svp.data.pipeline.decoding import UnreadableImageError, load_image
 from svp.data.sources.folder import open_folder
+from svp.data.sources.image_list import ImageList
 from svp.data.sources.listing import IMAGE_SUFFIXES, find_images
 from svp.data.splits import DataError, ImageData, Split
 from svp.data.unreadable import MAX_UNREADABLE, Unreadable, check_unreadable, drop_unreadable, find_unreadable
@@ -38,6 +39,7 @@ __all__ = [
     "DatasetInfo",
     "EpochSampler",
     "ImageData",
+    "ImageList",
     "ImageListDataset",
     "InputConfig",
     "KeptImageDataset",

@@ -2,7 +2,9 @@
 
 from svp.runs.directory import RunDirectory
 from svp.runs.evaluate import Evaluation, evaluate
-from svp.runs.predict import Prediction, as_csv, predict, save_features
+from svp.runs.feature_file import save_features
+from svp.runs.predict import Prediction, predict
+from svp.runs.prediction_files import as_csv
 from svp.runs.result import ClassScore, DataUsed, EpochRow, Result, RunError, UnreadableImage
 from svp.runs.trained import TrainedModel, open_run
 

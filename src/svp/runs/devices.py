@@ -6,6 +6,8 @@ import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -83,6 +85,25 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if not were_joined and _processes_are_joined() and distributed.get_backend() == "gloo":
         atexit.register(_part_processes)
     return accelerator
+
+
+class Meeting:
+    """Where joined processes wait for each other at the end, however much longer one takes; one that is alone does not wait.
+
+    All of them make it, soon after they are joined.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = (
+            distributed.new_group(backend="gloo", timeout=timedelta(days=30)) if _processes_are_joined() else None
+        )
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process."""
+        flags = torch.tensor(int(flag))
+        if self._group is not None:
+            distributed.all_reduce(flags, distributed.ReduceOp.MAX, self._group)
+        return bool(flags)
 
 
 def _processes_are_joined() -> bool:

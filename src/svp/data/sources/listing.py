@@ -40,18 +40,22 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 def entries(folder: Path) -> list[Path]:
     """What the folder holds, sorted, without hidden entries and litter."""
+    return [folder / name for name in _names(folder)]
+
+
+def _names(folder: Path) -> list[str]:
     try:
-        found = [Path(entry.path) for entry in os.scandir(folder)]
+        found = [entry.name for entry in os.scandir(folder)]
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed ({error.strerror}).") from error
-    kept = [entry for entry in found if not entry.name.startswith(".") and entry.name.lower() not in _LITTER]
-    return sorted(kept, key=lambda entry: entry.name)
+    return sorted(name for name in found if not name.startswith(".") and name.lower() not in _LITTER)
 
 
 def files_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
     """Every file below, links followed but no link back to a folder above. A dangling link counts as a file."""
     above |= {folder.resolve()}
-    for entry in entries(folder):
+    for name in _names(folder):  # names alone: there may be millions
+        entry = folder / name
         if not entry.is_dir():
             yield entry
         elif entry.resolve() not in above:

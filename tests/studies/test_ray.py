@@ -7,13 +7,15 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from svp.studies import make_search, make_study, run_search, run_study
+from svp.errors import UnavailableError
+from svp.studies import engine, make_search, make_study, run_search, run_study
 from svp.studies.tables import accuracy_table
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -22,18 +24,25 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Address of a cluster that lasts as long as the test."""
+    with _cluster(monkeypatch, num_cpus=2) as cluster:
+        yield cluster.address
+
+
+@contextmanager
+def _cluster(monkeypatch: pytest.MonkeyPatch, num_cpus: int) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    # on a machine that is busy with other tests a node answers late, and would count as dead
+    late = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus, "_system_config": late})
     try:
-        yield cluster.address
+        yield cluster
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-@pytest.mark.exhaustive
 def test_a_cluster_makes_the_runs(values: dict[str, Any], tmp_path: Path, cluster: str) -> None:
     values["methods"] = {"linear": {"lr": 0.01}}
     comparison = run_study(make_study(values), tmp_path / "study", ray=cluster)
@@ -64,6 +73,17 @@ def test_a_killed_worker_does_not_keep_the_table_from_completing(values: dict[st
     assert outcomes == [None] * 2
     assert comparison.is_complete
     assert "±" in accuracy_table(comparison).rows[0][1]
+
+
+@pytest.mark.exhaustive
+def test_a_cluster_without_machines_is_given_up(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values["methods"] = {"linear": {"lr": 0.01}}
+    monkeypatch.setattr(engine, "PATIENCE", 2.0)
+    expected = pytest.raises(UnavailableError, match=r"no CPU for 2 s: .* 1 runs have not ended")
+    with _cluster(monkeypatch, num_cpus=0) as cluster, expected:
+        run_study(make_study(values), tmp_path / "study", ray=cluster.address)
 
 
 @pytest.mark.exhaustive

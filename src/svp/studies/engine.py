@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -32,6 +33,9 @@ R = TypeVar("R")
 Outcome = tuple[Job, str | None]
 """A job that ended, and why it failed if it did."""
 
+PATIENCE = 300.0
+"""Seconds that a Ray cluster may be without any CPU, as one that is growing is, before a study gives it up."""
+
 
 def run_jobs(jobs: Sequence[Job], workers: int = 1, ray: str | None = None) -> Iterator[Outcome]:
     """Run jobs and yield each as it ends.
@@ -45,7 +49,7 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1, ray: str | None = None) -> I
             the data under the same paths.
 
     Raises:
-        UnavailableError: Ray is not installed.
+        UnavailableError: Ray is not installed, or all machines of its cluster are gone.
         ConnectionError: There is no cluster at the address.
     """
     if not jobs:
@@ -170,6 +174,11 @@ def call_on_ray(function: Callable[[T], R], arguments: Iterable[T], address: str
 
     A task takes one CPU, and one GPU where the cluster has any. Ray starts one whose process or machine died once more, three
     times at most; then its outcome is the error.
+
+    Raises:
+        UnavailableError: Ray is not installed, or the cluster has had no CPU for longer than `PATIENCE`: all its machines are
+            gone, and Ray would wait for new ones forever.
+        ConnectionError: There is no cluster at the address.
     """
     try:
         import ray
@@ -189,13 +198,22 @@ def call_on_ray(function: Callable[[T], R], arguments: Iterable[T], address: str
     gpus = 1 if resources.get("GPU") else 0
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(run).options(name=function.__name__)
     running = {task.remote(argument): argument for argument in arguments}
+    last_seen = time.monotonic()
     while running:
-        (done,), _ = ray.wait(list(running), num_returns=1)
-        argument = running.pop(done)
-        try:
-            yield argument, ray.get(done)
-        except ray.exceptions.RayError as error:
-            yield argument, error
+        ended, _ = ray.wait(list(running), num_returns=1, timeout=min(PATIENCE, 10.0))
+        for done in ended:
+            argument = running.pop(done)
+            try:
+                yield argument, ray.get(done)
+            except ray.exceptions.RayError as error:
+                yield argument, error
+        if ended or ray.cluster_resources().get("CPU"):  # type: ignore[no-untyped-call]
+            last_seen = time.monotonic()
+        elif time.monotonic() - last_seen > PATIENCE:
+            raise UnavailableError(
+                f"the Ray cluster at {address} has had no CPU for {PATIENCE:.0f} s: all its machines are gone, "
+                f"{len(running)} runs have not ended. The same command goes on from here on a cluster that works"
+            )
 
 
 def _on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:

@@ -105,7 +105,7 @@ def test_mixer(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("svp.models.mixer.selective_scan", record)
     mixer.dt_proj.register_forward_hook(lambda *_: None)  # what it makes of the weight is not known: op after op
-    assert mixer.unfused() == ["dt_proj"]
+    assert mixer.unfused() == {"dt_proj": "has a hook on its output"}
     hidden = case.input["hidden_states"].to(dtype).requires_grad_()
     output = mixer(hidden)
 

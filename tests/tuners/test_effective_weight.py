@@ -22,6 +22,10 @@ CASES: dict[str, dict[str, Any]] = {
     "ssf+additional_scan": {},
     "lora+ssf": dict(lora=INNER),
     "ssf+lora": dict(lora=INNER),
+    "ssf+dora": dict(dora=INNER),
+    "dora+ssf": dict(dora=INNER),
+    "additional_scan+ssf": {},
+    "additional_scan+lora": dict(lora=INNER),
 }
 
 
@@ -51,5 +55,5 @@ def test_fused_is_what_the_modules_compute(method: str, backend: str, monkeypatc
 def test_what_drops_its_input_is_not_fused_in_training() -> None:
     model = small_vim()
     svp.tune(model, "lora", **INNER, dropout=0.5)
-    assert model.train().layers[0].mixer.unfused() == ["x_proj", "dt_proj", "x_proj_b", "dt_proj_b"]
-    assert model.eval().layers[0].mixer.unfused() == []
+    assert list(model.train().layers[0].mixer.unfused()) == ["x_proj", "dt_proj", "x_proj_b", "dt_proj_b"]
+    assert model.eval().layers[0].mixer.unfused() == {}

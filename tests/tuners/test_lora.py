@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import svp
@@ -186,7 +187,7 @@ def test_others_find_the_patch_embedding_below_it(other: str) -> None:
     assert all(parameter.grad is not None for parameter in model.tuner.trainable_parameters())
 
 
-@pytest.mark.parametrize("methods", ["lora+ssf", "ssf+lora", "dora+ssf", "lora_partial+ssf", "ssf+lora_partial"])
+@pytest.mark.parametrize("methods", ["lora+ssf", "ssf+lora", "dora+ssf", "ssf+dora", "lora_partial+ssf", "ssf+lora_partial"])
 def test_merges_with_scale_and_shift(methods: str) -> None:
     model = small_vim().eval()
     tuner = svp.tune(model, methods)
@@ -196,9 +197,31 @@ def test_merges_with_scale_and_shift(methods: str) -> None:
     torch.testing.assert_close(tuner.merge()(images(model)), expected)
 
 
-def test_magnitudes_are_of_the_weight_itself() -> None:
-    with pytest.raises(ValueError, match=r"'ssf\+dora' cannot be combined: dora takes the norm .*; name dora first"):
-        svp.tune(small_vim(), "ssf+dora")
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_magnitudes_are_of_the_weight_that_others_made(dropout: float) -> None:
+    model = small_vim().double().train()
+    svp.tune(model, "ssf+dora", dora=dict(dropout=dropout, rank=3))
+    for seed, parameter in enumerate(model.tuner.trainable_parameters()):
+        shake(parameter, seed, amount=0.1)
+    dora, ssf = model.layers[1].mixer.in_proj, model.ssf.get_submodule("layers.1.mixer.in_proj")
+    A, B = (dora.get_parameter(f"lora_{factor}.default.weight") for factor in "AB")
+    weight, scale = ssf.scale[:, None] * dora.base_layer.weight, 32 / 3
+    gain = dora.lora_magnitude_vector["default"].weight / (weight + scale * B @ A).norm(dim=1)
+    u = torch.randn(2, 5, 16, dtype=torch.float64)
+    torch.manual_seed(0)
+    found = dora(u)
+    torch.manual_seed(0)
+    dropped = F.dropout(u, dropout)
+    expected = u @ weight.T + ssf.shift + (gain - 1) * (dropped @ weight.T) + gain * scale * (dropped @ A.T @ B.T)
+    torch.testing.assert_close(found, expected)
+
+
+def test_magnitudes_of_a_weight_that_is_not_known_are_refused() -> None:
+    model = small_vim()
+    model.layers[1].mixer.in_proj.register_forward_hook(lambda *_: None)
+    message = r"dora takes the norm of a weight, and model.layers.1.mixer.in_proj has a hook on its output; attach dora first"
+    with pytest.raises(ValueError, match=message):
+        svp.tune(model, "dora")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from svp.inspection.activation import Activation, Change, quarters, record_activation, relative_change
 from svp.inspection.predictions import Predictions, Reliability, record_predictions
-from svp.inspection.recording import GATES, Gates, HiddenAttention, ScanGates, SVPPrompts, gates
+from svp.inspection.recording import GATES, Gates, HiddenAttention, PromptRecord, ScanGates, gates
 from svp.inspection.runs import inspect_run, show_gates
 
 __all__ = [
@@ -12,8 +12,8 @@ __all__ = [
     "Gates",
     "HiddenAttention",
     "Predictions",
+    "PromptRecord",
     "Reliability",
-    "SVPPrompts",
     "ScanGates",
     "gates",
     "inspect_run",

@@ -17,7 +17,6 @@ Array = npt.NDArray[np.float64]
 ACTIVATIONS = ("update", "forget", "dt", "memory", "state_norm")
 """Gates that are averaged along the sequence."""
 DIRECTIONS = ("forward", "backward")
-_PROMPTS = ("relative_norm", "inner_share", "cross_share")
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Activation:
 
     Args:
         gates: For each of ``ACTIVATIONS``, (2, images, num_patches): forward and backward scan.
-        prompts: For SVP, means over images and image tokens of `relative_norm`, `inner_share` and `cross_share`, (depth,), and
-            `alpha` and `beta`, (depth, embed_dim), see ``SVPPrompts``; empty for another model.
+        prompts: What is added to the tokens, by the names of ``PromptRecord``: means over images and image tokens, (depth,),
+            and scales, (depth, embed_dim); empty for a model that adds nothing to them.
     """
 
     gates: dict[str, Array]
@@ -51,20 +50,20 @@ class Change:
 def record_activation(model: nn.Module, batches: Iterable[Tensor]) -> Activation:
     """Record the gates of `model` on batches of images and keep what is needed to average them."""
     by_gate: dict[str, list[Array]] = {gate: [] for gate in ACTIVATIONS}
-    by_prompt: dict[str, list[Array]] = {name: [] for name in _PROMPTS}
+    by_prompt: dict[str, list[Array]] = {}
     scales: dict[str, Array] = {}
     for images in batches:
         record = gates(model, images)
-        for gate, values in by_gate.items():
+        for gate, means in by_gate.items():
             scans = [record.image_tokens(getattr(scan, gate)).mean(dim=0) for scan in (record.forward, record.backward)]
-            values.append(np.stack([_numpy(scan) for scan in scans]))
+            means.append(np.stack([_numpy(scan) for scan in scans]))
         if record.prompts is not None:
-            for name, values in by_prompt.items():
-                values.append(_numpy(record.image_tokens(getattr(record.prompts, name)).mean(dim=2)))  # (depth, batch)
-            scales = dict(alpha=_numpy(record.prompts.alpha), beta=_numpy(record.prompts.beta))
+            for name, values in record.prompts.tokens.items():
+                by_prompt.setdefault(name, []).append(_numpy(record.image_tokens(values).mean(dim=2)))  # (depth, batch)
+            scales = {name: _numpy(values) for name, values in record.prompts.scales.items()}
     return Activation(
         {gate: np.concatenate(values, axis=1) for gate, values in by_gate.items()},
-        {name: np.concatenate(values, axis=1).mean(axis=1) for name, values in by_prompt.items() if values} | scales,
+        {name: np.concatenate(values, axis=1).mean(axis=1) for name, values in by_prompt.items()} | scales,
     )
 
 

@@ -1,7 +1,8 @@
-"""Figures of gates: maps over an image, curves along the sequence, the scales of SVP by layer."""
+"""Figures of gates: maps over an image, curves along the sequence, what is added to the tokens by layer."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -61,21 +62,26 @@ def plot_gate_maps(image: Array, models: Mapping[str, Mapping[str, Array]], exte
 
 
 def plot_prompt_maps(image: Array, models: Mapping[str, Mapping[str, Array]], extent: Extent) -> Figure:
-    """Prompts of SVP laid over the image, a row per model.
+    """What methods add to the tokens laid over the image, a row per model.
 
     Args:
         image: (height, width, 3), 0 to 1.
-        models: Maps (rows, columns) by model: `norm`, `relative_norm`, `inner_share` and `cross_share`.
+        models: Maps (rows, columns) by model and by the names of ``PromptRecord.tokens``.
         extent: Left, right, bottom and top edge of the patches in pixels.
     """
-    titles = ["image", "norm of the prompt", "relative to its token", "share of inner prompt", "share of cross prompt"]
-    figure, axes = _grid_of_maps(image, list(models), titles, bars=4)
-    for column, name in enumerate(("norm", "relative_norm", "inner_share", "cross_share"), start=1):
-        stack = np.stack([maps[name] for maps in models.values()])
-        cmap, low, high = SEQUENTIAL, float(stack.min()), float(stack.max())
-        if name.endswith("share"):  # white where both are as strong
-            spread = float(np.abs(stack - 0.5).max()) or 0.5
-            cmap, low, high = DIVERGING, 0.5 - spread, 0.5 + spread
+    names = list(dict.fromkeys(name for maps in models.values() for name in maps))
+    shares = [name for name in names if name.endswith("_share")]
+    titles = {"norm": "norm of the prompt", "relative_norm": "relative to its token"}
+    titles |= {name: f"share of {name.removesuffix('_share')} prompt" for name in shares}
+    figure, axes = _grid_of_maps(image, list(models), ["image", *(titles[name] for name in names)], bars=len(names))
+    blank = np.full_like(next(iter(next(iter(models.values())).values())), np.nan)  # another method has another part
+    for column, name in enumerate(names, start=1):
+        stack = np.stack([maps.get(name, blank) for maps in models.values()])
+        cmap, low, high = SEQUENTIAL, float(np.nanmin(stack)), float(np.nanmax(stack))
+        if name in shares:  # white where all parts are as strong
+            middle = 1 / len(shares)
+            spread = float(np.nanmax(np.abs(stack - middle))) or middle
+            cmap, low, high = DIVERGING, middle - spread, middle + spread
         for axis, values in zip(axes[:, column], stack, strict=True):
             drawn = _overlay(axis, image, values, extent, cmap, low, high)
         _color_bar(figure, drawn, axes[:, column, None], None if name == "norm" else percent())
@@ -191,7 +197,7 @@ def _draw_quarters(axis: Axes, base: Array, values: Array, look: Look, shift: fl
 
 
 def plot_scales(prompts: Mapping[str, Array]) -> Figure:
-    """SVP by layer: the scales alpha and beta over the channels, and how large the prompts become.
+    """What a method adds to the tokens, by layer: its scales over the channels, and how large the prompts become.
 
     Args:
         prompts: ``Activation.prompts``.
@@ -200,20 +206,23 @@ def plot_scales(prompts: Mapping[str, Array]) -> Figure:
 
     figure = new_figure(PAGE, 2.2)
     left, middle, right = figure.subplots(1, 3)
-    layers = np.arange(len(prompts["alpha"]))
+    layers = np.arange(len(prompts["norm"]))
     above: Any = dict(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
-    kinds = (("alpha", "inner", "\N{GREEK SMALL LETTER ALPHA}"), ("beta", "cross", "\N{GREEK SMALL LETTER BETA}"))
-    below = np.zeros(len(layers))
-    for number, (scale, kind, letter) in enumerate(kinds):
-        size = np.abs(prompts[scale])
-        color = COLORS[number]
-        left.plot(layers, size.mean(axis=1), label=f"{kind}, {letter}", color=color, marker=MARKERS[number], markersize=3)
+    parts = [name.removesuffix("_share") for name in prompts if name.endswith("_share")]
+    scales = [name for name, values in prompts.items() if values.ndim == 2]
+    for number, (scale, part) in enumerate(zip(scales, parts, strict=False)):  # a method may scale nothing
+        size, color = np.abs(prompts[scale]), COLORS[number]
+        label = f"{part}, {_letter(scale)}"
+        left.plot(layers, size.mean(axis=1), label=label, color=color, marker=MARKERS[number], markersize=3)
         left.fill_between(layers, *np.percentile(size, (10, 90), axis=1), color=color, alpha=0.12, linewidth=0.6)
-        share = prompts[f"{kind}_share"]
-        right.bar(layers, share, 0.85, bottom=below, color=color, alpha=0.85, label=kind)
+    below = np.zeros(len(layers))
+    for number, part in enumerate(parts):
+        share = prompts[f"{part}_share"]
+        right.bar(layers, share, 0.85, bottom=below, color=COLORS[number], alpha=0.85, label=part)
         below = below + share
     left.set(ylabel="size of the scale", ylim=(0, None))
-    left.legend(ncols=2, **above)
+    if scales:
+        left.legend(ncols=2, **above)
     middle.plot(layers, prompts["relative_norm"], color=COLORS[2], marker="o", markersize=3)
     middle.set(ylabel="norm relative to the token", ylim=(0, None))
     middle.yaxis.set_major_formatter(percent())
@@ -225,3 +234,11 @@ def plot_scales(prompts: Mapping[str, Array]) -> Figure:
         axis.set(xlabel="layer", xlim=(-0.6, len(layers) - 0.4))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
+
+
+def _letter(name: str) -> str:
+    """A Greek letter by its name; another name stays."""
+    try:
+        return unicodedata.lookup(f"GREEK SMALL LETTER {name.upper()}")
+    except KeyError:
+        return name

@@ -51,8 +51,7 @@ def prompt_maps(record: Gates, layer: int | None = None) -> dict[str, Array]:
     """Maps (rows, columns) of the only image's prompts, of one layer or the mean of all; empty for a model without."""
     if (prompts := record.prompts) is None:
         return {}
-    values = {name: getattr(prompts, name) for name in ("norm", "relative_norm", "inner_share", "cross_share")}
-    chosen = {name: v[:, 0].mean(dim=0) if layer is None else v[layer, 0] for name, v in values.items()}
+    chosen = {name: v[:, 0].mean(dim=0) if layer is None else v[layer, 0] for name, v in prompts.tokens.items()}
     return {name: record.image_map(v).double().cpu().numpy() for name, v in chosen.items()}
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from svp.errors import InputError
 from svp.inspection.scan import Scan, open_mixer
 from svp.models import BidirectionalMamba, VisionMamba
-from svp.tuners import Prompters
-from svp.tuners.layout import Layout
+from svp.tuners.block_entry import BlockEntry
+from svp.tuners.layout import AddedTokens
 
 GATES = ("dt", "forget", "memory", "update", "state_norm", "contribution")
 """Names of what ``ScanGates`` holds of every token."""
@@ -63,24 +63,26 @@ class ScanGates:
 
 
 @dataclass(frozen=True)
-class SVPPrompts:
-    """Prompts of SVP; tensors are (depth, batch, length) unless told otherwise, zero where a token is not prompted.
+class PromptRecord:
+    """What a method adds to the tokens that enter the blocks, as its ``svp.tuners.BlockEntry`` tells.
+
+    Every entry is an attribute too: ``prompts.norm``, ``prompts.inner_share``, ``prompts.alpha``.
 
     Args:
-        norm: Euclidean norm of the prompt, alpha inner + beta cross.
-        relative_norm: That, divided by the norm of the token that it is added to.
-        inner_share: |alpha inner| / (|alpha inner| + |beta cross|).
-        cross_share: |beta cross| / (|alpha inner| + |beta cross|).
-        alpha: Scale of the inner prompts, (depth, embed_dim); zero if there are none.
-        beta: Scale of the cross prompts, by layer, (depth, embed_dim); zero if there are none.
+        tokens: Numbers of every token, (depth, batch, length), zero where nothing is added. "norm" is the Euclidean norm of
+            all that is added, "relative_norm" that divided by the norm of the token, and "inner_share" the norm of the part
+            that the method calls "inner", divided by the sum of the norms of all parts.
+        scales: Trained scales of the parts by name, (depth, embed_dim).
     """
 
-    norm: Tensor
-    relative_norm: Tensor
-    inner_share: Tensor
-    cross_share: Tensor
-    alpha: Tensor
-    beta: Tensor
+    tokens: dict[str, Tensor]
+    scales: dict[str, Tensor]
+
+    def __getattr__(self, name: str) -> Tensor:
+        found: dict[str, Tensor] = vars(self).get("tokens", {}) | vars(self).get("scales", {})
+        if name not in found:
+            raise AttributeError(f"{type(self).__name__} has no {name!r}; known: {', '.join(found)}")
+        return found[name]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Gates:
     Args:
         forward: The scans from the first token to the last.
         backward: The scans from the last token to the first.
-        prompts: Those of SVP; None for another model.
+        prompts: What a method adds to the tokens that enter the blocks; None for a model without such a method.
         logits: What the model said, (batch, num_classes).
         own: Places of the model's own tokens in the sequence, in their order, (num_patches + 1,).
         cls_position: Place of the class token in the sequence.
@@ -99,7 +101,7 @@ class Gates:
 
     forward: ScanGates
     backward: ScanGates
-    prompts: SVPPrompts | None
+    prompts: PromptRecord | None
     logits: Tensor
     own: Tensor
     cls_position: int
@@ -162,7 +164,7 @@ class _Recorder:
         self.wanted = set(attention)
         self.layers: tuple[list[dict[str, Tensor]], ...] = ([], [])  # forward, backward
         self.attention: tuple[dict[int, HiddenAttention], ...] = ({}, {})
-        self.prompts: list[dict[str, Tensor]] = []
+        self.added: dict[int, PromptRecord] = {}  # of one layer each
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -171,8 +173,8 @@ class _Recorder:
             for layer, block in enumerate(self.model.layers):
                 # at the projection, not at the mixer: what passes here is the sequence that is scanned
                 handles.append(block.mixer.in_proj.register_forward_hook(_SeeMixer(self, layer, block.mixer)))
-            if prompters := getattr(self.model, "svp", None):
-                handles.append(prompters.register_forward_hook(self.see_prompts))
+                if isinstance(block.on_entry, BlockEntry):
+                    handles.append(block.register_forward_pre_hook(_SeeEntry(self, layer)))
             yield
         finally:
             for handle in handles:
@@ -187,29 +189,13 @@ class _Recorder:
             if layer in self.wanted:
                 attention[layer] = HiddenAttention(scan.attention(range(scan.x.shape[1])), scan.x, scan.output())
 
-    def see_prompts(self, prompters: Prompters, args: tuple[Any, ...], prompted: Tensor) -> None:
-        layer, tokens, layout = args
-        if layout is not None:  # those that another method added are not prompted
-            tokens, prompted = layout.own(tokens), layout.own(prompted)
-        config, cls_position = prompters.config, (tokens.shape[1] - 1) // 2
-        source = tokens
-        if config.cross_prompt == "official":  # behind the class token: what stands in front of it, prompted
-            source = torch.cat([tokens[:, : cls_position + 1], prompted[:, :cls_position]], dim=1)
-        mask = torch.ones_like(tokens[..., :1])
-        mask[:, cls_position] = config.prompt_cls_token
-        # not prompted - tokens, which has few digits left in low precision
-        inner = _wide(prompters.inner_prompt(layer, tokens) if config.inner else torch.zeros_like(tokens)) * mask
-        cross = _wide(prompters.cross_prompt(layer, source) if config.cross else torch.zeros_like(tokens)) * mask
-        prompt = inner + cross
-        norm, inner_norm, cross_norm = _norm(prompt), _norm(inner), _norm(cross)
-        self.prompts.append(
-            dict(
-                norm=norm,
-                relative_norm=_ratio(norm, _norm(tokens)),
-                inner_share=_ratio(inner_norm, inner_norm + cross_norm),
-                cross_share=_ratio(cross_norm, inner_norm + cross_norm),
-            )
-        )
+    def see_entry(self, layer: int, entry: BlockEntry, hidden: Tensor) -> None:
+        parts = {name: _wide(part) for name, part in entry.parts(hidden).items()}
+        norms = {f"{name}_share": _norm(part) for name, part in parts.items()}
+        norm, total = _norm(torch.stack([*parts.values()]).sum(dim=0)), torch.stack([*norms.values()]).sum(dim=0)
+        relative = _ratio(norm, _norm(hidden))
+        shares = {name: _ratio(part, total) for name, part in norms.items()}
+        self.added[layer] = PromptRecord({"norm": norm, "relative_norm": relative} | shares, entry.scales())
 
     def finish(self, logits: Tensor) -> Gates:
         forward, backward = (
@@ -217,8 +203,22 @@ class _Recorder:
             for layers, attention in zip(self.layers, self.attention, strict=True)
         )
         places = self.places
-        prompts = _prompts(cast(Prompters, self.model.svp), self.prompts, places) if self.prompts else None
-        return Gates(forward, backward, prompts, logits, places.own, places.cls_position, self.model.patch_embed.grid_size)
+        grid_size = self.model.patch_embed.grid_size
+        return Gates(forward, backward, self._prompts(), logits, places.own, places.cls_position, grid_size)
+
+    def _prompts(self) -> PromptRecord | None:
+        """Those of all layers; zero in a layer that a method leaves alone."""
+        if not self.added:
+            return None
+        by_layer = [self.added.get(layer) for layer in range(len(self.model.layers))]
+
+        def stacked(kind: str) -> dict[str, Tensor]:
+            known = {name: value for record in self.added.values() for name, value in getattr(record, kind).items()}
+            found = [getattr(record, kind, {}) for record in by_layer]
+            return {name: torch.stack([of.get(name, torch.zeros_like(like)) for of in found]) for name, like in known.items()}
+
+        tokens = {name: self.places.in_sequence(values) for name, values in stacked("tokens").items()}
+        return PromptRecord(tokens, stacked("scales"))
 
 
 class _SeeMixer:
@@ -229,6 +229,16 @@ class _SeeMixer:
 
     def __call__(self, projection: nn.Module, args: tuple[Any, ...], xz: Tensor) -> None:
         self.recorder.see_mixer(self.layer, self.mixer, args[0], xz)
+
+
+class _SeeEntry:
+    """Forward pre-hook of the block of `layer`."""
+
+    def __init__(self, recorder: _Recorder, layer: int) -> None:
+        self.recorder, self.layer = recorder, layer
+
+    def __call__(self, block: Any, args: tuple[Any, ...]) -> None:
+        self.recorder.see_entry(self.layer, block.on_entry, args[0])
 
 
 class _Places:
@@ -247,11 +257,8 @@ class _Places:
                 )
             return
         self.length = u.shape[1]
-        blocks = torch.arange(self.length, device=u.device)
-        if affix := getattr(self.model, "affix", None):
-            blocks = _own(affix.layout, blocks)
-        self.blocks = blocks
-        self.own = blocks if self.model.layout is None else _own(self.model.layout, blocks)
+        added = AddedTokens() if self.model.tuner is None else self.model.tuner.added_tokens
+        self.blocks, self.own = (places(self.length).to(u.device) for places in (added.of_blocks, added.own))
         if len(self.own) != self.model.pos_embed.shape[1]:
             raise RuntimeError(
                 f"of {self.length} tokens {len(self.own)} seem to be the model's own, it has {self.model.pos_embed.shape[1]}"
@@ -262,16 +269,10 @@ class _Places:
         return int(self.own[self.model.cls_position])
 
     def in_sequence(self, values: Tensor) -> Tensor:
-        """(..., what enters a block, or the model's own tokens) -> (..., length), zero for the others."""
-        places = self.own if values.shape[-1] == len(self.own) else self.blocks
+        """(..., what enters a block) -> (..., length), zero for what only mixers see."""
         spread = values.new_zeros(*values.shape[:-1], self.length)
-        spread[..., places] = values
+        spread[..., self.blocks] = values
         return spread
-
-
-def _own(layout: Layout, places: Tensor) -> Tensor:
-    """Those of (length,) `places` where the model's own tokens stand."""
-    return layout.own(places.view(1, -1, 1)).flatten()
 
 
 def _gates_of(scan: Scan, cls_position: int, gate: Tensor) -> dict[str, Tensor]:
@@ -289,17 +290,6 @@ def _gates_of(scan: Scan, cls_position: int, gate: Tensor) -> dict[str, Tensor]:
         state_norm=state_norm,
         contribution=_norm(gate.unsqueeze(1) * scan.attention([cls_position]).squeeze(1) * x),
     )
-
-
-def _prompts(prompters: Prompters, layers: list[dict[str, Tensor]], places: _Places) -> SVPPrompts:
-    config, depth = prompters.config, len(layers)
-    stacked = {name: places.in_sequence(torch.stack([layer[name] for layer in layers])) for name in layers[0]}
-    groups = [layer // config.shared_layers for layer in range(depth)]
-    nothing = places.model.pos_embed.new_zeros(depth, places.model.embed_dim)
-    as_it_is = torch.ones_like(nothing)
-    alpha = (prompters.inner_scale[:depth].clone() if config.scaling else as_it_is) if config.inner else nothing
-    beta = (prompters.cross_scale[groups] if config.scaling else as_it_is) if config.cross else nothing
-    return SVPPrompts(**stacked, alpha=alpha, beta=beta)
 
 
 @contextmanager

@@ -195,8 +195,7 @@ _MAPS = (
     "percent of the base model's mean over patches; the few strongest lie beyond the pointed ends of their scale."
 )
 _PROMPTS = (
-    "Norm of every patch's prompt, the same relative to the token that it is added to, and its shares of inner and of cross "
-    "prompt."
+    "Norm of every patch's prompt, the same relative to the token that it is added to, and the share of every part of it."
 )
 
 

@@ -62,15 +62,14 @@ def _change(mean: float, half_width: float) -> str:
 
 
 def add_scales(page: Page, models: Mapping[str, Activation]) -> None:
-    """How strong are the prompts of SVP in every layer?"""
+    """How strong is what a method adds to the tokens in every layer?"""
     for number, (name, model) in enumerate((item for item in models.items() if item[1].prompts), start=1):
         page.add_figure(
             f"prompts-{number}",
             f"Prompts of {name} by layer",
-            "Left, size of alpha (inner prompts) and beta (cross prompts): mean and the range from the 10th to the 90th "
-            "percentile over channels. "
-            "Middle, norm of a prompt relative to that of its token; right, share of both kinds: means over tokens "
-            "and images.",
+            "Left, size of the scales of its prompts: mean and the range from the 10th to the 90th percentile over channels. "
+            "Middle, norm of a prompt relative to that of its token; right, share of every kind: means over tokens and "
+            "images.",
             plot_scales(model.prompts),
         )
         page.add_numbers({f"prompts of {name}": {key: values.tolist() for key, values in model.prompts.items()}})

@@ -43,14 +43,14 @@ class RMSNorm(nn.RMSNorm):
 class Block(nn.Module):
     """Add to the residual stream, normalize, mix.
 
-        residual <- residual + drop_path(prompted(hidden));   hidden <- mixer(norm(residual))
+        residual <- residual + drop_path(hidden);   hidden <- mixer(norm(residual))
 
     Stochastic depth acts on the hidden stream before it joins the residual, as released. The residual is kept in float32 (or
     wider) whatever the model runs in.
 
     Attributes:
-        prompter: None, or what a tuner prompts the hidden stream by: it takes `hidden` and returns what to go on with, and
-            the ``svp.ops.Prompts`` that are yet to be added to that.
+        on_entry: None, or what is done to the hidden stream where it enters: it takes `hidden` and returns what to go on with,
+            and the ``svp.ops.Prompts`` that are yet to be added to that.
     """
 
     def __init__(self, mixer: BidirectionalMamba, norm: RMSNorm, drop_path: float = 0.0) -> None:
@@ -58,19 +58,17 @@ class Block(nn.Module):
         self.mixer = mixer
         self.norm = norm
         self.drop_path = DropPath(drop_path)
-        self.prompter: Any = None
+        self.on_entry: Any = None
 
     def forward(self, hidden: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """hidden and residual (batch, length, embed_dim) -> the same pair; no residual means the first block."""
-        prompts = Prompts()
-        if self.prompter is not None:
-            hidden, prompts = self.prompter(hidden)
+        added = Prompts()
+        if self.on_entry is not None:
+            hidden, added = self.on_entry(hidden)
         if self._is_plain() and self.norm.eps is not None:
-            residual, normed = add_rms_norm(
-                hidden, residual, self.norm.weight, self.norm.eps, prompts, self._norm_dtype(hidden)
-            )
+            residual, normed = add_rms_norm(hidden, residual, self.norm.weight, self.norm.eps, added, self._norm_dtype(hidden))
         else:
-            residual = add_residual(self.drop_path(add_prompts(hidden, prompts)), residual)
+            residual = add_residual(self.drop_path(add_prompts(hidden, added)), residual)
             normed = self.norm(residual)
         return self.mixer(normed), residual
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svp.ops import Direction, bidirectional_scan, causal_conv1d, selective_scan
@@ -55,19 +54,17 @@ class Side(NamedTuple):
 
     Args:
         conv1d: Convolution with SiLU.
-        x_proj: To the low-rank step size, B and C.
-        dt_proj: From the low-rank step size to the channels.
-        A_log: A = -exp(A_log), (d_inner, d_state).
+        x_proj: Map to the low-rank step size, B and C, dt_rank + 2 states wide.
+        dt_proj: Map from the low-rank step size to the channels.
+        A: Decay, negative, (d_inner, states).
         D: Skip weight, (d_inner,).
-        more: None, or a tuner's additional states: their ``A_log`` and ``x_proj``.
     """
 
-    conv1d: Any
-    x_proj: Any
-    dt_proj: Any
-    A_log: Tensor
+    conv1d: nn.Module
+    x_proj: nn.Module
+    dt_proj: nn.Module
+    A: Tensor
     D: Tensor
-    more: Any
 
 
 class BidirectionalMamba(nn.Module):
@@ -79,7 +76,8 @@ class BidirectionalMamba(nn.Module):
         out_proj((y_forward + y_backward) / 2)
 
     Parameter names are those of the released checkpoints: ``A_log``, ``A_b_log``, ``conv1d``, ``conv1d_b`` and so on. Wrapping
-    any sub-module (LoRA, say) takes effect: it is called as a module, or asked for its ``effective_weight``.
+    any sub-module (LoRA, say) takes effect: it is called as a module, or asked for its ``effective_weight``. So does another
+    function in the place of ``sides``: a direction may scan more states than ``d_state``.
 
     Args:
         d_model: Width of the tokens.
@@ -105,8 +103,6 @@ class BidirectionalMamba(nn.Module):
         self.d_model, self.d_state, self.d_conv, self.depth = d_model, d_state, d_conv, depth
         self.d_inner = expand * d_model
         self.dt_rank = dt_rank or math.ceil(d_model / 16)
-        # set by a tuner that adds states: for each direction their A_log and x_proj, (d_inner, n) and 2 n rows for B and C
-        self.more_states: tuple[Any, Any] = (None, None)
         d_inner, d_x = self.d_inner, self.dt_rank + 2 * d_state
 
         def empty(*shape: int) -> nn.Parameter:
@@ -161,38 +157,32 @@ class BidirectionalMamba(nn.Module):
 
     def sides(self) -> tuple[Side, Side]:
         """What the forward and the backward direction are made of."""
-        more, more_b = self.more_states
         return (
-            Side(self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, more),
-            Side(self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, more_b),
+            Side(self.conv1d, self.x_proj, self.dt_proj, -torch.exp(self.A_log), self.D),
+            Side(self.conv1d_b, self.x_proj_b, self.dt_proj_b, -torch.exp(self.A_b_log), self.D_b),
         )
 
-    def unfused(self) -> list[str]:
-        """Names of the sub-modules that cannot say what weight they amount to, so that every op is called on its own."""
-        parts = {name: module for name, module in self.named_children() if name not in ("in_proj", "out_proj")}
-        parts |= {f"more_states[{i}].x_proj": more.x_proj for i, more in enumerate(self.more_states) if more is not None}
-        return [name for name, module in parts.items() if effective_weight(module) is None]
+    def unfused(self) -> dict[str, str]:
+        """Sub-modules that cannot say what weight they amount to, and why; because of one every op is called on its own."""
+        found = {}
+        for side, direction in zip(self.sides(), ("", "_b"), strict=True):
+            for name in ("conv1d", "x_proj", "dt_proj"):
+                weights = effective_weight(getattr(side, name))
+                if isinstance(weights, str):
+                    found[name + direction] = weights
+                elif weights[1] is None and name != "x_proj":
+                    found[name + direction] = "has no bias"
+        return found
 
     def _direction(self, side: Side) -> Direction | None:
         """What the fused kernels read, if every sub-module can say it."""
         conv1d, x_proj, dt_proj = (effective_weight(m) for m in (side.conv1d, side.x_proj, side.dt_proj))
-        if conv1d is None or x_proj is None or dt_proj is None:
+        if isinstance(conv1d, str) or isinstance(x_proj, str) or isinstance(dt_proj, str):
             return None
-        weight = _with_bias(*x_proj)
-        if side.more is not None:
-            more = effective_weight(side.more.x_proj)
-            if more is None:
-                return None
-            if x_proj[1] is not None or more[1] is not None:
-                weight, more_weight = _with_bias(*x_proj, always=True), _with_bias(*more, always=True)
-            else:
-                more_weight = more[0]
-            weight = torch.cat(self._split(weight, more_weight, dim=0))
-        A = _decay(side.A_log, side.more)
         conv_bias, dt_bias = conv1d[1], dt_proj[1]
         if conv_bias is None or dt_bias is None:
             return None
-        return Direction(conv1d[0].squeeze(1), conv_bias, weight, dt_proj[0], dt_bias, A, side.D)
+        return Direction(conv1d[0].squeeze(1), conv_bias, _with_bias(*x_proj), dt_proj[0], dt_bias, side.A, side.D)
 
     def scan_inputs(self, x: Tensor, side: Side) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """What one direction's scan reads, every sub-module called.
@@ -202,53 +192,49 @@ class BidirectionalMamba(nn.Module):
             side: The direction.
 
         Returns:
-            x behind the convolution and dt in front of the softplus, (batch, length, d_inner); A, (d_inner, d_state); B and C,
-            (batch, length, d_state). Additional states count in d_state.
+            x behind the convolution and dt in front of the softplus, (batch, length, d_inner); A, (d_inner, states); B and C,
+            (batch, length, states).
         """
-        x = side.conv1d(x)
-        dt, B, C = self._split(side.x_proj(x), side.more.x_proj(x) if side.more is not None else None, dim=-1)
-        dt = _without_autocast(side.dt_proj, dt, side.A_log.dtype)
-        return x, dt, _decay(side.A_log, side.more), B, C
-
-    def _split(self, projected: Tensor, more: Tensor | None, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Step size, B and C (or the rows that make them), those of added states behind the others."""
-        dt, B, C = torch.split(projected, [self.dt_rank, self.d_state, self.d_state], dim)
-        if more is not None:
-            more_B, more_C = more.chunk(2, dim)
-            B, C = torch.cat([B, more_B], dim), torch.cat([C, more_C], dim)
-        return dt, B, C
+        x, states = side.conv1d(x), side.A.shape[1]
+        dt, B, C = torch.split(side.x_proj(x), [self.dt_rank, states, states], dim=-1)
+        return x, _without_autocast(side.dt_proj, dt, self.A_log.dtype), side.A, B, C
 
 
-def _decay(A_log: Tensor, more: Any) -> Tensor:
-    return -torch.exp(A_log if more is None else torch.cat([A_log, more.A_log], dim=1))
-
-
-def _with_bias(weight: Tensor, bias: Tensor | None, always: bool = False) -> Tensor:
+def _with_bias(weight: Tensor, bias: Tensor | None) -> Tensor:
     """A weight with its bias as last column, as ``Direction.x_proj`` holds it."""
-    if bias is None:
-        return F.pad(weight, (0, 1)) if always else weight
-    return torch.cat([weight, bias.unsqueeze(1)], dim=1)
+    return weight if bias is None else torch.cat([weight, bias.unsqueeze(1)], dim=1)
 
 
-def effective_weight(module: Any) -> tuple[Tensor, Tensor | None] | None:
-    """Weight and bias of the one linear map or convolution that `module` amounts to; None if it cannot say.
+Weights: TypeAlias = tuple[Tensor, Tensor | None]
+"""Weight and bias of a linear map or a convolution."""
+
+
+def effective_weight(module: Any) -> Weights | str:
+    """Weight and bias of the one linear map or convolution that `module` amounts to, or in words why it is none.
 
     A wrapper says it in a method ``effective_weight``, which returns the same. A forward hook says what it makes of them in a
     method ``on_weights``, (weight, bias) -> (weight, bias). Any other hook or replacement cannot say it.
     """
-    if module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks or "forward" in vars(module):
-        return None
-    if type(module) is nn.Linear or type(module) is CausalConv1d:
-        found = module.weight, module.bias
+    if module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "has a hook on its input or its gradient"
+    if "forward" in vars(module):
+        return "has another forward"
+    if type(module) in _MAPS:
+        found: Weights | str = module.weight, module.bias
     elif hasattr(module, "effective_weight"):
         found = module.effective_weight()
     else:
-        return None
+        return f"is a {type(module).__name__}, which does not say its weight"
     for hook in module._forward_hooks.values():
-        if found is None or not hasattr(hook, "on_weights"):
-            return None
+        if isinstance(found, str):
+            break
+        if not hasattr(hook, "on_weights"):
+            return "has a hook on its output"
         found = hook.on_weights(*found)
     return found
+
+
+_MAPS = (nn.Linear, nn.Conv2d, CausalConv1d)
 
 
 def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:

@@ -2,24 +2,17 @@
 
 Zhu et al., "Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model", ICML 2024,
 arXiv:2401.09417. State-dict keys, shapes and numbers are those of the released checkpoints (hustvl/Vim, "v2" blocks, mean of
-both directions). The models are registered with timm and keep its contract.
+both directions). The models keep timm's contract.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, to_2tuple, trunc_normal_
-from timm.models import (
-    build_model_with_cfg,
-    checkpoint,
-    generate_default_cfgs,
-    register_model,
-)
+from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -101,10 +94,10 @@ class VisionMamba(nn.Module):
         self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
         self.global_pool = global_pool
         self.grad_checkpointing = False
-        self.origin: Any = None  # set by svp.create_model
-        self.tuner: Any = None  # set by svp.tune
-        self.layout: Any = None  # set by a tuner that adds tokens: layout.own(tokens) gives those of the model
-        self.adapter: Any = None  # set by svp.load_adapter
+        # notes that others leave: how the model was made, what tuned it, the file that came from
+        self.origin: Any = None
+        self.tuner: Any = None
+        self.adapter: Any = None
 
         self.patch_embed = PatchEmbed(img_size, patch_size, stride, in_chans, embed_dim, device=device, dtype=dtype)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim, device=device, dtype=dtype))
@@ -199,12 +192,9 @@ class VisionMamba(nn.Module):
 
         Raises:
             ValueError: Smaller than a patch.
-            RuntimeError: A tuner trains the position embedding.
         """
         if img_size is None:
             return
-        if self.tuner is not None and "pos_embed" in self.tuner.trainable_names:
-            raise RuntimeError(f"pos_embed is trained by {self.tuner.name!r}: call set_input_size before svp.tune")
         old_grid = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size)
         resized = checkpoints.resize_pos_embed(self.pos_embed, old_grid, self.patch_embed.grid_size)
@@ -245,7 +235,7 @@ class VisionMamba(nn.Module):
         for i, block in enumerate(self.layers[: last + 1] if stop_early else self.layers):
             hidden, residual = self._run(block, hidden, residual)
             if i in take:
-                tap = self._own(add_residual(hidden, residual))
+                tap = self.own_tokens(add_residual(hidden, residual))
                 taps.append(self.norm_f(tap) if norm else tap)
         intermediates: list[Any] = []
         m = self.cls_position
@@ -306,10 +296,14 @@ class VisionMamba(nn.Module):
         return hidden, residual
 
     def _final_norm(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
-        return self.norm_f(self._own(add_residual(self.drop_path(hidden), residual)))
+        return self.norm_f(self.own_tokens(add_residual(self.drop_path(hidden), residual)))
 
-    def _own(self, tokens: Tensor) -> Tensor:
-        return tokens if self.layout is None else self.layout.own(tokens)
+    def own_tokens(self, tokens: Tensor) -> Tensor:
+        """The model's own ``num_patches + 1`` of the tokens that went through the blocks, (batch, length, embed_dim).
+
+        Who adds tokens puts a function in the place of this one that leaves them out.
+        """
+        return tokens
 
 
 def _check_rate(name: str, rate: float) -> None:
@@ -321,125 +315,3 @@ def _check_pool(global_pool: str) -> Any:
     if global_pool not in ("token", "avg", ""):
         raise InputError(f"global_pool is {global_pool!r}, expected 'token', 'avg' or ''")
     return global_pool
-
-
-# registration with timm ------------------------------------------------------------------------------------------------
-
-
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return (
-        dict(
-            num_classes=1000,
-            input_size=(3, 224, 224),
-            pool_size=None,
-            fixed_input_size=True,
-            crop_pct=0.875,
-            interpolation="bicubic",
-            mean=IMAGENET_DEFAULT_MEAN,
-            std=IMAGENET_DEFAULT_STD,
-            first_conv="patch_embed.proj",
-            classifier="head",
-            paper_ids="arXiv:2401.09417",
-            paper_name="Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model",
-            origin_url="https://github.com/hustvl/Vim",
-            license="apache-2.0 (metadata of the model card); non-commercial (text of the model card)",
-        )
-        | kwargs
-    )
-
-
-default_cfgs = generate_default_cfgs(
-    {
-        "vim_tiny_patch16_224.in1k": _cfg(
-            hf_hub_id="hustvl/Vim-tiny-midclstok", hf_hub_filename="vim_t_midclstok_76p1acc.pth"
-        ),
-        "vim_tiny_patch16_stride8_224.in1k": _cfg(
-            hf_hub_id="hustvl/Vim-tiny-midclstok", hf_hub_filename="vim_t_midclstok_ft_78p3acc.pth"
-        ),
-        "vim_small_patch16_224.in1k": _cfg(
-            hf_hub_id="hustvl/Vim-small-midclstok", hf_hub_filename="vim_s_midclstok_80p5acc.pth"
-        ),
-        "vim_small_patch16_stride8_224.in1k": _cfg(
-            hf_hub_id="hustvl/Vim-small-midclstok", hf_hub_filename="vim_s_midclstok_ft_81p6acc.pth"
-        ),
-        "vim_base_patch16_224.in1k": _cfg(
-            hf_hub_id="hustvl/Vim-base-midclstok", hf_hub_filename="vim_b_midclstok_81p9acc.pth"
-        ),
-        "vim_nano_patch4_32": _cfg(
-            input_size=(3, 32, 32),
-            num_classes=200,
-            label_names=tuple((checkpoints.EMBEDDED / "tiny_imagenet_classes.txt").read_text(encoding="utf-8").splitlines()),
-            crop_pct=1.0,
-            file=str(checkpoints.EMBEDDED / "vim_nano_patch4_32.safetensors"),
-            origin_url="",
-            license="apache-2.0",
-        ),
-    }
-)
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionMamba:
-    # timm would unpickle a .pth with its own settings: our reader fetches, checks and reads it, timm adapts the tensors
-    overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
-    source = "the weights"
-    if pretrained and "state_dict" not in overlay:
-        cfg = default_cfgs[variant].default.to_dict() | (_as_dict(kwargs.get("pretrained_cfg"))) | overlay
-        path = checkpoints.locate(cfg)
-        source = str(path)
-        overlay = overlay | dict(state_dict=checkpoints.read_weights(path))
-    out_indices = kwargs.pop("out_indices", 3)
-    model: VisionMamba = build_model_with_cfg(
-        VisionMamba,
-        variant,
-        pretrained,
-        pretrained_cfg_overlay=overlay,
-        pretrained_filter_fn=partial(checkpoints.adapt_to_model, source=source),
-        feature_cfg=dict(out_indices=out_indices, feature_cls="getter"),
-        **kwargs,
-    )
-    for cfg in (model.pretrained_cfg, model.default_cfg):
-        cfg.pop("state_dict", None)  # keep no second copy of the weights
-    return model
-
-
-def _as_dict(cfg: Any) -> dict[str, Any]:
-    if cfg is None or isinstance(cfg, str):
-        return {}
-    return cfg if isinstance(cfg, dict) else dict(cfg.to_dict())
-
-
-@register_model
-def vim_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
-    """Vim-Ti: 7.1 M parameters, 197 tokens."""
-    return _create("vim_tiny_patch16_224", pretrained, **dict(dict(embed_dim=192), **kwargs))
-
-
-@register_model
-def vim_tiny_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
-    """Vim-Ti with overlapping patches: 730 tokens."""
-    return _create("vim_tiny_patch16_stride8_224", pretrained, **dict(dict(embed_dim=192, stride=8), **kwargs))
-
-
-@register_model
-def vim_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
-    """Vim-S: 25.8 M parameters, 197 tokens."""
-    return _create("vim_small_patch16_224", pretrained, **dict(dict(embed_dim=384), **kwargs))
-
-
-@register_model
-def vim_small_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
-    """Vim-S with overlapping patches: 730 tokens."""
-    return _create("vim_small_patch16_stride8_224", pretrained, **dict(dict(embed_dim=384, stride=8), **kwargs))
-
-
-@register_model
-def vim_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
-    """Vim-B: 97.6 M parameters, 197 tokens."""
-    return _create("vim_base_patch16_224", pretrained, **dict(dict(embed_dim=768), **kwargs))
-
-
-@register_model
-def vim_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
-    """Ours, for 32-pixel images: 1.7 M parameters, 65 tokens; its weights, for Tiny ImageNet, ship with the package."""
-    config = dict(img_size=32, patch_size=4, stride=4, embed_dim=128, depth=12, num_classes=200)
-    return _create("vim_nano_patch4_32", pretrained, **dict(config, **kwargs))

@@ -5,7 +5,9 @@ from svp.tuners.adapter_files import AdapterInfo, load_adapter, read_adapter_inf
 from svp.tuners.additional_scan import AdditionalScan
 from svp.tuners.affix import Affix
 from svp.tuners.attachment import Attachment
+from svp.tuners.block_entry import BlockEntry
 from svp.tuners.full import FullTuning
+from svp.tuners.layout import AddedTokens, Layout
 from svp.tuners.linear import LinearProbe
 from svp.tuners.lora import DoRA, LoRA, LoRAPartial
 from svp.tuners.method import (
@@ -22,7 +24,8 @@ from svp.tuners.official import load_official
 from svp.tuners.parts import A, BitFit, ClsToken, Conv1d, D, Norm, Partial, PartMethod, PosEmbed
 from svp.tuners.ssf import SSF
 from svp.tuners.svp import SVP, Prompters, simam
-from svp.tuners.tuner import Tuner, tune
+from svp.tuners.tuner import Tuner
+from svp.tuners.tuning import tune
 from svp.tuners.vp import VP
 from svp.tuners.vpt import VPTDeep, VPTShallow
 
@@ -33,15 +36,18 @@ __all__ = [
     "A",
     "Adapter",
     "AdapterInfo",
+    "AddedTokens",
     "AdditionalScan",
     "Affix",
     "Attachment",
     "BitFit",
+    "BlockEntry",
     "ClsToken",
     "Conv1d",
     "D",
     "DoRA",
     "FullTuning",
+    "Layout",
     "LinearProbe",
     "LoRA",
     "LoRAPartial",

@@ -22,7 +22,7 @@ from svp.models import Backbone, Origin, WeightsError
 from svp.models.checkpoints import load_into
 from svp.paths import write_atomically
 from svp.tuners.method import get_methods, joined_name, methods_to_dict
-from svp.tuners.tuner import tune
+from svp.tuners.tuning import tune
 
 _FORMAT = 2  # 1, of 0.1.0, had a name in `method` and the options in `options`
 _BACKBONE = "backbone."

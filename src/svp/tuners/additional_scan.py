@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from svp.errors import InputError
+from svp.models.mixer import BidirectionalMamba, Side, Weights, effective_weight
 from svp.tuners.attachment import Attachment
 from svp.tuners.method import Method, register_method
 
@@ -56,13 +58,13 @@ class AdditionalScan(Method):
                     f"the model has {mixer.d_state} states, and the scan takes {_MAX_STATES}"
                 )
         added = [[MoreStates(num_states, A_log) for A_log in (mixer.A_log, mixer.A_b_log)] for mixer in mixers]
-        for layer, pair in enumerate(added):
-            site.replace(f"layers.{layer}.mixer.more_states", tuple(pair))
+        for layer, (mixer, pair) in enumerate(zip(mixers, added, strict=True)):
+            site.replace(f"layers.{layer}.mixer.sides", _WithMoreStates(mixer, pair))
         return site.add("additional_scan", nn.ModuleList(nn.ModuleList(pair) for pair in added))
 
 
 class MoreStates(nn.Module):
-    """What one direction of a mixer reads as its ``more_states``.
+    """States that are added to one direction of a mixer.
 
     Args:
         num_states: How many.
@@ -79,3 +81,50 @@ class MoreStates(nn.Module):
         self.A_log = nn.Parameter(torch.quantile(A_log.detach().float(), between, dim=1).T.to(A_log.dtype).contiguous())
         self.x_proj = nn.Linear(len(A_log), 2 * num_states, bias=False, device=A_log.device, dtype=A_log.dtype)
         nn.init.zeros_(self.x_proj.weight[num_states:])
+
+
+class _WithMoreStates:
+    """The ``sides`` of a mixer, with more states in both."""
+
+    def __init__(self, mixer: BidirectionalMamba, added: list[MoreStates]) -> None:
+        self.of_mixer = mixer.sides  # may be another method's already
+        self.added = added
+        self.x_projs = [WiderProjection(mixer, name, more) for name, more in zip(("x_proj", "x_proj_b"), added, strict=True)]
+
+    def __call__(self) -> tuple[Side, Side]:
+        forward, backward = (
+            side._replace(x_proj=x_proj, A=torch.cat([side.A, -torch.exp(more.A_log)], dim=1))
+            for side, x_proj, more in zip(self.of_mixer(), self.x_projs, self.added, strict=True)
+        )
+        return forward, backward
+
+
+class WiderProjection(nn.Module):
+    """A mixer's ``x_proj``, whatever it is at the time, with the B and C of added states behind its own ones."""
+
+    def __init__(self, mixer: BidirectionalMamba, name: str, more: MoreStates) -> None:
+        super().__init__()
+        self._held: tuple[Any, str, MoreStates] = (mixer, name, more)  # no sub-modules: all have their names in the model
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixer, name, more = self._held
+        return self._joined(getattr(mixer, name)(x), more.x_proj(x), dim=-1)
+
+    def effective_weight(self) -> Weights | str:
+        """Weight and bias of the one map that this is."""
+        mixer, name, more = self._held
+        own, added = effective_weight(getattr(mixer, name)), effective_weight(more.x_proj)
+        if isinstance(own, str) or isinstance(added, str):
+            return own if isinstance(own, str) else f"the projection to added states {added}"
+        weight, bias = self._joined(own[0], added[0], dim=0), None
+        if own[1] is not None or added[1] is not None:
+            own_bias, added_bias = (w.new_zeros(len(w)) if b is None else b for w, b in (own, added))
+            bias = self._joined(own_bias, added_bias, dim=0)
+        return weight, bias
+
+    def _joined(self, own: Tensor, added: Tensor, dim: int) -> Tensor:
+        """Step size, B and C (or the rows that make them), those of added states behind the others."""
+        mixer = self._held[0]
+        dt, B, C = torch.split(own, [mixer.dt_rank, mixer.d_state, mixer.d_state], dim)
+        more_B, more_C = added.chunk(2, dim)
+        return torch.cat([dt, B, more_B, C, more_C], dim)

@@ -59,6 +59,7 @@ class Affix(Method):
         affix.tokens = nn.Parameter(torch.empty(shape, device=like.device, dtype=like.dtype))
         trunc_normal_(affix.tokens, std=0.02)
         names = site.add("affix", affix)
+        site.added_tokens.add_to_mixers(layout)
         for layer, block in enumerate(model.layers):
             site.hook(block.mixer.register_forward_pre_hook(_Insert(affix, layer, layout)))
             site.hook(block.mixer.register_forward_hook(_Drop(layout)))

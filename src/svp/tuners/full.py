@@ -23,4 +23,5 @@ class FullTuning(Method):
     mergeable = True
 
     def attach(self, site: Attachment) -> Iterable[str]:
+        site.fix_input_size()
         return [name for name, _ in site.model.named_parameters()]

@@ -1,4 +1,8 @@
-"""Where tokens that a method adds stand in the sequence, and how they are put in and taken out."""
+"""Which tokens methods add to the sequence, where these stand, and how they are put in and taken out.
+
+A method that adds tokens says so at ``site.added_tokens`` when it is attached. Who needs a model's own tokens, or its class
+token, asks there and no method: other methods, and what looks inside a tuned model.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +68,57 @@ class Layout:
         lengths = [length for pair in zip(own, [*more, 0], strict=True) for length in pair]
         return torch.cat(torch.split(tokens, lengths, dim=1)[::2], dim=1)
 
+    def own_places(self, places: Tensor) -> Tensor:
+        """Those of the places (own + num_tokens,) where the model's own tokens stand, (own,)."""
+        return self.own(places.view(1, -1, 1)).flatten()
+
     def _runs(self, own: int) -> tuple[list[int], list[int]]:
         """Lengths of the runs of own tokens and, one fewer, of the runs of added tokens between them."""
         in_front = [self._in_front(own, k) for k in range(self.num_tokens)]
         cuts = sorted(set(in_front))
         return [end - start for start, end in pairwise([0, *cuts, own])], [in_front.count(cut) for cut in cuts]
+
+
+class AddedTokens:
+    """The tokens that methods add to a model's own.
+
+    Attributes:
+        in_blocks: Layout of those that go from block to block; None if there are none.
+        in_mixers: Layout of those that only the mixers see, among all that a block has; None if there are none.
+    """
+
+    def __init__(self) -> None:
+        self.in_blocks: Layout | None = None
+        self.in_mixers: Layout | None = None
+
+    def add_to_blocks(self, layout: Layout) -> None:
+        """Say that tokens go from block to block.
+
+        Raises:
+            InputError: Those of another method do already.
+        """
+        self.in_blocks = _only(self.in_blocks, layout, "the blocks")
+
+    def add_to_mixers(self, layout: Layout) -> None:
+        """Say that every mixer sees further tokens.
+
+        Raises:
+            InputError: It sees those of another method already.
+        """
+        self.in_mixers = _only(self.in_mixers, layout, "the mixers")
+
+    def of_blocks(self, length: int) -> Tensor:
+        """Places of the tokens that the blocks see in the sequence of `length` that their mixers see."""
+        places = torch.arange(length)
+        return places if self.in_mixers is None else self.in_mixers.own_places(places)
+
+    def own(self, length: int) -> Tensor:
+        """Places of the model's own tokens in the sequence of `length` that the mixers see."""
+        places = self.of_blocks(length)
+        return places if self.in_blocks is None else self.in_blocks.own_places(places)
+
+
+def _only(known: Layout | None, layout: Layout, where: str) -> Layout:
+    if known is not None:
+        raise InputError(f"two methods add tokens to {where}: they cannot be combined")
+    return layout

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from svp.errors import InputError
 from svp.models import VisionMamba
-from svp.models.mixer import effective_weight, without_autocast
+from svp.models.mixer import Weights, effective_weight, without_autocast
 from svp.tuners.attachment import Attachment
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
 from svp.tuners.low_rank import LowRankUpdate
@@ -81,10 +81,8 @@ class LoRA(Method):
         wrappers = {}
         for path in self._paths(site.model):
             layer = _layer_at(path, site)
-            if self.use_dora and layer._forward_hooks:
-                raise InputError(
-                    f"{site.label!r} cannot be combined: dora takes the norm of the weight itself; name dora first"
-                )
+            if self.use_dora and isinstance(reason := effective_weight(layer), str):
+                raise InputError(f"dora takes the norm of a weight, and model.{path} {reason}; attach dora first")
             wrappers[path] = LowRankUpdate(layer, self.rank, self.alpha, self.dropout, self.use_dora)
         return [name for path, wrapper in wrappers.items() for name in site.wrap(path, wrapper)]
 
@@ -215,11 +213,13 @@ class LowRankSlices(nn.Module):
             y = y + F.pad(update, (part.start, y.shape[-1] - part.stop))
         return y
 
-    def effective_weight(self) -> tuple[Tensor, Tensor | None] | None:
+    def effective_weight(self) -> Weights | str:
         """Weight and bias of the one map that this is; none where inputs of the updates are dropped."""
-        base = None if self.training and self.dropout.p else effective_weight(self.base_layer)
-        if base is None:
-            return None
+        if self.training and self.dropout.p:
+            return f"drops inputs of its updates in training (dropout {self.dropout.p})"
+        base = effective_weight(self.base_layer)
+        if isinstance(base, str):
+            return base
         weight, bias = base
         for name, part in self.slices.items():
             A, B = self.get_parameter(f"lora_A.{name}.weight"), self.get_parameter(f"lora_B.{name}.weight")

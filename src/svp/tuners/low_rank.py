@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svp.models.mixer import effective_weight, without_autocast
+from svp.models.mixer import Weights, effective_weight, without_autocast
 
 
 class Magnitude(nn.Module):
@@ -60,7 +60,7 @@ class LowRankUpdate(nn.Module):
         self.to(like.device, like.dtype)
         self.lora_magnitude_vector = nn.ModuleDict()
         if magnitude:
-            length = self._length(like)
+            length = _length(self._base()[0])
             self.lora_magnitude_vector["default"] = Magnitude(length.view(1, -1, 1, 1) if like.ndim == 4 else length)
 
     def forward(self, u: Tensor) -> Tensor:
@@ -70,47 +70,60 @@ class LowRankUpdate(nn.Module):
         if not self.lora_magnitude_vector:
             return (y + update).to(y.dtype)
         axis = 1 if isinstance(self.base_layer, nn.Conv2d) else -1
-        gain, plain = _per_channel(self._gain(), axis), y
-        if self.training and self.dropout.p:  # both parts of the update then see the same input
+        weight, bias = self._base()
+        gain = _per_channel(self._gain(weight + self._update()), axis)
+        constant = None if bias is None else _per_channel(bias, axis)  # what the magnitude leaves alone
+        if self.training and self.dropout.p:  # both parts of the update see the same input
             plain = self.base_layer(dropped)
-        if self.base_layer.bias is not None:
-            plain = plain - _per_channel(self.base_layer.bias, axis)
-        return (y + (gain - 1) * plain + gain * update).to(y.dtype)
+            y = y + (gain - 1) * (plain if constant is None else plain - constant) + gain * update
+        elif constant is None:
+            y = gain * (y + update)
+        else:
+            y = gain * (y + update) + (1 - gain) * constant
+        return y.to(u.dtype)
 
     @torch.no_grad()
     def merge(self) -> None:
         """Put the update into the map's weight."""
-        self.base_layer.weight.copy_(self.weight)
+        self.base_layer.weight.copy_(self._changed(self.base_layer.weight))
 
     @property
     def weight(self) -> Tensor:
         """What the map's weight amounts to, without dropout."""
-        weight = self.base_layer.weight + self._update()
-        return (_per_channel(self._gain(), 0, weight.ndim) * weight) if self.lora_magnitude_vector else weight
+        return self._changed(self._base()[0])
 
-    def effective_weight(self) -> tuple[Tensor, Tensor | None] | None:
+    def effective_weight(self) -> Weights | str:
         """Weight and bias of the one map that this is; none where inputs of the update are dropped."""
         if self.training and self.dropout.p:
-            return None
+            return f"drops inputs of its update in training (dropout {self.dropout.p})"
         base = effective_weight(self.base_layer)  # of a map that another method has changed before, that
-        if base is None or not self.lora_magnitude_vector:
-            return base and (base[0] + self._update(), base[1])
-        return self.weight, base[1]
+        return base if isinstance(base, str) else (self._changed(base[0]), base[1])
+
+    def _base(self) -> Weights:
+        """What the map below amounts to; its own weight where that cannot be said."""
+        found = effective_weight(self.base_layer)
+        return (self.base_layer.weight, self.base_layer.bias) if isinstance(found, str) else found
+
+    def _changed(self, weight: Tensor) -> Tensor:
+        """What a weight becomes, without dropout."""
+        weight = weight + self._update()
+        return _per_channel(self._gain(weight), 0, weight.ndim) * weight if self.lora_magnitude_vector else weight
 
     def _update(self) -> Tensor:
         down, up = self.get_parameter("lora_A.default.weight"), self.get_parameter("lora_B.default.weight")
         with without_autocast(up.device.type):  # next to the weight, an update in bfloat16 would move in steps of 0.4 %
             return self.scale * (up.flatten(1) @ down.flatten(1)).view_as(self.base_layer.weight)
 
-    def _gain(self) -> Tensor:
-        """m / |W + s B A|, (outputs,)."""
+    def _gain(self, weight: Tensor) -> Tensor:
+        """m / |W + s B A|, (outputs,), of the updated weight."""
         magnitude: Any = self.lora_magnitude_vector["default"].weight
-        return magnitude.flatten() / self._length(self.base_layer.weight)
+        return magnitude.flatten() / _length(weight)
 
-    @torch.no_grad()
-    def _length(self, weight: Tensor) -> Tensor:
-        """|W + s B A| of every output."""
-        return torch.linalg.vector_norm((weight + self._update()).flatten(1), dim=1)
+
+@torch.no_grad()
+def _length(weight: Tensor) -> Tensor:
+    """Norm of every output's weights."""
+    return torch.linalg.vector_norm(weight.flatten(1), dim=1)
 
 
 def _per_channel(values: Tensor, axis: int, ndim: int = 4) -> Tensor:

@@ -37,7 +37,9 @@ class Method(ABC):
 
     @abstractmethod
     def attach(self, site: Attachment) -> Iterable[str]:
-        """Change ``site.model`` by ``site.add``, ``wrap``, ``hook``, ``replace`` and ``override``, all of which can be undone.
+        """Change ``site.model`` by ``site.add``, ``wrap``, ``hook`` and ``replace``, all of which can be undone.
+
+        A method that adds tokens to the sequence says so at ``site.added_tokens``.
 
         Returns:
             The names of the parameters that train beside the head.

@@ -147,6 +147,10 @@ class PosEmbed(PartMethod):
 
     backbones = VIM_AND_VIT
 
+    def attach(self, site: Attachment) -> Iterable[str]:
+        site.fix_input_size()
+        return super().attach(site)
+
     def chosen(self, model: Any) -> Iterable[str]:
         return ["pos_embed"]
 

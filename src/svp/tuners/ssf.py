@@ -28,7 +28,7 @@ from torch.func import functional_call
 from svp.errors import InputError
 from svp.models import VisionMamba
 from svp.models.checkpoints import give_bias
-from svp.models.mixer import CausalConv1d, effective_weight
+from svp.models.mixer import CausalConv1d, Weights, effective_weight
 from svp.tuners.attachment import Attachment, innermost
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
 from svp.tuners.method import Method, register_method
@@ -103,7 +103,7 @@ class _OnOutput:
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return self.scale_shift(output, self.axis)
 
-    def on_weights(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def on_weights(self, weight: Tensor, bias: Tensor | None) -> Weights:
         """What a map of these becomes, see ``svp.models.mixer.effective_weight``."""
         return self.scale_shift.on_weights(weight, bias)
 
@@ -116,10 +116,10 @@ class ScaledConv1d(nn.Module):
         self.base_layer = base_layer
         self._held = (scale_shift,)  # no sub-module: it has its name at model.ssf
 
-    def effective_weight(self) -> tuple[Tensor, Tensor | None] | None:
+    def effective_weight(self) -> Weights | str:
         """Weight and bias of the one convolution that this is."""
         base = effective_weight(self.base_layer)
-        return base and self._held[0].on_weights(*base)
+        return base if isinstance(base, str) else self._held[0].on_weights(*base)
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self._held[0].on_weights(self.base_layer.weight, self.base_layer.bias)

@@ -33,7 +33,8 @@ from svp.models import VisionMamba
 from svp.models.mixer import is_untouched
 from svp.ops import Prompt, Prompts
 from svp.tuners.attachment import Attachment
-from svp.tuners.layout import Layout
+from svp.tuners.block_entry import BlockEntry
+from svp.tuners.layout import AddedTokens, Layout
 from svp.tuners.method import Method, register_method
 
 
@@ -105,7 +106,7 @@ class SVP(Method):
         prompters = Prompters(model.embed_dim, depth, config, like=model.pos_embed)
         names = site.add("svp", prompters)
         for layer in range(depth):
-            site.replace(f"layers.{layer}.prompter", _LayerPrompter(model, prompters, layer))
+            site.replace(f"layers.{layer}.on_entry", _PromptLayer(prompters, layer, site.added_tokens))
         if config.simam:
             site.hook(model.patch_embed.register_forward_pre_hook(_weigh_input))
         return names
@@ -131,7 +132,7 @@ class Prompters(nn.Module):
 
     def __init__(self, embed_dim: int, depth: int, config: SVP, like: Tensor) -> None:
         super().__init__()
-        self.config = config
+        self.embed_dim, self.config = embed_dim, config
         factory: dict[str, Any] = dict(device=like.device, dtype=like.dtype)
         self.dropout = nn.Dropout(config.dropout)
         if config.inner:
@@ -197,6 +198,27 @@ class Prompters(nn.Module):
             terms.append(Prompt(self.cross_prompters[group](tokens), self.cross_scale[group] if config.scaling else None))
         return Prompts(terms, self._prompted(tokens, layout))
 
+    def parts(self, layer: int, tokens: Tensor, layout: Layout | None = None) -> dict[str, Tensor]:
+        """What ``forward`` adds to the tokens, "inner" and "cross" apart; arguments as there. Zero for tokens not prompted."""
+        config, source = self.config, tokens
+        if config.cross and config.cross_prompt == "official":  # behind the class token: what stands before it, prompted
+            m = (tokens.shape[1] - 1) // 2
+            source = torch.cat([tokens[:, : m + 1], self._forward_official(layer, tokens, m)[:, :m]], dim=1)
+        nothing, prompted = torch.zeros_like(tokens), self._prompted(tokens, layout)
+        parts = {
+            "inner": self.inner_prompt(layer, tokens) if config.inner else nothing,
+            "cross": self.cross_prompt(layer, source) if config.cross else nothing,
+        }
+        return {name: part if prompted is None else part * prompted[:, None] for name, part in parts.items()}
+
+    def scales(self, layer: int) -> dict[str, Tensor]:
+        """alpha and beta of a layer, (embed_dim,): one where prompts are not scaled, zero where there are none."""
+        config, like = self.config, next(self.parameters())
+        one, zero = like.new_ones(self.embed_dim), like.new_zeros(self.embed_dim)
+        alpha = (self.inner_scale[layer] if config.scaling else one) if config.inner else zero
+        beta = (self.cross_scale[layer // config.shared_layers] if config.scaling else one) if config.cross else zero
+        return {"alpha": alpha, "beta": beta}
+
     def _prompted(self, tokens: Tensor, layout: Layout | None) -> Tensor | None:
         """Which tokens are prompted, (length,) of bool; None for all."""
         own = tokens.shape[1] - (layout.num_tokens if layout else 0)
@@ -221,18 +243,23 @@ class Prompters(nn.Module):
         return torch.cat([prompted_front, cls_token.to(prompted_front.dtype), prompted_back], dim=1)
 
 
-class _LayerPrompter:
-    """The ``prompter`` of block `layer`: leaves simple prompts to the block, which adds them as it adds the residual."""
+class _PromptLayer(BlockEntry):
+    """The ``on_entry`` of block `layer`: leaves simple prompts to the block, which adds them as it adds the residual."""
 
-    def __init__(self, model: VisionMamba, prompters: Prompters, layer: int) -> None:
-        self.model, self.prompters, self.layer = model, prompters, layer
+    def __init__(self, prompters: Prompters, layer: int, added_tokens: AddedTokens) -> None:
+        self.prompters, self.layer, self.added_tokens = prompters, layer, added_tokens
 
     def __call__(self, hidden: Tensor) -> tuple[Tensor, Prompts]:
-        has_more = hidden.shape[1] > self.model.patch_embed.num_patches + 1
-        layout = self.model.layout if has_more else None
+        layout = self.added_tokens.in_blocks
         if self.prompters.are_simple() and is_untouched(self.prompters, Prompters):
             return hidden, self.prompters.prompts(self.layer, hidden, layout)
         return self.prompters(self.layer, hidden, layout), Prompts()
+
+    def parts(self, hidden: Tensor) -> dict[str, Tensor]:
+        return self.prompters.parts(self.layer, hidden, self.added_tokens.in_blocks)
+
+    def scales(self) -> dict[str, Tensor]:
+        return self.prompters.scales(self.layer)
 
 
 def simam(images: Tensor, lambda_: float = 1e-3) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from svp.errors import InputError, UnavailableError
 from svp.models.checkpoints import WeightsError, check_finite, check_shapes, state_sha256
-from svp.tuners.attachment import Attachment, base_name
-from svp.tuners.method import Method, joined_name, parse_methods
+from svp.tuners.attachment import Attachment
+from svp.tuners.layout import AddedTokens
+from svp.tuners.method import Method, joined_name
 
 
 class Tuner:
@@ -44,24 +45,15 @@ class Tuner:
                 raise InputError(f"method {name!r} works on a {kinds}, this is a {type(model).__name__}")
         self.model = cast(Any, model)
         self.methods = dict(methods)
-        self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         self._attachment = Attachment(model, self.name)
-        self._original: dict[str, Tensor] = {}
-        self._head: tuple[Any, Any] = (getattr(model, "head", None), self.model.num_classes)  # a tuned model's may be reset
         try:
             model.requires_grad_(False)
             for method in methods.values():
-                trained = set(method.attach(self._attachment))
-                for name, parameter in model.named_parameters():
-                    if name in trained or base_name(name) in trained:
-                        parameter.requires_grad_(True)
+                self._attachment.train(method.attach(self._attachment))
             model.get_submodule("head").requires_grad_(True)
-            parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-            self.trainable_names: tuple[str, ...] = tuple(name for name, _ in parameters)
-            # what trains in place is kept, so that detach() can put it back
-            self._original = {base_name(name): p.detach().clone() for name, p in parameters if self._attachment.is_base(name)}
+            self.trainable_names: tuple[str, ...] = self._attachment.keep_values()
         except Exception:
-            self._restore()
+            self._attachment.undo()
             raise
         self.model.tuner = self
 
@@ -74,6 +66,11 @@ class Tuner:
     def self_contained(self) -> bool:
         """Whether the trained state holds the whole model."""
         return any(method.self_contained for method in self.methods.values())
+
+    @property
+    def added_tokens(self) -> AddedTokens:
+        """Tokens that the methods add to the sequence, and where these stand."""
+        return self._attachment.added_tokens
 
     def merge(self) -> nn.Module:
         """Bake what was trained into a plain backbone and return it, where the methods can be expressed so.
@@ -91,16 +88,16 @@ class Tuner:
         origin = getattr(self.model, "origin", None)
         if origin is not None and set(self.methods) != {"linear"}:
             self.model.origin = replace(origin, weights="random", seed=None)  # those it came from are not its own any more
-        self._original.clear()
-        self._head = (self.model.get_submodule("head"), self.model.num_classes)
-        return self.detach()
+        return self._take_off(keep_trained=True)
 
     def detach(self) -> nn.Module:
         """Take the methods off, if they are still on it, and restore the model as it was before, bit for bit; returns it."""
-        if self.model.tuner is self:
-            self._restore()
-            self.model.tuner = None
-        return self.model
+        return self._take_off() if self.model.tuner is self else self.model
+
+    def _take_off(self, keep_trained: bool = False) -> nn.Module:
+        self._attachment.undo(keep_trained)
+        self.model.tuner = None
+        return cast(nn.Module, self.model)
 
     @property
     def num_trainable(self) -> int:
@@ -142,60 +139,18 @@ class Tuner:
         for name, parameter in self.named_trainable():
             parameter.copy_(state[name])
 
-    @torch.no_grad()
     def share_backbone(self, backbone: nn.Module) -> None:
         """Hold what is frozen, and what ``detach`` puts back, in the tensors of `backbone` where these have the same values.
 
         Of many models on one backbone each then takes memory only for what it trained. `backbone` must not be trained while
         it is shared.
         """
-        theirs = {name: parameter.detach() for name, parameter in backbone.named_parameters()}
-
-        def shared(name: str, tensor: Tensor) -> Tensor:
-            other = theirs.get(base_name(name))
-            same = other is not None and other.dtype == tensor.dtype and other.device == tensor.device
-            return other if other is not None and same and torch.equal(other, tensor) else tensor
-
-        for name, parameter in self.model.named_parameters():
-            if self._attachment.is_base(name) and name not in self.trainable_names:
-                parameter.data = shared(name, parameter.data)
-        self._original = {name: shared(name, tensor) for name, tensor in self._original.items()}
+        self._attachment.share(backbone, self.trainable_names)
 
     def base_state(self) -> dict[str, Tensor]:
         """The backbone's values under the methods, without head, as they were before anything trained."""
-        state = self.model.state_dict()
-        base = {base_name(name): tensor for name, tensor in state.items() if self._attachment.is_base(name)}
-        return {name: self._original.get(name, tensor) for name, tensor in base.items() if not name.startswith("head.")}
+        return self._attachment.base_state()
 
     def base_sha256(self) -> str:
         """Hash of ``base_state``, see ``svp.models.state_sha256``."""
         return state_sha256(self.base_state())
-
-    @torch.no_grad()
-    def _restore(self) -> None:
-        head, num_classes = self._head
-        self._attachment.undo()
-        self.model.num_classes = num_classes
-        if head is not None:
-            self.model.head = head
-        for name, parameter in self.model.named_parameters():
-            if name in self._original:
-                parameter.copy_(self._original[name])
-            parameter.requires_grad_(self._required_grad.get(name, True)).grad = None
-
-
-def tune(model: nn.Module, method: str | Method | Sequence[Method] | Mapping[str, Any] = "svp", **options: Any) -> Tuner:
-    """Freeze `model`, attach tuning methods to it, and return the tuner.
-
-    Args:
-        model: A backbone with the head to train (``svp.create_model(..., num_classes=...)``).
-        method: One of ``svp.list_methods()``, or several joined by "+", attached in that order; or a method itself with its
-            options, ``svp.tuners.SVP(hidden_dim=32)``, or several; or a mapping {name: {option: value}}.
-        **options: Options of a method that is named; of several, a mapping for each by its name:
-            ``svp.tune(model, "svp+lora", svp=dict(hidden_dim=32))``.
-
-    Raises:
-        InputError: Unknown method or option, a value out of range, a model that is tuned already or of a kind that the method
-            does not work on.
-    """
-    return Tuner(model, parse_methods(method, **options))

@@ -74,11 +74,13 @@ class VPT(Method):
         for layer, block in enumerate(blocks[: len(prompts.tokens)]):
             site.hook(block.register_forward_pre_hook(_PromptBlock(prompts, layer)))
         if isinstance(model, VisionMamba):
-            site.replace("layout", prompts.layout)
+            site.replace("own_tokens", prompts.layout.own)
         else:
             site.hook(model.get_submodule(parts.final_norm).register_forward_pre_hook(_LeaveOut(prompts.layout)))
-            site.override("forward_intermediates", _no_intermediates)
-        return site.add("vpt", prompts)
+            site.replace("forward_intermediates", _no_intermediates)
+        names = site.add("vpt", prompts)
+        site.added_tokens.add_to_blocks(prompts.layout)
+        return names
 
 
 class Prompts(nn.Module):

@@ -1,0 +1,25 @@
+"""What a method does to the tokens that enter a block, and what it says of that to whoever looks inside."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from svp.ops import Prompts
+
+
+class BlockEntry(ABC):
+    """Stands at ``model.layers[l].on_entry`` of a Vim, put there by ``site.replace``."""
+
+    @abstractmethod
+    def __call__(self, hidden: Tensor) -> tuple[Tensor, Prompts]:
+        """The tokens to go on with, (batch, length, embed_dim) like `hidden`, and what the block is to add to them."""
+
+    @abstractmethod
+    def parts(self, hidden: Tensor) -> dict[str, Tensor]:
+        """What is added to the tokens in evaluation mode, (batch, length, embed_dim) each, apart by name."""
+
+    def scales(self) -> dict[str, Tensor]:
+        """Trained scales of the parts, (embed_dim,) each, by name in the order of the parts; empty if there are none."""
+        return {}

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import svp
+from svp.tuners import get_methods
+from tests.models.small import small_vim
 
 
 def test_every_public_name_is_there() -> None:
@@ -80,6 +82,42 @@ def test_imports_point_one_way(folder: str) -> None:
                     assert set(imported) <= {"__version__"} | GROUND, f"{file} imports the package's face"
                 else:
                     assert parts[1] in MAY_IMPORT[folder] | GROUND, f"{file} imports {name}"
+
+
+def test_models_and_inspection_name_no_method() -> None:
+    """Neither by its classes nor by what it adds to a model: all they know is the contract."""
+    methods = [get_methods(name)[0] for name in svp.list_methods()]
+    files = {Path(inspect.getfile(method)) for method in methods}
+    defined = {
+        node.name
+        for file in files
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
+    added = set()
+    for method in methods:
+        plain = dict(small_vim().named_children())
+        model = small_vim()
+        svp.tune(model, method(shared_layers=2) if method is svp.tuners.SVP else method())
+        added |= dict(model.named_children()).keys() - plain.keys()
+    assert {"svp", "affix", "additional_scan"} <= added
+    root = Path(svp.__file__).parent
+    for file in sorted([*(root / "models").rglob("*.py"), *(root / "inspection").rglob("*.py")]):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert not any(node.module == f"svp.tuners.{method.stem}" for method in files), f"{file} imports {node.module}"
+                names = {alias.name for alias in node.names}
+            elif isinstance(node, ast.Name):
+                names = {node.id}
+            elif isinstance(node, ast.Attribute):
+                names = {node.attr, *({f".{node.attr}"} if node.attr in added else ())}
+            elif isinstance(node, ast.Constant) and node.value in added:
+                names = {f".{node.value}"}
+            else:
+                continue
+            # A and D are the scan's too
+            found = names & ({name for name in defined if len(name) > 1} | {f".{name}" for name in added})
+            assert not found, f"{file} names {found}"
 
 
 def test_no_file_imports_another_in_a_circle() -> None:

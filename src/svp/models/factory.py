@@ -13,8 +13,8 @@ from timm.models import VisionTransformer
 
 from svp.errors import InputError
 from svp.models import checkpoints
-from svp.models.variants import default_cfgs
-from svp.models.vim import VisionMamba
+from svp.models.vim import default_cfgs
+from svp.models.vision_mamba import VisionMamba
 
 _logger = logging.getLogger(__name__)
 

@@ -70,7 +70,7 @@ class VPT(Method):
     def attach(self, site: Attachment) -> Iterable[str]:
         model, parts = site.model, anatomy(site.model)
         blocks = parts.blocks_of(model)
-        prompts = Prompts(model, self.prompted_blocks(len(blocks)), self)
+        prompts = PromptTokens(model, self.prompted_blocks(len(blocks)), self)
         for layer, block in enumerate(blocks[: len(prompts.tokens)]):
             site.hook(block.register_forward_pre_hook(_PromptBlock(prompts, layer)))
         if isinstance(model, VisionMamba):
@@ -83,7 +83,7 @@ class VPT(Method):
         return names
 
 
-class Prompts(nn.Module):
+class PromptTokens(nn.Module):
     """The prompts of `depth` blocks.
 
     Attributes:
@@ -119,7 +119,7 @@ class Prompts(nn.Module):
 class _PromptBlock:
     """Forward pre-hook of block `layer`."""
 
-    def __init__(self, prompts: Prompts, layer: int) -> None:
+    def __init__(self, prompts: PromptTokens, layer: int) -> None:
         self.prompts, self.layer = prompts, layer
 
     def __call__(self, block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 from svp.errors import InputError
 
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 Transform: TypeAlias = "Callable[[Image], Tensor]"
 """RGB image to float tensor, (3, height, width)."""
+
+ValueRange: TypeAlias = "tuple[float, float] | Literal['file', 'type']"
+"""What becomes black and what becomes white, of images with more than 8 bits per sample.
+
+Two numbers hold for all images; "file" takes them from the bits that each file uses, "type" from the type of its samples, as
+svp 0.1.0 did."""
 
 CropMode = Literal["center", "squash", "border"]
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -38,6 +44,8 @@ class InputConfig:
         crop_mode: "center" resizes the short side and cuts the rest off, "squash" resizes both sides, "border" resizes
             the long side and pads the short one.
         interpolation: Filter of the resize in evaluation.
+        value_range: Values that become black and white in images with more than 8 bits per sample: two numbers, "file" or
+            "type", see `ValueRange`.
     Raises:
         TypeError, InputError: A field does not fit; names it.
     """
@@ -48,6 +56,7 @@ class InputConfig:
     crop_pct: float = 0.875
     crop_mode: CropMode = "center"
     interpolation: str = "bicubic"
+    value_range: ValueRange = "file"
 
     def __post_init__(self) -> None:
         if type(self.img_size) is not int:
@@ -65,6 +74,10 @@ class InputConfig:
             raise InputError(f"crop_pct (={self.crop_pct}) must be above 0 and at most 1")
         check_choice("crop_mode", self.crop_mode, get_args(CropMode))
         check_choice("interpolation", self.interpolation, _INTERPOLATIONS)
+        if isinstance(self.value_range, str):
+            check_choice("value_range", self.value_range, ("file", "type"))
+        else:
+            _check_range(self.value_range)
 
     @classmethod
     def of_model(cls, model: Any) -> InputConfig:
@@ -101,7 +114,8 @@ class InputConfig:
             if name not in known:
                 raise InputError(f"inputs: {name} is unknown; known: {', '.join(known)}")
         try:
-            return cls(**{**values, **{name: tuple(values[name]) for name in ("mean", "std") if name in values}})
+            lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list | tuple)}
+            return cls(**{**values, **lists})
         except (TypeError, InputError) as error:
             raise InputError(f"inputs: {error}") from error
 
@@ -117,6 +131,8 @@ class InputOverrides:
         crop_mode: "center" resizes the short side and cuts the rest off, "squash" resizes both sides, "border" resizes the
             long side and pads the short one; the model's own if left out.
         interpolation: Filter of the resize in evaluation; the model's own if left out.
+        value_range: The two values that become black and white in images with more than 8 bits per sample; taken from the
+            images of the run if left out.
     Raises:
         InputError: A field does not fit; names it.
     """
@@ -125,15 +141,18 @@ class InputOverrides:
     crop_pct: float | None = None
     crop_mode: CropMode | None = None
     interpolation: str | None = None
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.value_range, list):
+            object.__setattr__(self, "value_range", tuple(self.value_range))
         check_choice("normalization", self.normalization, ("model", "imagenet", "none"))
         self.applied(InputConfig())
 
     def applied(self, own: InputConfig) -> InputConfig:
         """The preparation of images, given the model's own."""
-        geometry = ("crop_pct", "crop_mode", "interpolation")
-        changes = {name: value for name in geometry if (value := getattr(self, name)) is not None}
+        kept = ("crop_pct", "crop_mode", "interpolation", "value_range")
+        changes: dict[str, Any] = {name: value for name in kept if (value := getattr(self, name)) is not None}
         if self.normalization == "imagenet":
             changes |= {"mean": _IMAGENET_MEAN, "std": _IMAGENET_STD}
         elif self.normalization == "none":
@@ -147,10 +166,12 @@ class InputOverrides:
 
 
 def eval_transform(inputs: InputConfig) -> Transform:
-    """Resize to `InputConfig.resized`, central crop to `img_size`, normalization."""
+    """Resize to `InputConfig.resized`, central crop to `img_size`, normalization; images of any shape take little memory."""
     from timm.data.transforms_factory import create_transform
 
-    transform: Transform = create_transform(
+    from svp.resizing import BorderResize, CentralResize
+
+    transform: Any = create_transform(
         inputs.img_size,
         interpolation=inputs.interpolation,
         crop_pct=inputs.crop_pct,
@@ -158,13 +179,25 @@ def eval_transform(inputs: InputConfig) -> Transform:
         mean=inputs.mean,
         std=inputs.std,
     )
-    return transform
+    if inputs.crop_mode == "center":
+        filtered_by = transform.transforms[0].interpolation
+        transform.transforms[0] = CentralResize(inputs.resized, inputs.img_size, filtered_by)
+    elif inputs.crop_mode == "border":
+        transform.transforms[0] = BorderResize(inputs.resized, interpolation=inputs.interpolation, longest=1.0)
+    return cast("Transform", transform)
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise InputError unless `value` is one of `choices`."""
     if value not in choices:
         raise InputError(f"{name} (={value!r}) must be one of {', '.join(choices)}")
+
+
+def _check_range(values: object) -> None:
+    if not (isinstance(values, tuple) and len(values) == 2 and all(_is_number(v) and math.isfinite(v) for v in values)):
+        raise InputError(f"value_range (={values!r}) must be two finite numbers, those that become black and white")
+    if values[0] >= values[1]:
+        raise InputError(f"value_range (={values!r}): the first number must be below the second")
 
 
 def _is_number(value: object) -> bool:

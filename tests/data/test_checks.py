@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from svp.data import DataError, checks, facts, find_unreadable
+from svp.data import DataError, checks, find_unreadable
 from svp.data.checks import Report, check_data
 from svp.data.facts import read_facts
 from svp.data.named.catalog import DatasetInfo, dataset_info
+from svp.data.pipeline.decoding import ImageReader
 from svp.data.sources.folder import FolderSource
 from svp.data.splits import Parts, Split
 
@@ -179,7 +180,7 @@ def test_modes_and_sizes(photos: Path) -> None:
         image.save(photos / "train/dog/turned.jpg", exif=turned)
     (photos / "train/dog/y.png").unlink()
     report = check(photos)
-    assert codes(report) == [("info", "small"), ("info", "converted")]
+    assert codes(report) == [("info", "small"), ("info", "converted"), ("info", "value-range")]
     assert report.modes == {"RGB": 27, "L": 2, "1": 1, "LA": 1, "RGBA": 1, "P": 1, "CMYK": 1, "I;16": 1}
     text = message(report, "converted")
     assert text.startswith("8 of 35 images not plain RGB")
@@ -281,11 +282,12 @@ def test_training_after_a_check_decodes_nothing_again(photos: Path, monkeypatch:
     (photos / "test/cat/bad.png").write_text("no image")
     check(photos)
     decoded: list[Path] = []
-    monkeypatch.setattr("svp.data.pipeline.decoding.to_rgb", lambda image: decoded.append(Path(image.filename)))
+    decode = ImageReader.decode
+    monkeypatch.setattr(ImageReader, "decode", lambda reader, path: (decoded.append(path), decode(reader, path))[1])
     find_unreadable(sorted(photos.rglob("*.png")))
-    assert decoded == []
+    assert [path.name for path in decoded] == ["bad.png"]
     find_unreadable([picture(photos / "new.png", 1)])
-    assert [path.name for path in decoded] == ["new.png"]
+    assert [path.name for path in decoded] == ["bad.png", "new.png"]
 
 
 @settings(max_examples=50, deadline=None)
@@ -302,12 +304,11 @@ def test_pixel_digests_are_equal_where_pixels_are(
 
 
 def test_every_image_is_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[object] = []
-    real = facts.to_rgb
-    monkeypatch.setattr(facts, "to_rgb", lambda image: (opened.append(image), real(image))[1])
-    monkeypatch.setattr("svp.data.pipeline.decoding.to_rgb", lambda image: pytest.fail("decoded again"))
+    decoded: list[Path] = []
+    decode = ImageReader.decode
+    monkeypatch.setattr(ImageReader, "decode", lambda reader, path: (decoded.append(path), decode(reader, path))[1])
     check(photos)
-    assert len(opened) == 24
+    assert len(decoded) == 24
 
 
 def test_wrong_arguments(photos: Path) -> None:

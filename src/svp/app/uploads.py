@@ -11,10 +11,11 @@ from typing import IO
 
 from PIL import Image
 
-from svp.data import IMAGE_SUFFIXES, DataError, UnreadableImageError, load_image
+from svp.data import IMAGE_SUFFIXES, DataError, ImageReader, UnreadableImageError
+from svp.data.pipeline.formats import EXPECTED_IMAGES, FORMATS_FOR_STRANGERS
 from svp.errors import InputError
+from svp.inputs import ValueRange
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # no format that runs a program to be read, as EPS does
 _CHUNK = 1 << 20
 
 
@@ -48,8 +49,13 @@ class Upload:
     path: Path
 
 
-def read_image(path: Path, limits: Limits) -> Image.Image:
+def read_image(path: Path, limits: Limits, value_range: ValueRange = "file") -> Image.Image:
     """Decode an image as ``svp.data.load_image`` does.
+
+    Args:
+        path: The file.
+        limits: How much is taken in.
+        value_range: Values that become black and white in images with more than 8 bits per sample.
 
     Raises:
         UnreadableImageError: No image of a known format, damaged, or beyond the limits.
@@ -58,7 +64,7 @@ def read_image(path: Path, limits: Limits) -> Image.Image:
     if size > limits.max_file_size:
         reason = f"{size / 1e6:,.1f} MB, expected at most {limits.max_file_size / 1e6:,.1f} MB"
         raise UnreadableImageError(f"{path}: {reason}", reason)
-    return load_image(path, _FORMATS, limits.max_pixels)
+    return ImageReader(value_range, limits.max_pixels, FORMATS_FOR_STRANGERS)(path)
 
 
 def gather_images(uploads: Sequence[Upload], limits: Limits, folder: Path) -> list[Upload]:
@@ -93,9 +99,7 @@ def gather_images(uploads: Sequence[Upload], limits: Limits, folder: Path) -> li
     _check_number(len(images), limits)
     if not images:
         names = ", ".join(upload.name for upload in uploads[:3])
-        raise DataError(
-            f"no images in {names}; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}, or a zip of such"
-        )
+        raise DataError(f"no images in {names}; expected {EXPECTED_IMAGES}, or a zip of such")
     return images
 
 

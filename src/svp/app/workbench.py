@@ -23,7 +23,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
 
 from svp.app.uploads import Limits, Upload, gather_images, read_image
-from svp.data import InputConfig, UnreadableImageError, eval_transform
+from svp.data import InputConfig, UnreadableImageError, eval_transform, load_prepared
 from svp.errors import InputError
 from svp.inspection import Gates, gates
 from svp.inspection.gate_figures import plot_gate_maps
@@ -192,9 +192,8 @@ class Workbench:
     def _classify(
         self, paths: Sequence[Path], classifier: Classifier, progress: Callable[[int, int], None] | None = None
     ) -> Iterator[Prediction]:
-        return classify(
-            classifier, paths, len(paths), topk=_TOPK, progress=progress, read=partial(read_image, limits=self.limits)
-        )
+        read = partial(read_image, limits=self.limits, value_range=classifier.inputs.value_range)
+        return classify(classifier, paths, len(paths), topk=_TOPK, progress=progress, read=read)
 
     def _classifier(self, adapter: str) -> Classifier:
         if adapter not in self.adapters:
@@ -203,7 +202,8 @@ class Workbench:
         return Classifier(self._models[adapter], trained.class_names, trained.inputs, self.device)
 
     def _prepare(self, path: Path, inputs: InputConfig) -> Tensor:
-        return eval_transform(inputs)(read_image(path, self.limits))
+        read = partial(read_image, limits=self.limits, value_range=inputs.value_range)
+        return load_prepared(path, eval_transform(inputs), read)
 
     def _record_gates(self, model: str, inputs: InputConfig, path: Path, stamp: tuple[int, int]) -> Gates:
         return self._models[model].gates(self._prepare(path, inputs).unsqueeze(0).to(self.device))

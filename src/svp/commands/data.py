@@ -93,20 +93,23 @@ def fetch_data(name: str, *, data_root: str | None = None) -> None:
     print(parts.root.resolve())
 
 
-def check_data(data: str, *, data_root: str | None = None, img_size: int = 224, json: bool = False) -> int:
+def check_data(
+    data: str, *, data_root: str | None = None, img_size: int = 224, max_pixels: int | None = None, json: bool = False
+) -> int:
     """Report what is wrong or odd with a data set; the exit code is 1 if there are errors.
 
     Args:
         data: Folder, table, archive or name of the data set.
         data_root: Folder of the named data sets; $SVP_HOME/data if left out.
         img_size: Images smaller than this are noted, in pixels.
+        max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
         json: Print JSON instead of text.
     """
     from svp.data import DataError, checks
 
     try:
         with progress_bar("decoding") as progress:
-            report = checks.check_data(data, data_root, img_size=img_size, progress=progress)
+            report = checks.check_data(data, data_root, img_size=img_size, max_pixels=max_pixels, progress=progress)
     except DataError as error:
         if not json:
             raise

@@ -23,6 +23,7 @@ def score(
     batch_size: int = 32,
     device: Device = "auto",
     precision: Precision = "auto",
+    max_pixels: int | None = None,
     json: bool = False,
 ) -> None:
     """Score a trained adapter.
@@ -33,11 +34,12 @@ def score(
         batch_size: Images per batch.
         device: Where the model runs; auto takes a GPU if there is one.
         precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
+        max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
         json: Print JSON instead of a table.
     """
     from svp.runs import evaluate
 
-    scores = evaluate(run, data, batch_size=batch_size, device=device, precision=precision)
+    scores = evaluate(run, data, batch_size=batch_size, device=device, precision=precision, max_pixels=max_pixels)
     if not is_first_process():
         return
     if json:

@@ -41,6 +41,7 @@ def classify(
     batch_size: int = 32,
     device: Device = "auto",
     precision: Precision = "auto",
+    max_pixels: int | None = None,
 ) -> int:
     """Classify images with a trained adapter.
 
@@ -58,6 +59,7 @@ def classify(
         batch_size: Images per batch.
         device: Where the model runs; auto takes a GPU if there is one.
         precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
+        max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
     """
     form = format or _FORMS.get(Path(out or "").suffix.lower(), "table")
     target = _folder_to_write(out) if form == "parquet" else file_to_write("--out", out)
@@ -80,7 +82,7 @@ def classify(
 
     check_settings(topk, batch_size)
     images, share = ImageList(paths), Share(rank, processes)
-    classifier = open_classifier(run, device, precision)
+    classifier = open_classifier(run, device, precision, max_pixels)
     meeting = Meeting()
     topk = min(topk, len(classifier.class_names))
     done = read_done(target, form, topk) if target and resume and form in ("csv", "jsonl", "parquet") else Done()

@@ -24,7 +24,7 @@ _GROUPS = {
     ),
     "augmentation": ("label_smoothing", "mixup", "cutmix"),
     "preparation of images": (),
-    "run": ("out", "resume", "seed", "recipe", "device", "precision", "num_workers", "cache"),
+    "run": ("out", "resume", "seed", "recipe", "device", "precision", "num_workers", "cache", "max_pixels"),
 }
 
 
@@ -64,7 +64,15 @@ def make_parser(methods: Sequence[str]) -> Parser:
     for name, settings in _GROUPS.items():
         add_parameters(groups[name], TrainConfig, settings)
     add_parameters(groups["augmentation"], AugmentConfig, prefix="augment.")
-    add_parameters(groups["preparation of images"], InputOverrides, prefix="inputs.")
+    names = [field.name for field in fields(InputOverrides) if field.name != "value_range"]
+    add_parameters(groups["preparation of images"], InputOverrides, names, prefix="inputs.")
+    text = (
+        "The two values that become black and white in images with more than 8 bits per sample; taken from the images of the "
+        "run if left out."
+    )
+    groups["preparation of images"].add_argument(
+        "--value-range", nargs=2, type=float, dest="inputs.value_range", metavar=("LOW", "HIGH"), help=text
+    )
     text = (
         f"Tuning method, or several joined by +; `--method NAME --help` shows its options. Known: {', '.join(list_methods())}."
     )

@@ -5,12 +5,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from svp.data.checks import check_data
 from svp.data.named.catalog import DatasetInfo, dataset_info, list_datasets
 from svp.data.opening import data_folder, open_data, open_fraction, open_labelled
-from svp.data.pipeline.decoding import UnreadableImageError, load_image
+from svp.data.pipeline.decoding import ImageReader, UnreadableImageError, load_image, load_prepared
+from svp.data.pipeline.formats import IMAGE_SUFFIXES
 from svp.data.sources.folder import open_folder
 from svp.data.sources.image_list import ImageList
-from svp.data.sources.listing import IMAGE_SUFFIXES, find_images
+from svp.data.sources.listing import find_images
 from svp.data.splits import DataError, ImageData, Split
-from svp.data.unreadable import MAX_UNREADABLE, Unreadable, check_unreadable, drop_unreadable, find_unreadable
+from svp.data.unreadable import (
+    MAX_UNREADABLE,
+    Unreadable,
+    check_files,
+    check_unreadable,
+    drop_unreadable,
+    find_unreadable,
+)
 from svp.inputs import InputConfig, eval_transform
 
 CacheMode = Literal["none", "memory", "disk"]
@@ -41,6 +49,7 @@ __all__ = [
     "ImageData",
     "ImageList",
     "ImageListDataset",
+    "ImageReader",
     "InputConfig",
     "KeptImageDataset",
     "KeptImages",
@@ -49,6 +58,7 @@ __all__ = [
     "Unreadable",
     "UnreadableImageError",
     "check_data",
+    "check_files",
     "check_unreadable",
     "choose_num_workers",
     "data_folder",
@@ -60,6 +70,7 @@ __all__ = [
     "keep_images",
     "list_datasets",
     "load_image",
+    "load_prepared",
     "make_loader",
     "normalized",
     "open_data",
@@ -75,6 +86,7 @@ _LAZY = {
     "loading": (
         "EpochSampler",
         "ImageListDataset",
+        "ImageReader",
         "KeptImageDataset",
         "choose_num_workers",
         "make_loader",

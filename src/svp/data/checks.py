@@ -10,6 +10,7 @@ from typing import Any, Literal
 from svp.data.facts import ImageFacts, read_all_facts
 from svp.data.named.catalog import DatasetInfo, NamedSource
 from svp.data.opening import find_source
+from svp.data.pipeline.value_ranges import describe_samples
 from svp.data.splits import DataError, ImageData, Parts, Split, complete, enumerate_some
 from svp.data.unreadable import Unreadable, check_unreadable, remember_readable
 from svp.errors import InputError
@@ -166,6 +167,7 @@ def check_data(
     data_root: str | Path | None = None,
     *,
     img_size: int = 224,
+    max_pixels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Decode every image of a data set once and report what is wrong or odd.
@@ -177,6 +179,7 @@ def check_data(
         data: What ``svp train --data`` takes.
         data_root: Where named data sets lie; ``$SVP_HOME/data`` if None.
         img_size: Side of the model's input in pixels; smaller images are noted.
+        max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
         progress: Called with (images done, images in all).
 
     Raises:
@@ -188,8 +191,10 @@ def check_data(
     source = find_source(data, data_root)
     parts = source.parts()
     paths = list(dict.fromkeys(path for split in parts.splits.values() for path in split.paths))
-    facts, unreadable = read_all_facts(paths, None if progress is None else lambda done: progress(done, len(paths)))
-    remember_readable(facts)
+    facts, unreadable = read_all_facts(
+        paths, None if progress is None else lambda done: progress(done, len(paths)), max_pixels
+    )
+    remember_readable(facts, max_pixels)
     findings: list[Finding] = []
     try:
         whole = complete(source.name, parts)
@@ -327,6 +332,14 @@ def _images(facts: Mapping[Path, ImageFacts], img_size: int) -> list[Finding]:
         listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
         message = f"{len(converted):,} of {_number(len(facts), 'image')} not plain RGB, to be converted: {listed}"
         found.append(Finding("info", "converted", message, converted))
+    if samples := {path: image.samples for path, image in facts.items() if image.samples is not None}:
+        summary = describe_samples(samples)
+        low, high = summary.value_range
+        message = f"{summary.text}; training takes {low:g} as black and {high:g} as white, or what --value-range LOW HIGH says"
+        found.append(Finding("warning" if summary.mixed else "info", "value-range", message, tuple(samples)))
+    for note in sorted({image.note for image in facts.values() if image.note}):
+        noted = tuple(path for path, image in facts.items() if image.note == note)
+        found.append(Finding("info", "read-anyway", f"{_number(len(noted), 'file')} read nevertheless: {note}", noted))
     return found
 
 

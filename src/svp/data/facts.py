@@ -1,14 +1,12 @@
 """What the files of a data set are, as far as it can be told without a model: one decode per image, in threads."""
 
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from svp.data.pipeline.decoding import decoding, to_rgb
+from svp.data.pipeline.decoding import ImageReader
+from svp.data.pipeline.value_ranges import SampleFacts
 from svp.data.unreadable import Unreadable, decode_all
 
 
@@ -22,6 +20,8 @@ class ImageFacts:
         mode: Pillow's name of what the file holds: "RGB", "L" (gray), "RGBA", "P" (palette), "I;16", "CMYK", ...
         file_digest: Equal for files of equal bytes.
         pixel_digest: Equal for images that a model sees as equal: size and RGB values as `load_image` gives them.
+        samples: What the samples are, if they have more than 8 bits.
+        note: What is odd about the file, in words; empty if nothing is.
     """
 
     width: int
@@ -29,24 +29,29 @@ class ImageFacts:
     mode: str
     file_digest: bytes
     pixel_digest: bytes
+    samples: SampleFacts | None = None
+    note: str = ""
 
 
-def read_facts(path: Path) -> ImageFacts:
+def read_facts(path: Path, max_pixels: int | None = None) -> ImageFacts:
     """Decode a file completely.
+
+    Args:
+        path: The file.
+        max_pixels: Largest image that is decoded, in pixels; Pillow's limit if None.
 
     Raises:
         UnreadableImageError: It cannot be.
     """
-    with decoding(path):
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as file:
-            image, mode = to_rgb(file), file.mode
-    pixels = hashlib.blake2b(image.tobytes(), digest_size=16, person=b"%dx%d" % image.size)
-    return ImageFacts(*image.size, mode, hashlib.blake2b(content, digest_size=16).digest(), pixels.digest())
+    decoded = ImageReader(max_pixels=max_pixels).decode(path)
+    width, height = decoded.image.size
+    pixels = hashlib.blake2b(decoded.image.tobytes(), digest_size=16, person=b"%dx%d" % (width, height)).digest()
+    content = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+    return ImageFacts(width, height, decoded.mode, content, pixels, decoded.samples, decoded.note)
 
 
 def read_all_facts(
-    paths: Sequence[Path], progress: Callable[[int], object] | None = None
+    paths: Sequence[Path], progress: Callable[[int], object] | None = None, max_pixels: int | None = None
 ) -> tuple[dict[Path, ImageFacts], tuple[Unreadable, ...]]:
-    """Facts of the files that can be decoded, and the others; for the arguments see `decode_all`."""
-    return decode_all(paths, read_facts, progress)
+    """Facts of the files that can be decoded, and the others; for the arguments see `decode_all` and `read_facts`."""
+    return decode_all(paths, lambda path: read_facts(path, max_pixels), progress)

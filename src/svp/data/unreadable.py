@@ -1,19 +1,20 @@
-"""Files that cannot be decoded: found before training, once, and reported by name."""
+"""Every file decoded once before training: those that cannot be are reported by name, and what is odd about the others."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import PIL
 
 from svp.data.fingerprints import fingerprint, state_text
-from svp.data.pipeline.decoding import UnreadableImageError, load_image
+from svp.data.pipeline.decoding import ImageReader, UnreadableImageError
 from svp.data.pipeline.threads import in_threads
+from svp.data.pipeline.value_ranges import SampleFacts
 from svp.data.splits import DataError, ImageData, Split, enumerate_some
 from svp.paths import home, write_atomically
 
@@ -60,32 +61,72 @@ def decode_all(
     return decoded, tuple(unreadable)
 
 
-def find_unreadable(paths: Sequence[Path], progress: Callable[[int], object] | None = None) -> tuple[Unreadable, ...]:
-    """Decode every file completely, in threads, and return those that fail, in the order given.
+class Found(Protocol):
+    """What is told of a decoded file, beside its pixels; see `svp.data.pipeline.decoding.DecodedImage`."""
 
-    Files found readable are remembered under `$SVP_HOME/cache` by path, size and time of change, and not decoded again.
+    @property
+    def samples(self) -> SampleFacts | None:
+        """What its samples are, if they have more than 8 bits."""
+
+    @property
+    def note(self) -> str:
+        """What is odd about it, in words."""
+
+
+@dataclass(frozen=True)
+class CheckedFiles:
+    """What is known of files once all were decoded.
+
+    Attributes:
+        unreadable: Those that cannot be decoded, in the order given.
+        samples: What the samples are, of those with more than 8 bits per sample.
+        notes: What is odd, of those that can be decoded nevertheless.
+    """
+
+    unreadable: tuple[Unreadable, ...]
+    samples: dict[Path, SampleFacts]
+    notes: dict[Path, str]
+
+
+def check_files(
+    paths: Sequence[Path], progress: Callable[[int], object] | None = None, max_pixels: int | None = None
+) -> CheckedFiles:
+    """Decode every file completely, in threads.
+
+    What is found of readable files is remembered under `$SVP_HOME/cache` by path, size and time of change, and they are not
+    decoded again.
 
     Args:
         paths: The files.
         progress: Called after each file with the number of files done.
+        max_pixels: Largest image that is decoded, in pixels; Pillow's limit if None.
     """
-    known = _read_cache()
+    known, reader = _read_cache(), ImageReader(max_pixels=max_pixels)
 
-    def check(path: Path) -> str:
-        entry = _entry(path)
-        if entry not in known:
-            load_image(path)
-        return entry
+    def check(path: Path) -> tuple[str, _Remembered]:
+        entry = _entry(path, max_pixels)
+        return entry, known[entry] if entry in known else _Remembered.of(reader.decode(path))
 
     readable, unreadable = decode_all(paths, check, progress)
-    if not known.issuperset(readable.values()):
-        _write_cache(known.union(readable.values()))
-    return unreadable
+    if not known.keys() >= {entry for entry, _ in readable.values()}:
+        _write_cache(known | dict(readable.values()))
+    return CheckedFiles(
+        unreadable,
+        {path: found.samples for path, (_, found) in readable.items() if found.samples is not None},
+        {path: found.note for path, (_, found) in readable.items() if found.note},
+    )
 
 
-def remember_readable(paths: Iterable[Path]) -> None:
-    """Spare `find_unreadable` files that were just decoded completely."""
-    _write_cache(_read_cache() | {_entry(path) for path in paths})
+def find_unreadable(
+    paths: Sequence[Path], progress: Callable[[int], object] | None = None, max_pixels: int | None = None
+) -> tuple[Unreadable, ...]:
+    """The files that cannot be decoded, see `check_files`."""
+    return check_files(paths, progress, max_pixels).unreadable
+
+
+def remember_readable(found: Mapping[Path, Found], max_pixels: int | None = None) -> None:
+    """Spare `check_files` files that were just decoded completely."""
+    _write_cache(_read_cache() | {_entry(path, max_pixels): _Remembered.of(facts) for path, facts in found.items()})
 
 
 def drop_unreadable(split: Split, unreadable: Sequence[Unreadable]) -> Split:
@@ -117,26 +158,44 @@ def check_unreadable(data: ImageData, unreadable: Sequence[Unreadable]) -> None:
             raise DataError(f"{found}, which leaves none: {remedy}")
 
 
-def _entry(path: Path) -> str:
-    return fingerprint(f"{path.absolute()} {state_text(path)}")
+@dataclass(frozen=True)
+class _Remembered:
+    samples: SampleFacts | None = None
+    note: str = ""
+
+    @classmethod
+    def of(cls, found: Found) -> _Remembered:
+        return cls(found.samples, found.note)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> _Remembered:
+        samples = values.get("samples")
+        return cls(None if samples is None else SampleFacts(**samples), str(values.get("note", "")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only what is odd, as most files are not."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
+def _entry(path: Path, max_pixels: int | None) -> str:
+    return fingerprint(f"{path.absolute()} {state_text(path)}" + (f" {max_pixels}" if max_pixels is not None else ""))
 
 
 def _cache_file() -> Path:
-    return home() / "cache" / f"readable-pillow-{PIL.__version__}.json"  # another release may read other files
+    return home() / "cache" / f"readable-2-pillow-{PIL.__version__}.json"  # another release may read other files
 
 
-def _read_cache() -> frozenset[str]:
+def _read_cache() -> dict[str, _Remembered]:
     try:
-        entries = json.loads(_cache_file().read_bytes())
-        return frozenset(entry for entry in entries if isinstance(entry, str))
-    except (OSError, ValueError, TypeError, RuntimeError):  # RuntimeError: no home, or nested too deep
-        return frozenset()
+        return {entry: _Remembered.from_dict(values) for entry, values in json.loads(_cache_file().read_bytes()).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError):  # RuntimeError: no home, or nested too deep
+        return {}
 
 
-def _write_cache(fingerprints: frozenset[str]) -> None:
+def _write_cache(found: Mapping[str, _Remembered]) -> None:
     """Replace the cache file as a whole; a place that cannot be written costs the next run time, nothing else."""
     with contextlib.suppress(OSError, RuntimeError):
         file = _cache_file()
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(sorted(fingerprints))
+        text = json.dumps({entry: found[entry].to_dict() for entry in sorted(found)})
         write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))

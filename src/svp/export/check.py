@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from svp.data import DataError, InputConfig, UnreadableImageError, eval_transform, load_image
+from svp.data import DataError, ImageReader, InputConfig, UnreadableImageError, eval_transform, load_prepared
 from svp.errors import UnavailableError
 
 TOLERANCE = 1e-4
@@ -61,11 +61,11 @@ def read_some(paths: Sequence[Path], inputs: InputConfig) -> Tensor:
     """
     number = min(MAX_IMAGES, len(paths))
     chosen = [paths[k * len(paths) // number] for k in range(number)]
-    transform = eval_transform(inputs)
+    transform, reader = eval_transform(inputs), ImageReader(inputs.value_range)
     images = []
     for path in chosen:
         try:
-            images.append(transform(load_image(path)))
+            images.append(load_prepared(path, transform, reader))
         except UnreadableImageError as error:
             reason = str(error)
     if not images:

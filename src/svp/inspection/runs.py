@@ -13,6 +13,7 @@ from torch import Tensor
 from svp.data import (
     DataError,
     ImageListDataset,
+    ImageReader,
     InputConfig,
     Split,
     choose_num_workers,
@@ -20,7 +21,7 @@ from svp.data import (
     eval_transform,
     find_images,
     find_unreadable,
-    load_image,
+    load_prepared,
     make_loader,
     open_labelled,
 )
@@ -160,7 +161,7 @@ def show_gates(
     depth = len(compared.models[BASE].layers)
     if layer is not None and not 0 <= layer < depth:
         raise InputError(f"layer is {layer}, expected 0 to {depth - 1}")
-    transform = eval_transform(compared.inputs)
+    transform, reader = eval_transform(compared.inputs), ImageReader(compared.inputs.value_range)
     where = f"mean of {depth} layers" if layer is None else f"layer {layer}, counted from 0"
     page = Page(
         Path(out) if out else Path(run) / "gates",
@@ -170,7 +171,7 @@ def show_gates(
     page.add_text(_MAPS)
     extent = patch_extent(compared.models[BASE])
     for number, path in enumerate(images):
-        image = transform(load_image(path))
+        image = load_prepared(path, transform, reader)
         records = {name: gates(model, image.unsqueeze(0).to(compared.device)) for name, model in compared.models.items()}
         maps = {name: image_maps(record, layer) for name, record in records.items()}
         prompts = {name: found for name, record in records.items() if (found := prompt_maps(record, layer))}
@@ -242,13 +243,14 @@ def inspect_run(
     if len(split) < 2:
         raise DataError(f"{split.origin}: {len(split)} images can be read, expected 2 or more")
     sample = _spread(split, images)
-    transform = eval_transform(inputs)
+    transform, reader = eval_transform(inputs), ImageReader(inputs.value_range)
     done, total = 0, len(split) + 2 * len(sample) * len(compared.models)
 
     def batches(part: Split) -> Iterator[tuple[Tensor, Tensor]]:
         nonlocal done
         workers = choose_num_workers(None, compared.device)
-        for batch, labels, _ in make_loader(ImageListDataset(part, transform), batch_size, train=False, num_workers=workers):
+        dataset = ImageListDataset(part, transform, reader=reader)
+        for batch, labels, _ in make_loader(dataset, batch_size, train=False, num_workers=workers):
             yield batch.to(compared.device), labels
             done += len(batch)
             if progress is not None:
@@ -272,7 +274,7 @@ def inspect_run(
         add_features(page, features, np.asarray(sample.labels), compared.class_names)
         add_confusion(page, predicted, compared.class_names)
         worst = predicted.worst(_MISTAKES)
-        shown = [pixels(transform(load_image(split.paths[i])), inputs) for i in worst]
+        shown = [pixels(load_prepared(split.paths[i], transform, reader), inputs) for i in worst]
         add_mistakes(page, predicted, worst, shown, compared.class_names)
         add_reliability(page, predicted)
     page.add_numbers({"mistakes": [str(split.paths[i]) for i in worst]})

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from svp.data import (
     DataError,
     ImageListDataset,
+    ImageReader,
     Split,
     Unreadable,
     choose_num_workers,
@@ -72,6 +73,7 @@ def evaluate(
     batch_size: int = 32,
     device: str = "auto",
     precision: str = "auto",
+    max_pixels: int | None = None,
 ) -> Evaluation:
     """Score a trained model: what ``svp eval`` does.
 
@@ -82,6 +84,7 @@ def evaluate(
         batch_size: Images at a time.
         device: "auto", "cpu" or "cuda".
         precision: "auto", "fp32" or "bf16".
+        max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
 
     Raises:
         WeightsError: The run's adapter cannot be loaded.
@@ -95,13 +98,15 @@ def evaluate(
         accelerator = make_accelerator(device, precision)
         trained = open_run(run, accelerator.device)
         split = RunDirectory(Path(run)).read_split("test") if data is None else open_labelled(data, trained.class_names)
-        unreadable = find_unreadable(split.paths)
+        unreadable = find_unreadable(split.paths, max_pixels=max_pixels)
         readable = drop_unreadable(split, unreadable)
         if not len(readable):
             raise DataError(
                 f"none of the {len(split)} images can be read; the first: {unreadable[0].path}: {unreadable[0].reason}"
             )
-        dataset = ImageListDataset(readable, eval_transform(trained.inputs))
+        dataset = ImageListDataset(
+            readable, eval_transform(trained.inputs), reader=ImageReader(trained.inputs.value_range, max_pixels)
+        )
         workers = choose_num_workers(None, accelerator.device)
         batch_size = max(batch_size // accelerator.num_processes, 1) * accelerator.num_processes
         loader = accelerator.prepare(make_loader(dataset, batch_size, train=False, num_workers=workers))

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from svp.data import ImageList, UnreadableImageError, eval_transform, load_image
-from svp.data.pipeline.decoding import decoding
+from svp.data import ImageList, ImageReader, UnreadableImageError, eval_transform, load_prepared
 from svp.data.pipeline.threads import in_threads
 from svp.inputs import InputConfig
 from svp.runs.devices import make_accelerator, separate_accelerate_state
@@ -51,6 +50,7 @@ def predict(
     device: str = "auto",
     precision: str = "auto",
     features: bool = False,
+    max_pixels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Prediction]:
     """Classify images: what ``svp predict`` does. Unreadable images come back with an error, the rest is still done.
@@ -65,6 +65,7 @@ def predict(
         device: "auto", "cpu" or "cuda".
         precision: "auto", "fp32" or "bf16".
         features: Give the feature vectors too.
+        max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
         progress: Called with (images done, images in all).
 
     Yields:
@@ -79,7 +80,7 @@ def predict(
     """
     check_settings(topk, batch_size)
     images = ImageList(paths)
-    classifier = open_classifier(run, device, precision)
+    classifier = open_classifier(run, device, precision, max_pixels)
     return classify(classifier, images, len(images), topk=topk, batch_size=batch_size, features=features, progress=progress)
 
 
@@ -98,21 +99,25 @@ class Classifier:
         class_names: Names of its outputs, in their order.
         inputs: How images are prepared.
         device: Where the model is.
+        max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
     """
 
     model: Callable[[Tensor], Tensor]
     class_names: Sequence[str]
     inputs: InputConfig
     device: torch.device
+    max_pixels: int | None = None
 
 
-def open_classifier(run: str | Path, device: str = "auto", precision: str = "auto") -> Classifier:
+def open_classifier(
+    run: str | Path, device: str = "auto", precision: str = "auto", max_pixels: int | None = None
+) -> Classifier:
     """The model of a run, ready to classify; for arguments and errors see ``predict``."""
     with separate_accelerate_state():
         accelerator = make_accelerator(device, precision)
         trained = open_run(run, accelerator.device)
         model = accelerator.prepare_model(trained.model, evaluation_mode=True)
-    return Classifier(model, trained.class_names, trained.inputs, trained.device)
+    return Classifier(model, trained.class_names, trained.inputs, trained.device, max_pixels)
 
 
 def classify(
@@ -124,7 +129,7 @@ def classify(
     batch_size: int = 32,
     features: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    read: Callable[[Path], Image.Image] = load_image,
+    read: Callable[[Path], Image.Image] | None = None,
 ) -> Iterator[Prediction]:
     """Classify image files, as ``predict`` does, with a model that is there already.
 
@@ -136,7 +141,7 @@ def classify(
         batch_size: Images at a time.
         features: Give the feature vectors too; the model is then a module with a head.
         progress: Called with (images done, images in all).
-        read: Decodes a file, from several threads; raises ``UnreadableImageError``.
+        read: Decodes a file, from several threads; raises ``UnreadableImageError``. As the model's inputs say if None.
     """
     settings: dict[str, Any] = dict(topk=topk, batch_size=batch_size, features=features, progress=progress, read=read)
     return chain.from_iterable(classify_batches(classifier, images, total, **settings))
@@ -151,17 +156,16 @@ def classify_batches(
     batch_size: int = 32,
     features: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    read: Callable[[Path], Image.Image] = load_image,
+    read: Callable[[Path], Image.Image] | None = None,
 ) -> Iterator[list[Prediction]]:
     """The same, in lists of `batch_size` predictions, each as soon as it is known; the last one may be shorter."""
     transform = eval_transform(classifier.inputs)
+    read_file = read or ImageReader(classifier.inputs.value_range, classifier.max_pixels)
     topk = min(topk, len(classifier.class_names))
 
     def prepare(path: Path) -> tuple[Path, Tensor | UnreadableImageError]:
         try:
-            image = read(path)
-            with decoding(path):  # whatever one image makes fail is the failure of that image
-                return path, transform(image)
+            return path, load_prepared(path, transform, read_file)
         except UnreadableImageError as error:
             return path, error
 

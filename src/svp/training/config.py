@@ -72,6 +72,7 @@ class TrainConfig:
         num_workers: Processes that read images; chosen for the machine if left out.
         cache: Where decoded training and validation images are kept, shrunk: in memory, or on disk below
             $SVP_HOME/cache/images. Evaluation stays the same to the bit; augmented images may be coarser.
+        max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
         out: Run directory; runs/DATA-MODEL-METHOD-SEED if left out.
         resume: Go on with the run in `out` after its last finished epoch.
         recipe: Named recipe or YAML file, whose values apply where nothing else is given. For the recipe "paper", the variant
@@ -112,6 +113,7 @@ class TrainConfig:
     device: Device = "auto"
     num_workers: int | None = None
     cache: CacheMode = "none"
+    max_pixels: int | None = None
     out: str | None = None
     resume: bool = False
     recipe: str | None = None
@@ -122,7 +124,16 @@ class TrainConfig:
             raise ConfigError("data is missing: a folder with one folder of images per class, or a data set's name")
         full_name(self.model)
         methods = get_methods(self.method)
-        lowest = {"epochs": 1, "batch_size": 2, "lr_base_size": 1, "shots": 1, "num_workers": 0, "img_size": 1, "seed": 0}
+        lowest = {
+            "epochs": 1,
+            "batch_size": 2,
+            "lr_base_size": 1,
+            "shots": 1,
+            "num_workers": 0,
+            "img_size": 1,
+            "seed": 0,
+            "max_pixels": 1,
+        }
         for name, low in lowest.items():
             _check_at_least(name, getattr(self, name), low)
         for name in ("lr", "clip_grad"):
@@ -161,6 +172,8 @@ class TrainConfig:
         """Nested plain values, as ``config.yaml`` and recipes hold them: ``method`` maps each name to its options."""
         values = asdict(self)
         options = values.pop("options")
+        if self.inputs.value_range is not None:
+            values["inputs"]["value_range"] = list(self.inputs.value_range)  # YAML has no tuples
         return values | {"method": options if "+" in self.method else {self.method: options}}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,15 @@ from torch.utils.data import DataLoader
 from svp.data import (
     ImageData,
     ImageListDataset,
+    ImageReader,
     Place,
     Split,
     Unreadable,
+    check_files,
     check_unreadable,
     choose_num_workers,
     drop_unreadable,
     eval_transform,
-    find_unreadable,
     make_loader,
     open_data,
     open_fraction,
@@ -35,6 +37,8 @@ from svp.data import (
     train_transform,
 )
 from svp.data.pipeline.loading import ImageDataset
+from svp.data.pipeline.value_ranges import describe_samples
+from svp.data.unreadable import CheckedFiles
 from svp.inputs import InputConfig, Transform
 from svp.models import Backbone, Origin, create_model, model_info
 from svp.models.factory import full_name
@@ -202,7 +206,8 @@ def prepare(
         WeightsError: The backbone's weights cannot be loaded.
         RunError: There are fewer training images than processes.
     """
-    unreadable = _check_images(data, accelerator, display)
+    checked = _check_images(config, data, accelerator, display)
+    unreadable = checked.unreadable
     readable = {
         name: drop_unreadable(split, unreadable)
         for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
@@ -215,7 +220,7 @@ def prepare(
     seed_everything(config.seed)
     model.reset_classifier(len(data.class_names))  # a head that came with the weights knows other classes
     tuner: Tuner = tune(model, config.method, **config.options)
-    inputs = config.inputs.applied(InputConfig.of_model(model))
+    inputs = _with_value_range(config.inputs.applied(InputConfig.of_model(model)), config, checked, directory, display)
 
     batch_size = _fitting_batch_size(config, len(readable["train"]), accelerator)
     if batch_size < config.batch_size:
@@ -225,7 +230,8 @@ def prepare(
     selection = selection_part(config.protocol)
     # where nothing chooses the epoch, a batch of training images shows whether it ended well
     scored = readable[selection] if selection else first(readable["train"], batch_size)
-    keep = _Keeper(config, accelerator, display)
+    reader = ImageReader(inputs.value_range, config.max_pixels)
+    keep = _Keeper(config, accelerator, display, reader)
     train_set = keep.open("training", readable["train"], train_transform(inputs, config.augment))
     scored_set = keep.open(selection or "some training", scored, eval_transform(inputs))
     workers, pin = choose_num_workers(config.num_workers, accelerator.device), accelerator.device.type == "cuda"
@@ -233,7 +239,7 @@ def prepare(
         train_set, batch_size, train=True, seed=config.seed, num_workers=workers, pin_memory=pin, drop_last=True
     )
     scored_loader = make_loader(scored_set, eval_batch_size, train=False, num_workers=workers, pin_memory=pin)
-    test_set = ImageListDataset(readable["test"], eval_transform(inputs))
+    test_set = ImageListDataset(readable["test"], eval_transform(inputs), reader=reader)
     optimizer = create_optimizer_v2(model, opt="adamw", lr=peak_lr, weight_decay=config.weight_decay)
     wrapped, prepared_optimizer, loader, scored_loader = accelerator.prepare(model, optimizer, loader, scored_loader)
     display.say(
@@ -272,16 +278,38 @@ def scaled_lr(config: TrainConfig, batch_size: int) -> float:
     return lr * batch_size / config.lr_base_size if config.lr_base_size else lr
 
 
-def _check_images(data: ImageData, accelerator: Accelerator, display: Display) -> tuple[Unreadable, ...]:
+def _check_images(config: TrainConfig, data: ImageData, accelerator: Accelerator, display: Display) -> CheckedFiles:
     """Decode every file once, before any work: what cannot be read is named, counted and kept out of training."""
     display.say(data.summary())
     paths = [*data.train.paths, *data.val.paths, *data.test.paths]
     with accelerator.main_process_first(), display.progress("checking images", len(paths)) as (bar, task):
-        unreadable = find_unreadable(paths, lambda done: bar.update(task, completed=done))
-    for image in unreadable:
+        checked = check_files(paths, lambda done: bar.update(task, completed=done), config.max_pixels)
+    for image in checked.unreadable:
         display.say(f"warning: cannot read {image.path}: {image.reason}")
-    check_unreadable(data, unreadable)
-    return tuple(unreadable)
+    for note, number in Counter(checked.notes.values()).most_common():
+        first_one = next(path for path, text in checked.notes.items() if text == note)
+        display.say(f"note: {first_one}{f' and {number - 1} more' if number > 1 else ''}: {note}")
+    check_unreadable(data, checked.unreadable)
+    return checked
+
+
+def _with_value_range(
+    inputs: InputConfig, config: TrainConfig, checked: CheckedFiles, directory: RunDirectory, display: Display
+) -> InputConfig:
+    """The preparation of images with one range of values for all of them; a run that goes on keeps the one it began with."""
+    if config.resume and (directory.path / "adapter.json").is_file():
+        return replace(inputs, value_range=directory.read_adapter().inputs.value_range)
+    if not checked.samples:
+        return inputs
+    found = describe_samples(checked.samples)
+    display.say(f"{'warning: ' if found.mixed else ''}{found.text}")
+    if config.inputs.value_range is not None:
+        display.say(f"black is {inputs.value_range[0]}, white {inputs.value_range[1]}, as --value-range says")
+        return inputs
+    display.say(
+        f"black is {found.value_range[0]:g}, white {found.value_range[1]:g}; --value-range LOW HIGH sets another range"
+    )
+    return replace(inputs, value_range=found.value_range)
 
 
 @dataclass(frozen=True)
@@ -291,15 +319,16 @@ class _Keeper:
     config: TrainConfig
     accelerator: Accelerator
     display: Display
+    reader: ImageReader
 
     def open(self, what: str, split: Split, transform: Transform) -> ImageDataset:
         if self.config.cache == "none":
-            return open_images(split, transform, self.config.seed)
+            return open_images(split, transform, self.config.seed, reader=self.reader)
         # every process keeps its own in memory; on disk the first one writes for all
         with self.accelerator.main_process_first(), self.display.progress(f"keeping {what} images", len(split)) as (bar, task):
             processes = int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
             place = Place(self.config.cache, processes, self.display.say, lambda done: bar.update(task, completed=done))
-            return open_images(split, transform, self.config.seed, place)
+            return open_images(split, transform, self.config.seed, place, self.reader)
 
 
 def _fitting_batch_size(config: TrainConfig, images: int, accelerator: Accelerator) -> int:

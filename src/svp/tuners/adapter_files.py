@@ -200,7 +200,7 @@ def _check_types(where: str, values: Mapping[str, Any], known: Mapping[str, tupl
 
 def _read_inputs(path: Path, values: Mapping[str, Any]) -> InputConfig:
     try:
-        return InputConfig.from_dict(values)
+        return InputConfig.from_dict({"value_range": "type"} | dict(values))  # of 0.1.0, which had no other
     except InputError as error:
         raise WeightsError(f"{path} is damaged: {error}") from error
 

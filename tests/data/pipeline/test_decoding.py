@@ -20,9 +20,9 @@ from svp.data import (
     drop_unreadable,
     find_unreadable,
     load_image,
-    unreadable,
 )
-from svp.data.pipeline import decoding
+from svp.data.pipeline import samples
+from svp.data.pipeline.decoding import DecodedImage, ImageReader
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ def make_bomb(path: Path) -> None:
 BROKEN = {
     "truncated": (make_truncated, r"truncated"),
     "text": (lambda path: path.write_text("not an image"), r"not an image in a known format"),
-    "zero bytes": (lambda path: path.touch(), r"not an image in a known format"),
+    "zero bytes": (lambda path: path.touch(), r"the file is empty; copy or download it again"),
     "bomb": (make_bomb, r"decompression bomb"),
     "missing": (lambda path: None, r"No such file or directory"),
     "folder": (lambda path: path.mkdir(), r"Is a directory"),
@@ -159,10 +159,10 @@ def test_what_cannot_be_decoded_is_named_with_the_reason(tmp_path: Path, kind: s
 
 @pytest.mark.parametrize("error", [IndexError("x"), struct.error("x"), SyntaxError("x"), KeyError("x")])
 def test_any_failure_of_a_decoder_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def fail(image: object) -> None:
+    def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(decoding.ImageOps, "exif_transpose", fail)
+    monkeypatch.setattr(samples, "read_samples", fail)
     with pytest.raises(UnreadableImageError, match=r"x\.png: .*x"):
         load_image(noise(tmp_path / "x.png"))
 
@@ -170,11 +170,13 @@ def test_any_failure_of_a_decoder_counts(tmp_path: Path, monkeypatch: pytest.Mon
 def count_decoding(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     decoded: list[Path] = []
 
-    def load(path: Path) -> Image.Image:
-        decoded.append(path)
-        return load_image(path)
+    decode = ImageReader.decode
 
-    monkeypatch.setattr(unreadable, "load_image", load)
+    def count(reader: ImageReader, path: Path) -> DecodedImage:
+        decoded.append(path)
+        return decode(reader, path)
+
+    monkeypatch.setattr(ImageReader, "decode", count)
     return decoded
 
 

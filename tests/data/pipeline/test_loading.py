@@ -114,7 +114,7 @@ def test_states_are_put_back_after_an_error(split: Split) -> None:
         raise RuntimeError("as a transform may")
 
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index, union-attr]
-    with pytest.raises(RuntimeError, match="as a transform may"):
+    with pytest.raises(UnreadableImageError, match=rf"{split.paths[0].name}: as a transform may"):
         ImageListDataset(split, fail)[0, 0]
     assert random.getstate() == before[0]
     assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index, union-attr]

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from svp.data.fingerprints import fingerprint, state_text
-from svp.data.pipeline.decoding import load_image
+from svp.data.pipeline.decoding import ImageReader, decoding
 from svp.data.pipeline.stages import Stages
 from svp.data.pipeline.threads import in_threads
 from svp.errors import UnavailableError
@@ -33,7 +33,7 @@ from svp.paths import home, remove_leftovers, write_atomically
 MAX_MEMORY = 0.5
 """Share of the available memory that kept images may take, over all processes."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class CacheError(UnavailableError):
@@ -92,23 +92,30 @@ class Place:
     progress: Callable[[int], object] = lambda _: None
 
 
-def keep_images(paths: Sequence[Path], stages: Stages, place: Place) -> KeptImages:
+def keep_images(paths: Sequence[Path], stages: Stages, place: Place, reader: ImageReader | None = None) -> KeptImages:
     """Decode all images, keep of each what `stages` says, and never do so again if they are kept on disk.
+
+    Args:
+        paths: The files.
+        stages: What is kept of an image.
+        place: Where.
+        reader: Decodes a file; ``ImageReader()`` if None.
 
     Raises:
         UnreadableImageError: A file cannot be decoded.
         CacheError: Memory or disk are too small, or the disk cannot be written to.
     """
+    reader = reader or ImageReader()
     if place.mode == "memory":
         _check_memory(_estimate(paths, stages), place)
         memory = io.BytesIO()
-        shapes, _ = _write(memory, paths, stages, place.progress)
+        shapes, _ = _write(memory, _decoded(paths, stages, reader), place.progress)
         return KeptImages(torch.frombuffer(memory.getbuffer(), dtype=torch.uint8), shapes)
-    return _keep_on_disk(paths, stages, place)
+    return _keep_on_disk(paths, stages, place, reader)
 
 
-def _keep_on_disk(paths: Sequence[Path], stages: Stages, place: Place) -> KeptImages:
-    folder = _folder(paths, stages)
+def _keep_on_disk(paths: Sequence[Path], stages: Stages, place: Place, reader: ImageReader) -> KeptImages:
+    folder = _folder(paths, stages, reader)
     state = _state(paths)
     found = _read(folder, state)
     if isinstance(found, KeptImages):
@@ -121,7 +128,7 @@ def _keep_on_disk(paths: Sequence[Path], stages: Stages, place: Place) -> KeptIm
     def write_images(temporary: Path) -> None:
         nonlocal shapes, checksum
         with temporary.open("wb") as file:
-            shapes, checksum = _write(file, paths, stages, place.progress)
+            shapes, checksum = _write(file, _decoded(paths, stages, reader), place.progress)
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,11 +173,11 @@ def _mapped(file: Path, nbytes: int) -> Tensor:
 
 
 def _write(
-    file: BinaryIO, paths: Sequence[Path], stages: Stages, progress: Callable[[int], object]
+    file: BinaryIO, images: Iterator[np.ndarray[Any, np.dtype[np.uint8]]], progress: Callable[[int], object]
 ) -> tuple[list[tuple[int, int]], int]:
     """Height and width of every image, and a checksum of the pixels and of these."""
     shapes, checksum = [], 0
-    for pixels in _decoded(paths, stages):
+    for pixels in images:
         height, width, _ = pixels.shape
         shapes.append((height, width))
         data = pixels.tobytes()
@@ -184,8 +191,12 @@ def _as_bytes(shapes: Sequence[tuple[int, int]]) -> bytes:
     return np.asarray(shapes, dtype=np.int64).tobytes()
 
 
-def _decoded(paths: Sequence[Path], stages: Stages) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
-    return in_threads(lambda path: np.asarray(stages.kept(load_image(path))), paths)
+def _decoded(paths: Sequence[Path], stages: Stages, reader: ImageReader) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    def decode(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        with decoding(path):
+            return np.asarray(stages.kept(reader(path)))
+
+    return in_threads(decode, paths)
 
 
 def _estimate(paths: Sequence[Path], stages: Stages) -> int:
@@ -223,9 +234,9 @@ def _check_disk(needed: int, folder: Path, place: Place) -> None:
     place.say(f"keeping decoded images in {folder}: {_size(needed)}")
 
 
-def _folder(paths: Sequence[Path], stages: Stages) -> Path:
+def _folder(paths: Sequence[Path], stages: Stages, reader: ImageReader) -> Path:
     names = [str(path.absolute()) for path in paths]
-    text = json.dumps([_FORMAT, PIL.__version__, stages.key, names])  # another Pillow may decode otherwise
+    text = json.dumps([_FORMAT, PIL.__version__, stages.key, reader.value_range, names])  # another Pillow may decode otherwise
     return home() / "cache" / "images" / fingerprint(text)
 
 

@@ -1,13 +1,41 @@
 """Image files to RGB."""
 
+from __future__ import annotations
+
 import contextlib
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
+from svp.data.pipeline.formats import HEAD, enable_heif, is_heif, what_it_is
+from svp.data.pipeline.repair import exif_orientation, find_exif, significant_bits, with_end_mark, without_side_data
+from svp.data.pipeline.value_ranges import SampleFacts
 from svp.errors import InputError
+from svp.inputs import Transform, ValueRange
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_ASPECT = 100_000
+"""How many times as long as wide an image may be."""
+
+NO_END_MARK = "a JPEG without its end mark; all pixels are there"
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImageError(InputError):
@@ -21,63 +49,245 @@ class UnreadableImageError(InputError):
         self.reason = reason
 
 
-def load_image(path: str | Path, formats: tuple[str, ...] | None = None, max_pixels: int | None = None) -> Image.Image:
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image file, decoded.
+
+    Attributes:
+        image: RGB.
+        mode: Pillow's name of what the file holds: "RGB", "L" (gray), "RGBA", "P" (palette), "I;16", "CMYK", ...
+        samples: What its samples are, if they have more than 8 bits.
+        note: What is odd about the file, in words; empty if nothing is.
+    """
+
+    image: Image.Image
+    mode: str
+    samples: SampleFacts | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """`load_image` with its options; what is found in a file besides its pixels is told by `decode`.
+
+    Attributes:
+        value_range: Values that become black and white in images with more than 8 bits per sample.
+        max_pixels: Largest image that is decoded, in pixels; Pillow's guard against decompression bombs if None.
+        formats: Pillow's names of the only formats that are tried; all if None.
+    """
+
+    value_range: ValueRange = "file"
+    max_pixels: int | None = None
+    formats: tuple[str, ...] | None = None
+
+    def __call__(self, path: str | Path) -> Image.Image:
+        """Decode a file as `load_image` does."""
+        return self.decode(path).image
+
+    def decode(self, path: str | Path) -> DecodedImage:
+        """Decode a file as `load_image` does, and say what was found.
+
+        Raises:
+            UnreadableImageError: It cannot be decoded.
+        """
+        path = Path(path)
+        with decoding(path):
+            try:
+                return self._decode(path)
+            except (_RefusedError, MemoryError):
+                raise
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # no such file, for example
+                return self._decode_again(path, error)
+
+    def _decode_again(self, path: Path, error: Exception) -> DecodedImage:
+        """Decode a file that a decoder has stumbled over, without what is in its way; raise `error` if that does not help."""
+        content = path.read_bytes()
+        if is_heif(content[:HEAD]) and enable_heif():
+            return self._decode(path)
+        whole = with_end_mark(content)
+        attempts = [] if whole is None else [whole]
+        if (pixels_alone := without_side_data(whole or content)) is not None:
+            attempts.append(pixels_alone)
+        for attempt in attempts:
+            with contextlib.suppress(Exception):
+                found = self._decode(attempt, exif_orientation(find_exif(content)))
+                return found if whole is None else replace(found, note=NO_END_MARK)
+        raise error
+
+    def _decode(self, source: Path | bytes, orientation: int | None = None) -> DecodedImage:
+        """Decode a file, or what it holds.
+
+        Args:
+            source: The file or its bytes.
+            orientation: How it is to be turned, 1..8; by its EXIF data if None.
+        """
+
+        from svp.data.pipeline.samples import has_false_alpha, read_samples  # NumPy, which listing files does without
+
+        def reopen() -> ImageFile:
+            return self._open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+        with reopen() as file:
+            mode, facts = file.mode, None
+            samples = read_samples(file, reopen, lambda: significant_bits(_head(source)))
+            if samples is None:
+                image = _to_rgb(file, not has_false_alpha(file))
+            else:
+                image, facts = samples.to_rgb(self.value_range), samples.facts
+            turn = _TURNS.get(_orientation(file) if orientation is None else orientation)
+        return DecodedImage(image if turn is None else image.transpose(turn), mode, facts)
+
+    def _open(self, source: Path | io.BytesIO) -> ImageFile:
+        if self.max_pixels is None:
+            try:
+                file: Any = Image.open(source, formats=self.formats)
+            except Image.DecompressionBombError as error:
+                with _open_without_limit(source, self.formats) as large:
+                    size, pixels = f"{large.width} x {large.height} pixels", large.width * large.height
+                raise _RefusedError(
+                    f"{size}, above the limit that guards against a decompression bomb; --max-pixels {pixels} reads it"
+                ) from error
+        else:
+            file = _open_without_limit(source, self.formats)  # Pillow's own is one for the whole process
+            if file.width * file.height > self.max_pixels:
+                raise _RefusedError(f"{file.width} x {file.height} pixels, expected at most {self.max_pixels:,} in all")
+            _decode_small(file)
+        if max(file.size) > MAX_ASPECT * min(file.size):
+            raise _RefusedError(
+                f"{file.width} x {file.height} pixels, expected one side at most {MAX_ASPECT:,} times the other"
+            )
+        return file
+
+
+class _RefusedError(Exception):
+    """The image is not to be decoded, whatever is done to the file."""
+
+
+def load_image(
+    path: str | Path,
+    formats: tuple[str, ...] | None = None,
+    max_pixels: int | None = None,
+    value_range: ValueRange = "file",
+) -> Image.Image:
     """Decode a file completely: RGB, upright by its EXIF orientation, transparency over white, first frame.
 
-    16-bit gray is scaled from 0..65535. 32-bit integers and floats are scaled from the smallest usual range that holds
-    them, 0..1 (floats only), 0..255 or 0..65535, and otherwise from their own minimum..maximum.
+    Of images with more than 8 bits per sample, a range of values becomes black to white; samples without a value (NaN,
+    GDAL_NODATA, -9999) are black. JPEGs far above Pillow's limit on pixels are decoded at a smaller size.
 
     Args:
         path: The file.
         formats: Pillow's names of the only formats that are tried; all if None.
         max_pixels: Larger images are refused before they are decoded; None leaves it to Pillow's guard against
             decompression bombs.
+        value_range: The values that become black and white; "file" takes 0 and the largest of the fewest usual bits (8, 10,
+            12, 14, 16) that hold all values of the file, 0..1 for floats, and the file's own smallest and largest value where
+            that does not fit.
 
     Raises:
         UnreadableImageError: Whatever stops the file from being decoded: absent, cut short, no image, of a size that
             only a decompression bomb has, or above `max_pixels`.
     """
-    with decoding(path), Image.open(path, formats=formats) as file:
-        if max_pixels is not None and file.width * file.height > max_pixels:
-            raise ValueError(f"{file.width} x {file.height} pixels, expected at most {max_pixels:,} in all")
-        return to_rgb(file)
+    return ImageReader(value_range, max_pixels, formats)(path)
+
+
+def load_prepared(path: Path, transform: Transform, read: Callable[[Path], Image.Image]) -> Tensor:
+    """Decode a file and transform it.
+
+    Args:
+        path: The file.
+        transform: Prepares the image for the model.
+        read: Decodes the file, as `load_image` does.
+
+    Raises:
+        UnreadableImageError: The image cannot be decoded, or not be transformed, for whatever reason.
+    """
+    with decoding(path):
+        return transform(read(path))
 
 
 @contextlib.contextmanager
 def decoding(path: str | Path) -> Iterator[None]:
-    """Turn whatever a decoder fails with into an `UnreadableImageError` that names the file."""
+    """Turn whatever a decoder fails with into an `UnreadableImageError` that names the file and says what it is."""
     try:
         yield
+    except UnreadableImageError:
+        raise
     except Exception as error:  # on arbitrary bytes decoders fail in any way: IndexError, struct.error, ...
-        reason = _reason(error)
+        reason = _reason(error, Path(path))
         raise UnreadableImageError(f"{path}: {reason}", reason) from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An opened image as `load_image` gives it."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _as_8_bit(image)  # Pillow alone would clip at 255
-    elif image.has_transparency_data:
+def _open_without_limit(source: Path | io.BytesIO, formats: tuple[str, ...] | None) -> ImageFile:
+    """What ``Image.open`` gives, whatever the number of pixels."""
+    Image.init()
+    file: Any = source.open("rb") if isinstance(source, Path) else source
+    head = file.read(16)
+    for name in formats or Image.ID:
+        if name not in Image.OPEN:
+            continue
+        factory, accepts = Image.OPEN[name]
+        try:
+            if accepts is None or accepts(head) is True:
+                file.seek(0)
+                image = factory(file, "")
+                image._exclusive_fp = True  # closed with the image
+                return image
+        except (SyntaxError, IndexError, TypeError, KeyError, EOFError, OSError, ValueError):  # another format
+            continue
+    file.close()
+    raise UnidentifiedImageError("not an image in a known format")
+
+
+def _decode_small(file: Any) -> None:
+    """Let a JPEG or JPEG 2000 above Pillow's limit be decoded at a half, quarter or eighth of its sides."""
+    limit, factor = Image.MAX_IMAGE_PIXELS, 1
+    while limit is not None and file.width * file.height > 2 * limit * factor**2 and factor < 8:
+        factor *= 2
+    if factor > 1 and file.format in ("JPEG", "MPO"):
+        file.draft(file.mode, (file.width // factor, file.height // factor))
+    elif factor > 1 and file.format == "JPEG2000":
+        file.reduce = factor.bit_length() - 1
+
+
+def _orientation(image: Image.Image) -> Any:
+    """The tag of orientation, whatever else is in the EXIF data."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # as many kinds as there are ways to write EXIF wrongly
+        exif = image.info.get("exif")
+        return exif_orientation(exif) if isinstance(exif, bytes) else 1
+
+
+def _to_rgb(image: Image.Image, transparent: bool) -> Image.Image:
+    image.load()
+    if transparent and image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")  # copies, so the decoded file can be closed
 
 
-def _as_8_bit(image: Image.Image) -> Image.Image:
-    floating = image.mode == "F"
-    low, high = 0.0, 65535.0
-    if not image.mode.startswith("I;16"):
-        least, most = cast(tuple[float, float], image.getextrema())  # of the one band
-        usual = [top for top in (1, 255, 65535) if least >= 0 and most <= top and (floating or top > 1)]
-        low, high = (0, usual[0]) if usual else (least, most)
-    scale = 255 / (high - low or 1)
-    return image.convert("F").point(lambda value: value * scale + (0.5 - low * scale)).convert("L")  # 0.5 rounds
+def _head(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:HEAD]
+    with source.open("rb") as file:
+        return file.read(HEAD)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image in a known format"
+def _reason(error: Exception, path: Path) -> str:
+    if isinstance(error, _RefusedError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    try:
+        head = _head(path)
+    except OSError:
+        head = b" "
+    if (words := what_it_is(head)) is not None:
+        return words
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image in a known format"
+    return " ".join(str(error).split()) or type(error).__name__

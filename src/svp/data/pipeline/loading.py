@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from svp.data.pipeline.cache import KeptImages, Place, keep_images
-from svp.data.pipeline.decoding import load_image
+from svp.data.pipeline.decoding import ImageReader, decoding, load_prepared
 from svp.data.pipeline.stages import take_apart
 from svp.data.splits import Split
 from svp.inputs import InputConfig, Transform
@@ -35,14 +35,21 @@ class ImageListDataset(Dataset[Item]):
     A key is an index, or (epoch, index) for an item whose random transform is drawn from (seed, epoch, index); the
     caller's random generators are then left as they were.
 
+    Args:
+        split: The images.
+        transform: Prepares an image.
+        seed: Seeds random transforms.
+        reader: Decodes a file; ``ImageReader()`` if None.
+
     Raises:
-        UnreadableImageError: On access, a file that cannot be decoded.
+        UnreadableImageError: On access, a file that cannot be decoded, or an image that cannot be transformed.
     """
 
-    def __init__(self, split: Split, transform: Transform, seed: int = 0) -> None:
+    def __init__(self, split: Split, transform: Transform, seed: int = 0, reader: ImageReader | None = None) -> None:
         self.split = split
         self.transform = transform
         self.seed = seed
+        self.reader = reader or ImageReader()
 
     def __len__(self) -> int:
         return len(self.split)
@@ -50,11 +57,12 @@ class ImageListDataset(Dataset[Item]):
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
         if isinstance(key, tuple):
             epoch, index = key
-            image = load_image(self.split.paths[index])
-            with _own_randomness():
+            path = self.split.paths[index]
+            image = self.reader(path)
+            with _own_randomness(), decoding(path):
                 _seed(self.seed, epoch, index)
                 return self.transform(image), self.split.labels[index], index
-        return self.transform(load_image(self.split.paths[key])), self.split.labels[key], key
+        return load_prepared(self.split.paths[key], self.transform, self.reader), self.split.labels[key], key
 
 
 class KeptImageDataset(Dataset[Item]):
@@ -67,13 +75,15 @@ class KeptImageDataset(Dataset[Item]):
         UnreadableImageError, CacheError: When it is made, see `keep_images`.
     """
 
-    def __init__(self, split: Split, transform: Transform, place: Place, seed: int = 0) -> None:
+    def __init__(
+        self, split: Split, transform: Transform, place: Place, seed: int = 0, reader: ImageReader | None = None
+    ) -> None:
         import svp.data.pipeline.kernels  # noqa: F401  compiles, once for all workers
 
         self.split = split
         self.seed = seed
         self.stages = take_apart(transform)
-        self.images: KeptImages = keep_images(split.paths, self.stages, place)
+        self.images: KeptImages = keep_images(split.paths, self.stages, place, reader)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -98,9 +108,13 @@ class KeptImageDataset(Dataset[Item]):
 ImageDataset = ImageListDataset | KeptImageDataset
 
 
-def open_images(split: Split, transform: Transform, seed: int = 0, place: Place | None = None) -> ImageDataset:
+def open_images(
+    split: Split, transform: Transform, seed: int = 0, place: Place | None = None, reader: ImageReader | None = None
+) -> ImageDataset:
     """The images of a split, decoded every time, or once and kept if there is a place for them."""
-    return ImageListDataset(split, transform, seed) if place is None else KeptImageDataset(split, transform, place, seed)
+    if place is None:
+        return ImageListDataset(split, transform, seed, reader)
+    return KeptImageDataset(split, transform, place, seed, reader)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svp.data.sources.listing import IMAGE_SUFFIXES
+from svp.data.pipeline.formats import IMAGE_SUFFIXES
 from svp.data.sources.source import part_of
 from svp.data.sources.unpacked import UnpackedSource, unpacked
 from svp.data.splits import DataError, enumerate_some

@@ -5,10 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from svp.data.pipeline.formats import EXPECTED_IMAGES, IMAGE_SUFFIXES, looks_like_image
 from svp.data.splits import DataError, enumerate_some
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
-"""Suffixes of the files that count as images in a folder."""
 
 ARCHIVE_SUFFIXES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"})
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # written by the system, of no interest to anyone
@@ -63,13 +61,13 @@ def files_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[
 
 
 def is_image(path: Path) -> bool:
-    """Whether the suffix is one of `IMAGE_SUFFIXES`, in any case."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    """Whether the suffix is one of `IMAGE_SUFFIXES`, in any case, or there is none and the first bytes are an image's."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or (not path.suffix and looks_like_image(path))
 
 
 def describe(files: Sequence[Path]) -> str:
-    """What was found instead of images, and what is expected: "found other files (10 .txt, 2 .zip). Expected .bmp ..."."""
-    expected = f"Expected {' '.join(sorted(IMAGE_SUFFIXES))}"
+    """What was found instead of images, and what is expected: "found other files (10 .txt, 2 .zip). Expected images ..."."""
+    expected = f"Expected {EXPECTED_IMAGES}"
     if not files:
         return f"found no files at all. {expected}"
     kinds = Counter(file.suffix.lower() or "no suffix" for file in files)

@@ -191,7 +191,7 @@ def test_a_file_that_is_no_image_is_told(workbench: Workbench, images: list[Path
     paper = tmp_path / "paper.jpg"
     paper.write_bytes(b"%PDF-1.4 ...")
     for ask in (workbench.predict, workbench.draw_gates):
-        with pytest.raises(UnreadableImageError, match="not an image in a known format"):
+        with pytest.raises(UnreadableImageError, match="a PDF document"):
             ask(paper, "svp")
     found = workbench.predict_batch([Upload("a/paper.jpg", paper), Upload("b.png", images[0])], "svp")
     assert [str(p.path) for p in found] == [str(Path("a/paper.jpg")), "b.png"]

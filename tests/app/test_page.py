@@ -100,7 +100,7 @@ def test_a_file_that_is_no_image_is_told_and_clears_what_was_said(page: Browser,
     page.find("#image button[aria-label*=emove]").click()
     page.hand_in("#image input[type=file]", paper)
     message = page.wait(lambda: next((e.text for e in page.all(".toast-body") if e.text), ""))
-    assert message.count("not an image in a known format") == 1
+    assert message.count("a PDF document") == 1
     page.wait(lambda: not top5(page, "tuned"))
 
 
@@ -118,7 +118,7 @@ def test_a_zip_becomes_a_table_and_a_csv(page: Browser, images: list[Path], tmp_
     page.find("button", "Classify").click()
     text = page.wait(lambda: (shown := page.find("#table").text) and "paper.jpg" in shown and shown)
     assert re.search(r"holiday/00\.png\s+(amber|blue|green|grey|pink|red) \d+\.\d%", text)
-    assert "not an image in a known format" in text
+    assert "a PDF document" in text
     folder = tmp_path / "downloads"
     folder.mkdir()
     page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})

@@ -195,7 +195,7 @@ def test_a_file_that_is_no_image_is_told(workbench: Workbench, images: list[Path
             ask(paper, "svp")
     found = workbench.predict_batch([Upload("a/paper.jpg", paper), Upload("b.png", images[0])], "svp")
     assert [str(p.path) for p in found] == [str(Path("a/paper.jpg")), "b.png"]
-    assert found[0].error == "not an image in a known format"
+    assert found[0].error == "a PDF document; save its pages as images first"
     assert found[1].probabilities == pytest.approx(workbench.predict(images[0], "svp").probabilities, rel=1e-5)
 
 

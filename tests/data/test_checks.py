@@ -270,7 +270,7 @@ def test_a_file_listed_twice_is_read_once_and_leaks(photos: Path, monkeypatch: p
     first = parts.splits["train"].paths[0]
     leaking = Split((*test.paths, first), (*test.labels, 0), test.origin)
     parts = replace(parts, splits={**parts.splits, "test": leaking})
-    monkeypatch.setattr(checks, "find_source", lambda *_: SimpleNamespace(name="x", parts=lambda: parts))
+    monkeypatch.setattr(checks, "find_source", lambda *_: SimpleNamespace(name="x", parts=lambda seed: parts))
     done: list[tuple[int, int]] = []
     report = check_data("x", img_size=16, progress=lambda now, total: done.append((now, total)))
     assert codes(report) == [("error", "leak")]

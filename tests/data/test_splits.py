@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from svp.data import Split
-from svp.data.splits import split_stratified
+from svp.data.splitting import split_stratified
 
 
 def split_of(counts: dict[str, int]) -> Split:

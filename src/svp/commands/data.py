@@ -94,7 +94,14 @@ def fetch_data(name: str, *, data_root: str | None = None) -> None:
 
 
 def check_data(
-    data: str, *, data_root: str | None = None, img_size: int = 224, max_pixels: int | None = None, json: bool = False
+    data: str,
+    *,
+    data_root: str | None = None,
+    img_size: int = 224,
+    group: str | None = None,
+    group_regex: str | None = None,
+    max_pixels: int | None = None,
+    json: bool = False,
 ) -> int:
     """Report what is wrong or odd with a data set; the exit code is 1 if there are errors.
 
@@ -102,6 +109,8 @@ def check_data(
         data: Folder, table, archive or name of the data set.
         data_root: Folder of the named data sets; $SVP_HOME/data if left out.
         img_size: Images smaller than this are noted, in pixels.
+        group: Column of a table whose values, such as patients, are kept in one part each; "none" for no column.
+        group_regex: Regular expression that finds such a group in the names of the files.
         max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
         json: Print JSON instead of text.
     """
@@ -109,7 +118,15 @@ def check_data(
 
     try:
         with progress_bar("decoding") as progress:
-            report = checks.check_data(data, data_root, img_size=img_size, max_pixels=max_pixels, progress=progress)
+            report = checks.check_data(
+                data,
+                data_root,
+                img_size=img_size,
+                group=group,
+                group_regex=group_regex,
+                max_pixels=max_pixels,
+                progress=progress,
+            )
     except DataError as error:
         if not json:
             raise

@@ -75,6 +75,7 @@ def classify(
         raise UsageError(f"each of {processes} processes writes a part: name the output by --out")
 
     from svp.data import ImageList
+    from svp.data.splits import describe_left_out
     from svp.runs.devices import Meeting
     from svp.runs.feature_file import FeatureFile
     from svp.runs.predict import check_settings, classify_batches, open_classifier
@@ -82,6 +83,8 @@ def classify(
 
     check_settings(topk, batch_size)
     images, share = ImageList(paths), Share(rank, processes)
+    for line in describe_left_out(images.left_out, Path()) if rank == 0 else ():
+        print(f"svp predict: {line}", file=sys.stderr)
     classifier = open_classifier(run, device, precision, max_pixels)
     meeting = Meeting()
     topk = min(topk, len(classifier.class_names))

@@ -15,7 +15,10 @@ from svp.commands.parsing import Parser, add_parameters
 from svp.errors import InputError, Interrupted
 
 _GROUPS = {
-    "data": ("data", "data_root", "protocol", "shots", "train_fraction", "val_fraction", "test_fraction"),
+    "data": (
+        *("data", "data_root", "protocol", "shots", "train_fraction", "val_fraction", "test_fraction"),
+        *("group", "group_regex"),
+    ),
     "model": ("model", "weights", "img_size", "drop_path", "grad_checkpointing"),
     "method": (),
     "optimization": (

@@ -10,7 +10,7 @@ from svp.data.pipeline.formats import IMAGE_SUFFIXES
 from svp.data.sources.folder import open_folder
 from svp.data.sources.image_list import ImageList
 from svp.data.sources.listing import find_images
-from svp.data.splits import DataError, ImageData, Split
+from svp.data.splits import DataError, ImageData, LeftOut, Split
 from svp.data.unreadable import (
     MAX_UNREADABLE,
     Unreadable,
@@ -53,6 +53,7 @@ __all__ = [
     "InputConfig",
     "KeptImageDataset",
     "KeptImages",
+    "LeftOut",
     "Place",
     "Split",
     "Unreadable",

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from svp.data.facts import ImageFacts, read_all_facts
 from svp.data.named.catalog import DatasetInfo, NamedSource
-from svp.data.opening import find_source
+from svp.data.opening import find_source, open_parts
 from svp.data.pipeline.value_ranges import describe_samples
-from svp.data.splits import DataError, ImageData, Parts, Split, complete, enumerate_some
+from svp.data.splits import DataError, ImageData, Parts, Split, enumerate_some
+from svp.data.splitting import complete
 from svp.data.unreadable import Unreadable, check_unreadable, remember_readable
 from svp.errors import InputError
 
@@ -167,6 +168,8 @@ def check_data(
     data_root: str | Path | None = None,
     *,
     img_size: int = 224,
+    group: str | None = None,
+    group_regex: str | None = None,
     max_pixels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -179,6 +182,8 @@ def check_data(
         data: What ``svp train --data`` takes.
         data_root: Where named data sets lie; ``$SVP_HOME/data`` if None.
         img_size: Side of the model's input in pixels; smaller images are noted.
+        group: Column of a table that says which images stay in one part; see `svp.data.open_data`.
+        group_regex: Finds the same in the names of the files.
         max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
         progress: Called with (images done, images in all).
 
@@ -188,14 +193,15 @@ def check_data(
     """
     if img_size < 1:
         raise InputError(f"img_size is {img_size}, expected 1 or more")
-    source = find_source(data, data_root)
-    parts = source.parts()
+    source = find_source(data, data_root, group)
+    parts = open_parts(source, 0, group, group_regex)
     paths = list(dict.fromkeys(path for split in parts.splits.values() for path in split.paths))
     facts, unreadable = read_all_facts(
         paths, None if progress is None else lambda done: progress(done, len(paths)), max_pixels
     )
     remember_readable(facts, max_pixels)
     findings: list[Finding] = []
+    whole: ImageData | None = None
     try:
         whole = complete(source.name, parts)
         splits: Mapping[str, Split] = whole.splits
@@ -212,7 +218,9 @@ def check_data(
     if parts.ignored:
         message = f"{_number(len(parts.ignored), 'file')} ignored, not part of the data"
         findings.append(Finding("info", "ignored", message, parts.ignored))
-    findings += [Finding("info", "note", note) for note in parts.notes]
+    findings += _left_out(parts)
+    notes = whole.notes if whole is not None else parts.notes
+    findings += [Finding(_note_level(note), "note", note.removeprefix("warning: ")) for note in notes]
     levels = ("error", "warning", "info")
     sizes = facts.values()
     return Report(
@@ -229,6 +237,25 @@ def check_data(
         ignored=parts.ignored,
         findings=tuple(sorted(findings, key=lambda finding: levels.index(finding.level))),
     )
+
+
+def _note_level(note: str) -> Level:
+    return "warning" if note.startswith("warning: ") else "info"
+
+
+def _left_out(parts: Parts) -> list[Finding]:
+    kinds: dict[Literal["hidden", "litter"], tuple[Level, str]] = {
+        "hidden": ("warning", "hidden, so left out"),
+        "litter": ("info", "litter of a system or program, left out"),
+    }
+    found = []
+    for reason, (level, what) in kinds.items():
+        entries = [entry for entry in parts.left_out if entry.reason == reason]
+        if entries:
+            images = _number(sum(entry.images for entry in entries), "image")
+            message = f"{images} in {_number(len(entries), 'place')}: {what}"
+            found.append(Finding(level, reason, message, tuple(entry.path for entry in entries)))
+    return found
 
 
 def _unusable(data: ImageData, unreadable: Sequence[Unreadable]) -> list[Finding]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from svp.data.groups import group_by_name
 from svp.data.named.catalog import NamedSource, dataset_info, list_datasets
 from svp.data.sources.archive import ArchiveSource, is_archive
 from svp.data.sources.folder import FolderSource
 from svp.data.sources.hub import HubSource, is_on_hub
 from svp.data.sources.source import Source
-from svp.data.sources.table import TableSource, is_table
-from svp.data.splits import DataError, ImageData, Split, complete
+from svp.data.sources.table import NO_GROUP, TableSource, is_table
+from svp.data.splits import DataError, ImageData, Parts, Split
+from svp.data.splitting import complete
 from svp.paths import home
 
 _EXPECTED = (
@@ -32,6 +34,8 @@ def open_data(
     seed: int = 0,
     val_fraction: float = 0.15,
     test_fraction: float = 0.15,
+    group: str | None = None,
+    group_regex: str | None = None,
 ) -> ImageData:
     """Open images of the user's own, or a data set of the catalog by name (a folder of that name comes first).
 
@@ -42,15 +46,39 @@ def open_data(
         seed: Seeds the splits that the data does not bring itself.
         val_fraction: Share of the training images for validation where it brings none.
         test_fraction: Share for test where it brings none.
+        group: Column of a table that says which images stay in one part; see `open_parts`.
+        group_regex: Finds the same in the names of the files; see `open_parts`.
 
     Raises:
         DataError: The data cannot be trained on as it is; nothing is there, and it is no known name.
     """
-    source = find_source(data, data_root)
-    return complete(source.name, source.parts(seed), seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
+    source = find_source(data, data_root, group)
+    parts = open_parts(source, seed, group, group_regex)
+    return complete(source.name, parts, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
 
 
-def find_source(data: str | Path, data_root: str | Path | None = None) -> Source:
+def open_parts(source: Source, seed: int = 0, group: str | None = None, group_regex: str | None = None) -> Parts:
+    """What a source brings itself, with its groups.
+
+    Args:
+        source: What `find_source` gave for the same `group`.
+        seed: Seeds what a published data set draws.
+        group: Column of a table, "none" for none; the column ``group`` if None and there is one.
+        group_regex: Regular expression that finds the group in a file's name, or in its path below the root if it holds a
+            slash; its first bracket is the group.
+
+    Raises:
+        DataError: The data cannot be trained on as it is, or its groups cannot be told.
+    """
+    if group not in (None, NO_GROUP) and group_regex is not None:
+        raise DataError(f"group is {group!r} and group_regex is {group_regex!r}, expected only one of them.")
+    if group not in (None, NO_GROUP) and not isinstance(source, TableSource):
+        raise DataError(f"{source.name}: group {group!r} names a column of a table, and this is none; give group_regex.")
+    parts = source.parts(seed)
+    return parts if group_regex is None else group_by_name(parts, group_regex)
+
+
+def find_source(data: str | Path, data_root: str | Path | None = None, group: str | None = None) -> Source:
     """What `data` is: see `open_data`. Nothing is read yet.
 
     Raises:
@@ -67,7 +95,9 @@ def find_source(data: str | Path, data_root: str | Path | None = None) -> Source
         raise DataError(f"{name!r} is neither a folder here nor a known data set ({', '.join(list_datasets())}); {_EXPECTED}")
     if is_archive(path):
         return ArchiveSource(path, root)
-    return TableSource(path) if is_table(path) and path.is_file() else FolderSource(path)
+    if is_table(path) and path.is_file():
+        return TableSource(path, Path(data_root) if data_root else None, group)
+    return FolderSource(path)
 
 
 def open_fraction(data: str, fraction: float, data_root: str | Path | None = None) -> Split | None:

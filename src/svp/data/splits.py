@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from svp.errors import InputError
 
@@ -23,31 +23,44 @@ class Split:
         paths: One per image.
         labels: Index into the class names, one per image.
         origin: Where the part comes from, e.g. "folder test/" or "15% of train/, stratified, seed 0".
+        groups: What must not be torn apart (a patient, a track, a site), one per image; empty if nothing is known of that.
 
     Raises:
-        ValueError: Paths and labels differ in number.
+        ValueError: Paths and labels, or paths and groups, differ in number.
     """
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     origin: str
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.paths) != len(self.labels):
             raise ValueError(f"paths ({len(self.paths)}) and labels ({len(self.labels)}) must be equally many")
+        if self.groups and len(self.paths) != len(self.groups):
+            raise ValueError(f"paths ({len(self.paths)}) and groups ({len(self.groups)}) must be equally many")
 
     @classmethod
-    def of_classes(cls, classes: Mapping[str, Sequence[Path]], class_names: Sequence[str], origin: str) -> Split:
+    def of_classes(
+        cls,
+        classes: Mapping[str, Sequence[Path]],
+        class_names: Sequence[str],
+        origin: str,
+        groups: Mapping[Path, str] | None = None,
+    ) -> Split:
         """Class after class, in the order of `class_names`; a class may have no images."""
         pairs = [(path, label) for label, name in enumerate(class_names) for path in classes.get(name, ())]
-        return cls(tuple(path for path, _ in pairs), tuple(label for _, label in pairs), origin)
+        paths, labels = tuple(path for path, _ in pairs), tuple(label for _, label in pairs)
+        return cls(paths, labels, origin, tuple(groups[path] for path in paths) if groups else ())
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def joined(self, other: Split, origin: str) -> Split:
         """These images, then the other ones."""
-        return Split(self.paths + other.paths, self.labels + other.labels, origin)
+        both = all(split.groups or not len(split) for split in (self, other))
+        groups = self.groups + other.groups if both else ()
+        return Split(self.paths + other.paths, self.labels + other.labels, origin, groups)
 
     def take(self, indices: Iterable[int], origin: str | None = None) -> Split:
         """The images at `indices`, in that order.
@@ -58,7 +71,8 @@ class Split:
         """
         indices = list(indices)
         paths, labels = tuple(self.paths[index] for index in indices), tuple(self.labels[index] for index in indices)
-        return Split(paths, labels, self.origin if origin is None else origin)
+        groups = tuple(self.groups[index] for index in indices) if self.groups else ()
+        return Split(paths, labels, self.origin if origin is None else origin, groups)
 
     def where(self, keep: Callable[[Path], bool], origin: str | None = None) -> Split:
         """The images whose path `keep` accepts, in the same order; for `origin` see `take`."""
@@ -73,6 +87,40 @@ class Split:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Something that lies beside the images and is no part of the data.
+
+    Attributes:
+        path: The file or folder.
+        reason: "other" for what is no image, "hidden" for a hidden folder or file, "litter" for what a system or a program
+            leaves behind.
+        images: Number of images in it.
+    """
+
+    path: Path
+    reason: Literal["other", "hidden", "litter"] = "other"
+    images: int = 0
+
+
+def describe_left_out(left_out: Sequence[LeftOut], root: Path) -> list[str]:
+    """What is left out in words, a line for each reason."""
+    reasons = {
+        "other": "{n} ignored, not part of the data: {names}",
+        "hidden": "left out because hidden, {images}: {names}; rename what is part of the data",
+        "litter": "left out as litter of a system or program, {images}: {names}",
+    }
+    lines = []
+    for reason, text in reasons.items():
+        some = [entry for entry in left_out if entry.reason == reason]
+        if some:
+            paths = [entry.path.relative_to(root) if entry.path.is_relative_to(root) else entry.path for entry in some]
+            images = sum(entry.images for entry in some)
+            with_images = "1 image" if images == 1 else f"{images:,} images"
+            lines.append(text.format(n=len(some), names=enumerate_some(paths, most=5), images=with_images))
+    return lines
+
+
+@dataclass(frozen=True)
 class Parts:
     """What a data set brings itself, before anything is split off.
 
@@ -81,16 +129,25 @@ class Parts:
         class_names: Names of the classes, by label.
         splits: "train", and "val" and "test" where it has them.
         paper_train: What the paper's code trains on, where that is not train and val together.
-        ignored: Other files and folders beside the images.
+        left_out: Other files and folders beside the images.
         notes: What else to tell the user, a line each.
+        grouped_by: What the groups of the splits are, in words, e.g. "column patient"; None if they have none.
+        likely_groups: Columns of a table that look like groups and are not used as such: value by image, by column.
     """
 
     root: Path
     class_names: tuple[str, ...]
     splits: Mapping[str, Split]
     paper_train: Split | None = None
-    ignored: tuple[Path, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    grouped_by: str | None = None
+    likely_groups: Mapping[str, Mapping[Path, str]] = field(default_factory=dict)
+
+    @property
+    def ignored(self) -> tuple[Path, ...]:
+        """Files and folders beside the images that are no images."""
+        return tuple(entry.path for entry in self.left_out if entry.reason == "other")
 
 
 @dataclass(frozen=True)
@@ -104,8 +161,14 @@ class ImageData:
     val: Split
     test: Split
     paper_train: Split | None = None
-    ignored: tuple[Path, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    grouped_by: str | None = None
+
+    @property
+    def ignored(self) -> tuple[Path, ...]:
+        """Files and folders beside the images that are no images."""
+        return tuple(entry.path for entry in self.left_out if entry.reason == "other")
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -123,78 +186,12 @@ class ImageData:
             absent = [name for label, name in enumerate(self.class_names) if label not in present]
             if absent and present:
                 lines.append(f"  {part} has no image of {enumerate_some(absent)}")
-        if self.ignored:
-            names = [path.relative_to(self.root) for path in self.ignored]
-            lines.append(f"  {len(names)} ignored, not part of the data: {enumerate_some(names, most=5)}")
+        if self.grouped_by:
+            counts = ", ".join(f"{part} {len(set(split.groups)):,}" for part, split in parts.items())
+            lines.append(f"  groups by {self.grouped_by}, each in one part: {counts}")
+        lines += [f"  {line}" for line in describe_left_out(self.left_out, self.root)]
         lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
-
-
-def complete(name: str, parts: Parts, *, seed: int = 0, val_fraction: float = 0.15, test_fraction: float = 0.15) -> ImageData:
-    """Split what is missing off the training part, stratified by class, by seed.
-
-    Per class round(fraction * n) images go to a part, but at least one, and one is left to train on. The split depends
-    on seed, class names and the order of the images only.
-
-    Args:
-        val_fraction: Share of the training images for a missing validation part, above 0.
-        test_fraction: Share for a missing test part, above 0; less than 1 together.
-
-    Raises:
-        DataError: A class has too few images to be split.
-        InputError: A fraction is out of range.
-    """
-    fractions = {"val": val_fraction, "test": test_fraction}
-    for part, fraction in fractions.items():
-        if not 0 < fraction < 1:
-            raise InputError(f"{part}_fraction (={fraction}) must be above 0 and below 1")
-    if val_fraction + test_fraction >= 1:
-        raise InputError(f"val_fraction + test_fraction (={val_fraction + test_fraction:g}) must be below 1")
-    splits = dict(parts.splits)
-    missing = [part for part in fractions if part not in splits]
-    if missing:
-        train = splits["train"]
-        _check_enough(parts, missing)
-        rest, *split_off = split_stratified(train, parts.class_names, [fractions[part] for part in missing], seed)
-        splits["train"] = train.take(rest, f"rest of {train.origin}")
-        for part, indices in zip(missing, split_off, strict=True):
-            splits[part] = train.take(indices, f"{100 * fractions[part]:g}% of {train.origin}, stratified, seed {seed}")
-    return ImageData(
-        name, parts.root, parts.class_names, **splits, paper_train=parts.paper_train, ignored=parts.ignored, notes=parts.notes
-    )
-
-
-def _check_enough(parts: Parts, missing: Sequence[str]) -> None:
-    needed = len(missing) + 1
-    classes = dict(zip(parts.class_names, parts.splits["train"].by_class(len(parts.class_names)), strict=True))
-    few = [f"{name} ({len(images)})" for name, images in classes.items() if len(images) < needed]
-    if few:
-        parts_missing = " and ".join(missing)
-        raise DataError(
-            f"{parts.root}: {len(few)} of {len(classes)} classes have fewer than {needed} training images, too few to "
-            f"split off {parts_missing}: {enumerate_some(few)}. Add images (better dozens per class), remove the class, or "
-            f"give {parts_missing} as folders of their own beside train/, or in a table by its split column."
-        )
-
-
-def split_stratified(split: Split, class_names: Sequence[str], fractions: Sequence[float], seed: int) -> list[list[int]]:
-    """Split every class into what is left and one part per fraction, at random by seed and class name.
-
-    A part gets round(fraction * n) of a class of n, but at least one, as does the rest. A class needs one image more than
-    there are fractions.
-
-    Returns:
-        The indices of the rest, then those of a part per fraction: class after class, within a class in the order given.
-    """
-    parts: list[list[int]] = [[] for _ in range(len(fractions) + 1)]
-    for name, indices in zip(class_names, split.by_class(len(class_names)), strict=True):
-        sizes = [max(1, round(fraction * len(indices))) for fraction in fractions]
-        while sum(sizes) >= len(indices):
-            sizes[sizes.index(max(sizes))] -= 1
-        drawn = iter(shuffled(len(indices), f"{seed}/{name}"))
-        for part, size in zip(parts, [len(indices) - sum(sizes), *sizes], strict=True):
-            part += [indices[place] for place in sorted(islice(drawn, size))]
-    return parts
 
 
 def shuffled(length: int, seed: str | int) -> list[int]:

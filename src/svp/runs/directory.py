@@ -197,7 +197,10 @@ def _splits_text(data: ImageData) -> str:
         for name, s in parts.items()
     }
     origins = {name: split.origin for name, split in parts.items()}
-    return json.dumps({"root": str(data.root.resolve()), "origins": origins, **splits}) + "\n"
+    values = {"root": str(data.root.resolve()), "origins": origins, **splits}
+    if data.grouped_by:
+        values["groups"] = {"by": data.grouped_by, **{name: split.groups for name, split in parts.items()}}
+    return json.dumps(values) + "\n"
 
 
 def _below(root: Path, path: Path) -> str:

@@ -66,6 +66,10 @@ class TrainConfig:
             of that share that a named data set brings is taken instead of a draw, except with the protocol "trainval".
         val_fraction: Share of the training images that is split off for validation if the data has no validation part.
         test_fraction: Share of the images that is split off for test if the data has no test part.
+        group: Column of a table whose values, such as patients, tracks or sites, are kept in one part each: a column called
+            "group" if left out, none with "none".
+        group_regex: Regular expression that finds such a group in the names of the files (in paths below the data folder if it
+            holds a slash); its first bracket is the group.
         seed: Seeds the initial weights, the splits, the order of images and their augmentation.
         precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
         device: Where the model is trained; auto takes a GPU if there is one.
@@ -108,6 +112,8 @@ class TrainConfig:
     train_fraction: float | None = None
     val_fraction: float = 0.15
     test_fraction: float = 0.15
+    group: str | None = None
+    group_regex: str | None = None
     seed: int = 0
     precision: Precision = "auto"
     device: Device = "auto"

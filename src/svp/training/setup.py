@@ -113,6 +113,8 @@ def open_images_of(config: TrainConfig, accelerator: Accelerator) -> ImageData:
             seed=config.seed,
             val_fraction=config.val_fraction,
             test_fraction=config.test_fraction,
+            group=config.group,
+            group_regex=config.group_regex,
         )
     share = config.train_fraction
     return images_used(
@@ -353,7 +355,7 @@ def _make_mixup(config: TrainConfig, num_classes: int) -> Mixup | None:
 
 def first(split: Split, n: int) -> Split:
     """Its first images, `n` or all."""
-    return replace(split, paths=split.paths[:n], labels=split.labels[:n])
+    return split.take(range(min(n, len(split))))
 
 
 def seed_everything(*numbers: int) -> None:

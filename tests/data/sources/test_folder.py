@@ -5,10 +5,11 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
-from svp.data import DataError, ImageData, find_images, open_folder, open_labelled
+from svp.data import DataError, ImageData, ImageList, LeftOut, find_images, open_folder, open_labelled
 
 
 def put(root: Path, *names: str) -> Path:
@@ -313,6 +314,111 @@ def test_find_images_refuses_what_is_not_there(tmp_path: Path) -> None:
     put(tmp_path, "notes.txt")
     with pytest.raises(DataError, match=r"no images; found other files \(1 .txt\)"):
         find_images([tmp_path])
+
+
+LITTER = (
+    "@eaDir",
+    "lost+found",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "#recycle",
+    ".thumbnails",
+    "__MACOSX",
+    "found.000",
+)
+
+
+def test_litter_is_no_class_and_no_image(tmp_path: Path) -> None:
+    put_classes(tmp_path, a=3, b=3)
+    for folder in (tmp_path, tmp_path / "a"):
+        put(folder, "Thumbs.db", "desktop.ini", "Icon\r", "._001.jpg", ".DS_Store")
+        for name in LITTER:
+            put(folder / name, "001.jpg", "x/002.jpg")
+    data = open_folder(tmp_path)
+    assert data.class_names == ("a", "b")
+    assert sum(map(len, data.splits.values())) == 6
+    assert data.ignored == ()
+    assert "left out as litter of a system or program, 32 images: " in data.summary()
+    assert len(find_images([tmp_path])) == 6
+
+
+def test_words_that_are_like_litter_are_classes(tmp_path: Path) -> None:
+    names = ("recycled", "thumbnails", "lost", "icon", "System", "git", "found")
+    put_classes(tmp_path, **dict.fromkeys(names, 3))
+    assert open_folder(tmp_path).class_names == tuple(sorted(names))
+
+
+def test_a_hidden_folder_or_image_is_named(tmp_path: Path) -> None:
+    put_classes(tmp_path, a=3, b=3)
+    put(tmp_path, ".22lr/1.jpg", ".22lr/2.jpg", "a/.seen.jpg", ".gitignore", ".config/x.yaml")
+    data = open_folder(tmp_path)
+    assert "left out because hidden, 3 images: .22lr, a/.seen.jpg; rename what is part of the data" in data.summary()
+    left_out: list[LeftOut] = []
+    assert len(find_images([tmp_path], left_out)) == 6
+    assert [(entry.path.name, entry.reason, entry.images) for entry in left_out] == [
+        (".22lr", "hidden", 2),
+        (".seen.jpg", "hidden", 1),
+    ]
+    assert {entry.path.name for entry in ImageList([tmp_path]).left_out} == {".22lr", ".seen.jpg"}
+    (tmp_path / ".22lr").rename(tmp_path / ".hidden")
+    for name in ("a", "b"):
+        for image in (tmp_path / name).iterdir():
+            image.unlink()
+        (tmp_path / name).rmdir()
+    with pytest.raises(DataError, match=r"the folder is empty.\nleft out because hidden, 2 images: .hidden"):
+        open_folder(tmp_path)
+    for listing in (find_images, ImageList):
+        with pytest.raises(DataError, match=r"no images; .*\n.*hidden, 2 images: .hidden"):
+            listing([tmp_path])
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_an_empty_class_folder_of_a_part_is_a_missing_one(tmp_path: Path, part: str) -> None:
+    put_classes(tmp_path / "train", a=9, b=9)
+    put_classes(tmp_path / part, a=2)
+    (tmp_path / part / "b").mkdir()
+    data = open_folder(tmp_path)
+    assert getattr(data, part).labels == (0, 0)
+    assert f"{part}/: no images in the class folders b; they count as missing" in data.notes
+    assert len(open_labelled(tmp_path / part, ("a", "b"))) == 2
+    for image in (tmp_path / part / "a").iterdir():
+        image.unlink()
+    assert getattr(open_folder(tmp_path), part).origin == "15% of folder train/, stratified, seed 0"
+
+
+@pytest.mark.parametrize("inside", ["", "images/", "test/", "unknown/"])
+def test_a_test_part_without_labels_is_left_out(tmp_path: Path, inside: str) -> None:
+    put_classes(tmp_path / "train", a=9, b=9)
+    put(tmp_path / "test", f"{inside}1.jpg", f"{inside}2.jpg", "sample_submission.csv")
+    data = open_folder(tmp_path)
+    assert "test/ is left out: its 2 images have no class folders; svp predict takes them" in data.notes
+    assert data.test.origin.startswith("15% of folder train/")
+
+
+def test_one_class_however_its_name_is_composed(tmp_path: Path) -> None:
+    put_classes(tmp_path / "train", **{normalize("NFD", "caf\u00e9"): 9, "tea": 9})
+    put_classes(tmp_path / "test", **{normalize("NFC", "caf\u00e9"): 2, "tea": 2})
+    data = open_folder(tmp_path)
+    assert data.class_names == ("caf\u00e9", "tea")
+    assert data.test.labels == (0, 0, 1, 1)
+    for form in ("NFC", "NFD"):
+        assert open_labelled(tmp_path, (normalize(form, "caf\u00e9"), "tea")).labels == (0, 0, 1, 1)  # type: ignore[arg-type]
+    put_classes(tmp_path / "train", **{normalize("NFC", "caf\u00e9"): 2})
+    data = open_folder(tmp_path)
+    assert len(data.train) + len(data.val) == 20
+    assert "two folders are called 'caf\u00e9', composed differently" in data.summary()
+
+
+def test_names_that_are_nearly_the_same_are_shown_in_quotes(tmp_path: Path) -> None:
+    put_classes(tmp_path / "train", cat=3, Dog=3)
+    put_classes(tmp_path / "test", **{"cat ": 2, "dog": 2})
+    message = r"'cat ' and 'cat' differ in a space alone, 'dog' and 'Dog' differ in upper case alone"
+    with pytest.raises(DataError, match=message):
+        open_folder(tmp_path)
+    with pytest.raises(DataError, match=message):
+        open_labelled(tmp_path, ("Dog", "cat"))
+    put_classes(tmp_path / "train", dog=3, **{"cat ": 3})
+    assert "warning: the classes 'cat' and 'cat ' differ in a space alone" in open_folder(tmp_path).summary()
 
 
 def test_reading_folders_imports_nothing_heavy() -> None:

@@ -3,13 +3,16 @@
 import csv
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svp.data import DataError, open_data, open_labelled
+from svp.data import DataError, ImageData, open_data, open_labelled
 from svp.data.sources.table import TableSource
 from tests.data.sources.test_folder import put
 
@@ -90,7 +93,11 @@ def test_tabs(tmp_path: Path) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(labels=st.lists(LABELS, min_size=2, max_size=20).filter(lambda labels: len(set(labels)) > 1))
+@given(
+    labels=st.lists(LABELS, min_size=2, max_size=20).filter(
+        lambda labels: len({normalize("NFC", label) for label in labels}) > 1
+    )
+)
 def test_any_text_is_a_label(tmp_path_factory: pytest.TempPathFactory, labels: list[str]) -> None:
     folder = put(tmp_path_factory.mktemp("t"), *(f"{number}.png" for number in range(len(labels))))
     with (folder / "t.csv").open("w", encoding="utf-8", newline="") as file:
@@ -98,7 +105,7 @@ def test_any_text_is_a_label(tmp_path_factory: pytest.TempPathFactory, labels: l
     parts = TableSource(folder / "t.csv").parts()
     train = parts.splits["train"]
     found = {path.name: parts.class_names[label] for path, label in zip(train.paths, train.labels, strict=True)}
-    assert found == {f"{number}.png": label for number, label in enumerate(labels)}
+    assert found == {f"{number}.png": normalize("NFC", label) for number, label in enumerate(labels)}
 
 
 GOOD = ("a.jpg,cat,train", "b.jpg,dog,train")
@@ -109,7 +116,7 @@ GOOD = ("a.jpg,cat,train", "b.jpg,dog,train")
     [
         ((), r"t.csv, line 1: no column 'path'; found nothing"),
         (("a.jpg,cat",), r"t.csv, line 1: no column 'path'; found 'a.jpg', 'cat'\. The first line must name"),
-        (("path;label", "a.jpg;cat"), r"line 1: no column 'path'; found 'path;label'.*a comma between"),
+        (("path;name", "a.jpg;cat"), r"line 1: no column 'path'; found 'path;name'.*a comma, a semicolon, a tab or a bar"),
         (("path,class", "a.jpg,cat"), r"line 1: no column 'label'; found 'path', 'class'"),
         (("path,label,Path", "a.jpg,cat,b.jpg"), r"line 1: 2 columns are called 'path'"),
         (("path,label",), r"t.csv: no rows below the header"),
@@ -147,8 +154,8 @@ def test_what_is_wrong_is_named_with_file_and_line(tmp_path: Path, rows: tuple[s
 
 
 def test_what_is_no_text_is_named(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_bytes("path,label\nä.jpg,cat\n".encode("utf-16"))
-    with pytest.raises(DataError, match=r"t.csv: not UTF-8 text after line 0.*Save it as CSV in UTF-8"):
+    (tmp_path / "t.csv").write_bytes("path,label\n\u043a\u043e\u0442.jpg,cat\n".encode("cp1251"))
+    with pytest.raises(DataError, match=r"t.csv: not UTF-8 text after line 1.*Save it as CSV in UTF-8"):
         TableSource(tmp_path / "t.csv").parts()
     (tmp_path / "t.csv").write_bytes(b"path,label\na\0.jpg,cat\n")
     with pytest.raises(DataError, match=r"t.csv.*line"):
@@ -193,3 +200,143 @@ def test_reading_a_table_imports_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(table)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def labels_of(data: ImageData) -> set[tuple[str, str]]:
+    everything = [
+        (path, label) for split in data.splits.values() for path, label in zip(split.paths, split.labels, strict=True)
+    ]
+    return {(path.relative_to(data.root.parent).as_posix(), data.class_names[label]) for path, label in everything}
+
+
+IMAGES = [(f"in/{name}/{number}.jpg", name) for name in ("cat", "dog") for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("separator", "start", "encoding"),
+    [
+        (";", "", "utf-8"),
+        (";", "sep=;\n", "utf-8-sig"),
+        (",", '"sep=,"\n', "utf-8"),
+        ("\t", "", "utf-16"),
+        (";", "sep=;\n", "utf-16-le"),
+        (",", "", "utf-16-be"),
+        ("|", "", "utf-8"),
+        ("\t", "sep=\t\n", "utf-8"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_tables_of_other_programs_are_read(tmp_path: Path, separator: str, start: str, encoding: str, suffix: str) -> None:
+    put(tmp_path, *(path for path, _ in IMAGES))
+    text = start + "\r\n".join(separator.join(row) for row in [("path", "label"), *IMAGES])
+    (tmp_path / f"t{suffix}").write_bytes(text.encode(encoding))
+    assert labels_of(open_data(str(tmp_path / f"t{suffix}"))) == set(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04rest", r"is an Excel workbook or another zip file, not a text table"),
+        (b"\x89PNG\r\n\x1a\n\0\0", r"holds zero bytes"),
+        (
+            "path,label\n\u043a\u043e\u0442.jpg,\u043a\u043e\u0442\n".encode("cp1251"),
+            r"cannot be told. Save it as CSV in UTF-8",
+        ),
+        ("path,label\na.jpg,\u72d7\n".encode("gbk"), r"cannot be told"),
+        ("path,label\na.jpg,\u732b\n".encode("cp932"), r"cannot be told"),
+        ("path,label\na.jpg,\u0142\u00f3d\u017a\n".encode("cp1250"), r"cannot be told"),
+        (b"path,label,;path;label\na.jpg,cat\n", r"line 1: may be read with a comma and a semicolon between the columns"),
+        (b"file,image,label\na.jpg,a.jpg,cat\n", r"the columns 'image' and 'file' may both hold paths. Call one path"),
+        (b"path,label\na.jpg;cat\nb.jpg;dog\n", r"line 2: 1 values where the header has 2 columns"),
+    ],
+)
+def test_what_may_be_read_in_two_ways_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    put(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        TableSource(tmp_path / "t.csv").parts()
+
+
+def test_a_western_table_is_read_with_a_note(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "t.csv").write_bytes("path;label\na.jpg;B\u00e4r\nb.jpg;caf\u00e9\n".encode("cp1252"))
+    parts = TableSource(tmp_path / "t.csv").parts()
+    assert parts.class_names == ("B\u00e4r", "caf\u00e9")
+    assert "read as Windows-1252, where a name is 'B\u00e4r'" in parts.notes[0]
+
+
+@pytest.mark.parametrize("column", ["file_name", "filename", "image", "File", " path ", "filepath"])
+def test_the_column_of_paths_has_many_names(tmp_path: Path, column: str) -> None:
+    put(tmp_path, *(path for path, _ in IMAGES))
+    rows = [f"{path} , {label} " for path, label in IMAGES]
+    assert labels_of(open_data(str(write(tmp_path / "t.csv", f"{column},label", *rows)))) == set(IMAGES)
+
+
+def test_path_goes_before_its_other_names(tmp_path: Path) -> None:
+    put(tmp_path, *(path for path, _ in IMAGES))
+    rows = [f"x,{path},{label}" for path, label in IMAGES]
+    data = open_data(str(write(tmp_path / "t.csv", "image,path,label", *rows)))
+    assert labels_of(data) == set(IMAGES)
+    assert "columns ignored: image" in data.notes
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda p: p.replace("/", "\\"),
+        lambda p: ".\\" + p.replace("/", "\\"),
+        lambda p: "D:\\photos\\2024\\" + p.replace("/", "\\"),
+    ],
+)
+def test_paths_of_windows(tmp_path: Path, spelled: Callable[[str], str]) -> None:
+    put(tmp_path, *(path for path, _ in IMAGES))
+    table = write(tmp_path / "t.csv", "path,label", *(f"{spelled(path)},{label}" for path, label in IMAGES))
+    assert labels_of(open_data(str(table))) == set(IMAGES)
+
+
+def test_absolute_paths_of_another_machine_are_found_below_the_table(tmp_path: Path) -> None:
+    put(tmp_path, *(path for path, _ in IMAGES))
+    rows = [f"/mnt/gone/photos/{path},{label}" for path, label in IMAGES]
+    assert labels_of(open_data(str(write(tmp_path / "t.csv", "path,label", *rows)))) == set(IMAGES)
+    write(tmp_path / "t.csv", "path,label", *rows, "/mnt/gone/photos/in/cat/new.jpg,cat")
+    with pytest.raises(DataError, match=r"9 of 9 images are no files"):
+        open_data(str(tmp_path / "t.csv"))
+
+
+def test_paths_may_be_relative_to_the_data_root(tmp_path: Path) -> None:
+    put(tmp_path / "root", *(path for path, _ in IMAGES))
+    table = write(tmp_path / "tables/t.csv", "path,label", *(f"{path},{label}" for path, label in IMAGES))
+    assert len(open_data(str(table), tmp_path / "root").train) == 4
+    assert len(open_labelled(table, ("cat", "dog"), tmp_path / "root")) == 8
+    with pytest.raises(DataError, match=r"8 of 8 images are no files .*relative to .*tables"):
+        open_data(str(table))
+
+
+@pytest.mark.parametrize(("in_table", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_files_and_labels_are_found_however_composed(
+    tmp_path: Path, in_table: Literal["NFC"], on_disk: Literal["NFC"]
+) -> None:
+    folder = normalize(on_disk, "caf\u00e9")
+    put(tmp_path, f"{folder}/a.jpg", f"{folder}/b.jpg", "c.jpg")
+    label = normalize(in_table, "caf\u00e9")
+    table = write(tmp_path / "t.csv", "path,label", f"{label}/a.jpg,{label}", f"{label}/b.jpg,caf\u00e9", "c.jpg,tea")
+    parts = TableSource(table).parts()
+    assert parts.class_names == ("caf\u00e9", "tea")
+    assert all(path.is_file() for path in parts.splits["train"].paths)
+    assert len(TableSource(table).labelled((normalize("NFD", "caf\u00e9"), "tea"))) == 3
+
+
+def test_test_rows_without_any_label_are_left_out(tmp_path: Path) -> None:
+    rows = [f"{number}.jpg,{'cat' if number % 2 else 'dog'},train" for number in range(8)]
+    data = open_data(str(named(tmp_path, *rows, "8.jpg,,test", "9.jpg,,test")))
+    assert "2 test rows without a label are left out; svp predict takes their images" in data.notes
+    assert data.test.origin.startswith("15% of rows of photos.csv with split train")
+    with pytest.raises(DataError, match=r"photos.csv, line 10: the label is empty"):
+        open_data(str(named(tmp_path, *rows, "8.jpg,,test", "9.jpg,cat,test")))
+
+
+def test_labels_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
+    data = open_data(str(named(tmp_path, *(f"{n}.jpg,{'Dog' if n % 2 else 'dog'}" for n in range(8)), header="path,label")))
+    assert "warning: the classes 'Dog' and 'dog' differ in upper case alone" in data.summary()
+    with pytest.raises(DataError, match=r"label 'Cat' of a test row .*'Cat' and 'cat' differ in upper case alone"):
+        open_data(str(named(tmp_path, *GOOD, "c.jpg,Cat,test")))

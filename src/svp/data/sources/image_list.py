@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from svp.data.sources.listing import describe, files_below, is_image
-from svp.data.splits import DataError
+from svp.data.splits import DataError, LeftOut, describe_left_out
+
+_MOST_LEFT_OUT = 1000
 
 
 class ImageList:
@@ -17,6 +20,9 @@ class ImageList:
 
     Args:
         paths: Images and folders.
+
+    Attributes:
+        left_out: What lies in the folders and is left out, as far as it was listed; no more than the first 1,000.
 
     Raises:
         DataError: A path does not exist, or a folder has no image below it.
@@ -29,7 +35,10 @@ class ImageList:
             if not path.exists():
                 raise DataError(f"{path}: no such file or folder.")
             if path.is_dir() and next(_images_of(path), None) is None:
-                raise DataError(f"{path}: no images; {describe(list(files_below(path)))}.")
+                hidden: list[LeftOut] = []
+                files = list(files_below(path, left_out=hidden))
+                raise DataError("\n".join([f"{path}: no images; {describe(files)}.", *describe_left_out(hidden, path)]))
+        self.left_out: tuple[LeftOut, ...] = tuple(islice(chain.from_iterable(map(_left_out, self.paths)), _MOST_LEFT_OUT))
         self._count = sum(1 for _ in self)
 
     def __len__(self) -> int:
@@ -46,6 +55,16 @@ class ImageList:
                         continue
                     seen.add(absolute)
                 yield image
+
+
+def _left_out(path: Path) -> Iterator[LeftOut]:
+    beside: list[LeftOut] = []
+    for file in files_below(path, left_out=beside) if path.is_dir() else ():
+        if not is_image(file):
+            yield LeftOut(file)
+        while beside:
+            yield beside.pop()
+    yield from beside
 
 
 def _images_of(path: Path) -> Iterator[Path]:

@@ -1,21 +1,42 @@
 """Which files of a folder are images, and what else lies there."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from svp.data.pipeline.formats import EXPECTED_IMAGES, IMAGE_SUFFIXES, looks_like_image
-from svp.data.splits import DataError, enumerate_some
+from svp.data.splits import DataError, LeftOut, describe_left_out, enumerate_some
 
 ARCHIVE_SUFFIXES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"})
-_LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # written by the system, of no interest to anyone
+
+_LITTER = re.compile(  # what systems, file servers and programs leave behind; whole names, in any case
+    r"""
+    thumbs\.db(:encryptable)? | ehthumbs(_vista)?\.db | desktop\.ini | \.?picasa\.ini | zbthumbnail\.info | autorun\.inf
+    | \$recycle\.bin | system\ volume\ information | found\.\d{3} | ~\$.*
+    | \._.* | __macosx | icon\r | \.ds_store | \.appledouble | \.appledb | \.appledesktop | \.spotlight-v100 | \.fseventsd
+    | \.trashes | \.temporaryitems | \.documentrevisions-v100 | \.apdisk | network\ trash\ folder | temporary\ items
+    | lost\+found | \.trash(-\d+)? | \.nfs[0-9a-f]+ | \.directory | \.thumbnails | \.thumbs? | \.nomedia | \.xvpics
+    | @eadir | .*@syno(eastream|resource) | \#recycle | \#snapshot | @(recycle|recently-snapshot|tmp|sharebin|__thumb)
+    | \.@__thumb | \.snapshots? | \.zfs | \.~lock\..* | \.(stfolder|stversions|sync|dropbox(\.cache)?)
+    | \.ipynb_checkpoints | __pycache__ | \.(git|svn|hg|bzr|dvc|cache|venv|idea|vscode)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_MOST_COUNTED = 10_000
+"""Files of a folder that is left out, of which the images are counted."""
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
+def find_images(paths: Sequence[str | Path], left_out: list[LeftOut] | None = None) -> list[Path]:
     """List the images to predict: a file as given whatever its suffix, a folder by all images below it, sorted.
 
     Nothing is listed twice.
+
+    Args:
+        paths: Files and folders.
+        left_out: Collects what lies in the folders and is left out.
 
     Raises:
         DataError: A path does not exist, or a folder has no image below it.
@@ -23,10 +44,14 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     found: dict[Path, Path] = {}  # by absolute path
     for path in (Path(path).expanduser() for path in paths):
         if path.is_dir():
-            files = list(files_below(path))
+            beside: list[LeftOut] = []
+            files = list(files_below(path, left_out=beside))
             images = [file for file in files if is_image(file)]
+            others = [LeftOut(file) for file in files if not is_image(file)]
             if not images:
-                raise DataError(f"{path}: no images; {describe(files)}.")
+                raise DataError("\n".join([f"{path}: no images; {describe(files)}.", *describe_left_out(beside, path)]))
+            if left_out is not None:
+                left_out += [*others, *beside]
         elif path.exists():
             images = [path]
         else:
@@ -36,28 +61,56 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def entries(folder: Path) -> list[Path]:
-    """What the folder holds, sorted, without hidden entries and litter."""
-    return [folder / name for name in _names(folder)]
+def entries(folder: Path, left_out: list[LeftOut] | None = None) -> list[Path]:
+    """What the folder holds, sorted, without hidden entries and litter.
+
+    Args:
+        folder: The folder.
+        left_out: Collects hidden entries and litter, as far as they hold images.
+    """
+    return [folder / name for name in _names(folder, left_out)]
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Path, left_out: list[LeftOut] | None) -> list[str]:
     try:
-        found = [entry.name for entry in os.scandir(folder)]
+        found = sorted(entry.name for entry in os.scandir(folder))
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed ({error.strerror}).") from error
-    return sorted(name for name in found if not name.startswith(".") and name.lower() not in _LITTER)
+    kept = []
+    for name in found:
+        litter = _LITTER.fullmatch(name) is not None
+        if not litter and not name.startswith("."):
+            kept.append(name)
+        elif left_out is not None:
+            images = _count_images(folder / name, litter)
+            if images:
+                left_out.append(LeftOut(folder / name, "litter" if litter else "hidden", images))
+    return kept
 
 
-def files_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Every file below, links followed but no link back to a folder above. A dangling link counts as a file."""
+def _count_images(path: Path, litter: bool) -> int:
+    """Images below a folder, as far as they are counted; whether a file is one, unless it is litter."""
+    if not path.is_dir():
+        return int(not litter and is_image(path))
+    files = (Path(name) for _, _, names in os.walk(path) for name in names)
+    return sum(map(is_image, islice(files, _MOST_COUNTED)))
+
+
+def files_below(folder: Path, above: frozenset[Path] = frozenset(), left_out: list[LeftOut] | None = None) -> Iterator[Path]:
+    """Every file below, links followed but no link back to a folder above. A dangling link counts as a file.
+
+    Args:
+        folder: The folder.
+        above: Resolved folders on the way to it.
+        left_out: Collects what is left out, as in `entries`.
+    """
     above |= {folder.resolve()}
-    for name in _names(folder):  # names alone: there may be millions
+    for name in _names(folder, left_out):  # names alone: there may be millions
         entry = folder / name
         if not entry.is_dir():
             yield entry
         elif entry.resolve() not in above:
-            yield from files_below(entry, above)
+            yield from files_below(entry, above, left_out)
 
 
 def is_image(path: Path) -> bool:

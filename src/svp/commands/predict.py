@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from svp.runs import Prediction
     from svp.runs.prediction_files import PredictionWriter
 
 
@@ -42,6 +44,7 @@ def classify(
     device: Device = "auto",
     precision: Precision = "auto",
     max_pixels: int | None = None,
+    ray: str | None = None,
 ) -> int:
     """Classify images with a trained adapter.
 
@@ -60,8 +63,10 @@ def classify(
         device: Where the model runs; auto takes a GPU if there is one.
         precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
         max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
+        ray: Address of a Ray cluster that does the work (auto: the one on this machine; local: one of the command's own);
+            --out is then a folder of Parquet files.
     """
-    form = format or _FORMS.get(Path(out or "").suffix.lower(), "table")
+    form = format or ("parquet" if ray else _FORMS.get(Path(out or "").suffix.lower(), "table"))
     target = _folder_to_write(out) if form == "parquet" else file_to_write("--out", out)
     features_file = file_to_write("--features", features)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -71,8 +76,12 @@ def classify(
         raise UsageError("--features cannot go on where an earlier call stopped: leave --resume or --features out")
     if form == "parquet" and target is None:
         raise UsageError("--format parquet writes a folder of files: name it by --out")
+    if ray and (form != "parquet" or features_file):
+        raise UsageError("--ray writes a folder of Parquet files (--format parquet), and no --features")
     if processes > 1 and target is None:
         raise UsageError(f"each of {processes} processes writes a part: name the output by --out")
+    if ray and target:
+        return _classify_on_ray(run, paths, target, ray, resume, topk, batch_size, precision, max_pixels)
 
     from svp.data import ImageList
     from svp.data.splits import describe_left_out
@@ -100,33 +109,92 @@ def classify(
         writer = TextWriter(stream, form, topk)
     feature_file = FeatureFile(share.file(features_file), run) if features_file else None
 
+    tally = _Tally(max(len(images) - len(done), 0) // processes, len(done), done.failed)
     todo = (image for image in share.of(images, batch_size) if image not in done)
-    written, failed = 0, done.failed
     settings: dict[str, Any] = {"topk": topk, "batch_size": batch_size, "features": bool(features)}
     try:
         with progress_bar("predicting", hidden=not target and sys.stdout.isatty()) as progress, closing(writer):
-            total = max(len(images) - len(done), 0) // processes
-            for batch in classify_batches(classifier, todo, total, **settings, progress=progress):
+            for batch in classify_batches(classifier, todo, tally.total, **settings, progress=progress):
                 writer.write(batch)
                 if feature_file:
                     feature_file.write(batch)
-                written += len(batch)
-                for prediction in batch:
-                    if prediction.error:
-                        failed += 1
-                        print(f"svp predict: cannot read {prediction.path}: {prediction.error}", file=sys.stderr)
+                tally.add(len(batch), [prediction for prediction in batch if prediction.error])
     except KeyboardInterrupt:
         if feature_file:
             feature_file.close()
-        kept = f"; --resume goes on with {out}" if form in ("csv", "jsonl", "parquet") and target else ""
-        print(f"\nsvp predict: interrupted after {written} of {len(images) - len(done)} images{kept}", file=sys.stderr)
-        return 130
+        return tally.interrupted(target if form in ("csv", "jsonl", "parquet") else None)
     if feature_file:
         feature_file.close()
     if target:
-        before = f", {len(done)} were there" if done else ""
-        print(f"{written} predictions written to {out if processes == 1 else share.file(target)}{before}")
-    return 1 if meeting.any(failed > 0) else 0  # together: torchrun stops the others when one process fails
+        tally.tell(out if processes == 1 else share.file(target))
+    return 1 if meeting.any(tally.failed > 0) else 0  # together: torchrun stops the others when one process fails
+
+
+def _classify_on_ray(
+    run: str,
+    paths: Sequence[str],
+    target: Path,
+    address: str,
+    resume: bool,
+    topk: int,
+    batch_size: int,
+    precision: str,
+    max_pixels: int | None,
+) -> int:
+    from svp.data import ImageList
+    from svp.runs import RunDirectory
+    from svp.runs.on_ray import predict_on_ray
+    from svp.runs.predict import check_settings
+    from svp.runs.prediction_files import Done, Share, open_file, read_done
+    from svp.runs.trained import class_names
+
+    check_settings(topk, batch_size)
+    images = ImageList([Path(path).absolute() for path in paths])
+    topk = min(topk, len(class_names(RunDirectory(Path(run)).read_adapter())))
+    done = read_done(target, "parquet", topk) if resume else Done()
+    open_file(target, "parquet", topk, Share(), resume)  # makes the folder, or clears it
+    tally = _Tally(max(len(images) - len(done), 0), len(done), done.failed)
+    todo = (image for image in images if image not in done)
+    try:
+        with progress_bar("predicting") as progress:
+            settings: Any = dict(topk=topk, batch_size=batch_size, precision=precision, max_pixels=max_pixels)
+            for count, failures in predict_on_ray(run, todo, target, address, **settings):
+                tally.add(count, failures)
+                progress(tally.written, tally.total)
+    except KeyboardInterrupt:
+        return tally.interrupted(target)
+    tally.tell(target)
+    return 1 if tally.failed else 0
+
+
+@dataclass
+class _Tally:
+    """What is done so far.
+
+    Args:
+        total: Images to classify.
+        before: Images that an earlier call classified.
+        failed: Those of them, and later of all, that cannot be read.
+    """
+
+    total: int
+    before: int
+    failed: int
+    written: int = 0
+
+    def add(self, count: int, failures: Sequence[Prediction]) -> None:
+        self.written += count
+        self.failed += len(failures)
+        for prediction in failures:
+            print(f"svp predict: cannot read {prediction.path}: {prediction.error}", file=sys.stderr)
+
+    def tell(self, place: object) -> None:
+        print(f"{self.written} predictions written to {place}" + f", {self.before} were there" * bool(self.before))
+
+    def interrupted(self, target: Path | None) -> int:
+        kept = f"; the same command with --resume goes on with {target}" if target else ""
+        print(f"\nsvp predict: interrupted after {self.written} of {self.total} images{kept}", file=sys.stderr)
+        return 130
 
 
 def _folder_to_write(name: str | None) -> Path | None:

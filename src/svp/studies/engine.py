@@ -21,9 +21,9 @@ from typing import TypeVar
 
 import torch
 
-from svp.errors import UnavailableError
 from svp.paths import write_atomically
 from svp.process import prepare
+from svp.runs.on_ray import join_ray
 from svp.studies.study import Job
 from svp.training import train
 
@@ -180,15 +180,8 @@ def call_on_ray(function: Callable[[T], R], arguments: Iterable[T], address: str
             gone, and Ray would wait for new ones forever.
         ConnectionError: There is no cluster at the address.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise UnavailableError("Ray is not installed: pip install 'vim-svp[study]'") from error
-
-    if not ray.is_initialized():  # else by an earlier call; the connection lasts as long as this process
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address=address, log_to_driver=False)
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    ray = join_ray(address)
+    resources: dict[str, float] = ray.cluster_resources()
 
     def run(argument: T) -> R:
         prepare()

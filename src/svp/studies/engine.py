@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import torch
 
+from svp.errors import UnavailableError
 from svp.paths import write_atomically
 from svp.process import prepare
 from svp.runs.on_ray import join_ray
@@ -200,7 +201,7 @@ def call_on_ray(function: Callable[[T], R], arguments: Iterable[T], address: str
                 yield argument, ray.get(done)
             except ray.exceptions.RayError as error:
                 yield argument, error
-        if ended or ray.cluster_resources().get("CPU"):  # type: ignore[no-untyped-call]
+        if ended or ray.cluster_resources().get("CPU"):
             last_seen = time.monotonic()
         elif time.monotonic() - last_seen > PATIENCE:
             raise UnavailableError(

@@ -13,7 +13,15 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from svp.data.pipeline.formats import HEAD, enable_heif, is_heif, what_it_is
-from svp.data.pipeline.repair import exif_orientation, find_exif, significant_bits, with_end_mark, without_side_data
+from svp.data.pipeline.repair import (
+    exif_orientation,
+    find_exif,
+    has_end_mark,
+    lacks_end,
+    significant_bits,
+    with_end_mark,
+    without_side_data,
+)
 from svp.data.pipeline.value_ranges import SampleFacts
 from svp.errors import InputError
 from svp.inputs import Transform, ValueRange
@@ -107,6 +115,8 @@ class ImageReader:
         if is_heif(content[:HEAD]) and enable_heif():
             return self._decode(path)
         whole = with_end_mark(content)
+        if content.startswith(b"\xff\xd8") and whole is None and not has_end_mark(content):
+            raise error
         attempts = [] if whole is None else [whole]
         if (pixels_alone := without_side_data(whole or content)) is not None:
             attempts.append(pixels_alone)
@@ -131,6 +141,8 @@ class ImageReader:
 
         with reopen() as file:
             mode, facts = file.mode, None
+            if isinstance(source, Path) and file.format in ("JPEG", "MPO"):
+                _check_end(source)
             samples = read_samples(file, reopen, lambda: significant_bits(_head(source)))
             if samples is None:
                 image = _to_rgb(file, not has_false_alpha(file))
@@ -275,6 +287,14 @@ def _head(source: Path | bytes) -> bytes:
         return file.read(HEAD)
 
 
+def _check_end(path: Path) -> None:
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - HEAD, 0))
+        tail = file.read()
+    if lacks_end(tail) and not has_end_mark(path.read_bytes()):
+        raise ValueError("the file is cut short and filled up with zeros")
+
+
 def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, _RefusedError):
         return str(error)
@@ -288,6 +308,8 @@ def _reason(error: Exception, path: Path) -> str:
         head = b" "
     if (words := what_it_is(head)) is not None:
         return words
+    if isinstance(error, UnidentifiedImageError) and head.startswith((b"II", b"MM")):
+        return "a TIFF that is damaged or of a kind that Pillow does not read; save it with 8 or 16 bits per sample"
     if isinstance(error, UnidentifiedImageError):
         return "not an image in a known format"
     return " ".join(str(error).split()) or type(error).__name__

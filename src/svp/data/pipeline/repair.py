@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"dSIG", b"sPLT")
 _JPEG_SIDE = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # application segments and comments; 0xE0 is JFIF's, 0xEE Adobe's
 _END = b"\xff\xd9"
-_NOISE = bytes((37 * k * k + 11 * k + 5) % 251 for k in range(1, 64))
+_FILLINGS = (b"\0" * 64, b"\xaa" * 64, b"\x55" * 64, bytes(37 * k * k % 251 for k in range(1, 65)))
+_TAILS = tuple(data + b"".join(bytes((0xFF, 0xD0 + k)) + data for k in range(8)) for data in _FILLINGS)
+"""Coded data that might follow in a JPEG, beside all marks that might stand before them."""
 
 
 def without_side_data(content: bytes) -> bytes | None:
@@ -71,20 +74,30 @@ def significant_bits(head: bytes) -> int | None:
     return None
 
 
+def lacks_end(tail: bytes) -> bool:
+    """Whether a JPEG with these last bytes may have been cut off and filled up with zeros, which decoders take for data."""
+    return not tail.rstrip(b"\0").endswith(_END) and tail.endswith(b"\0\0")
+
+
 def with_end_mark(content: bytes) -> bytes | None:
     """A JPEG with the end mark that it lacks; None if it has one, or if more is missing than that.
 
     All pixels are there if they do not depend on what would follow, and if no scan is missing.
     """
-    if not content.startswith(b"\xff\xd8") or content.rstrip(b"\0").endswith(_END) or not _has_all_scans(content):
+    if not content.startswith(b"\xff\xd8") or has_end_mark(content) or not _has_all_scans(content):
         return None
-    restarts = b"".join(bytes((0xFF, 0xD0 + k)) + _NOISE for k in range(8))
-    completed = content + _END
-    try:
-        pixels = [_decode(completed), _decode(content + _NOISE + restarts + _END)]
-    except Exception:  # as many kinds as there are damages
-        return None
-    return completed if pixels[0] == pixels[1] else None
+    unfilled = content.rstrip(b"\0")  # zeros at the end would stand for coded data
+    for data in (content if len(content) - len(unfilled) < 2 else unfilled, unfilled.removesuffix(b"\xff")):
+        with contextlib.suppress(Exception):  # as many kinds as there are damages
+            pixels = _decode(data + _END)
+            if all(_decode(data + tail + _END) == pixels for tail in _TAILS):
+                return data + _END
+    return None
+
+
+def has_end_mark(content: bytes) -> bool:
+    """Whether a JPEG has its end mark, whatever follows it."""
+    return any(mark == 0xD9 for mark, _, _ in _jpeg_segments(content))
 
 
 def _decode(content: bytes) -> bytes:
@@ -134,6 +147,7 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
         elif mark in (0x00, 0x01) or 0xD0 <= mark <= 0xD8:
             position += 2
         elif mark == 0xD9:
+            yield mark, position, position + 2
             return
         else:
             end = position + 2 + int.from_bytes(content[position + 2 : position + 4], "big")

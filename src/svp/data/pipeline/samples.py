@@ -208,7 +208,8 @@ def _as_8_bit(values: Array, low: float, high: float) -> Array:
     scale = 255 / (high - low or 1)
 
     def mapped(part: Array) -> Array:
-        part = (part.astype(np.float32).astype(np.float64) * scale + (0.5 - low * scale)).astype(np.float32)  # 0.5 rounds
+        with np.errstate(over="ignore", invalid="ignore"):  # what has no value
+            part = (part.astype(np.float32).astype(np.float64) * scale + (0.5 - low * scale)).astype(np.float32)  # 0.5 rounds
         return np.nan_to_num(part, nan=0.0).clip(0, 255).astype(np.uint8)
 
     if values.dtype == np.uint16:

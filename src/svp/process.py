@@ -12,16 +12,22 @@ import subprocess
 import sys
 import threading
 
+from svp.limits import allow_open_files, limit_threads, usable_cpus
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def prepare() -> None:
-    """Make idle threads yield soon, and keep freed memory for the next tensor. Call it before PyTorch is imported.
+    """Keep to the CPUs that are allowed, make idle threads yield soon, and keep freed memory for the next tensor.
+
+    Call it before PyTorch is imported.
 
     The C library hands the memory of a large tensor back to the system when the tensor is freed, and gets it again, page by
     page, for the next one: 12 to 15 % of a training step of Vim-S. Kept, it costs up to 5 % more memory. Only glibc (Linux)
     has the setting. Environment variables that are set already win.
     """
+    limit_threads()
+    allow_open_files()
     # threads that wait may spin only briefly, or two busy programs stop each other
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     if sys.platform != "linux" or "MALLOC_MMAP_THRESHOLD_" in os.environ or "GLIBC_TUNABLES" in os.environ:
@@ -40,8 +46,7 @@ def run_beside(module: str) -> bool:
     Returns:
         Whether it was started: not where there is one core, or no process can be started.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if cores < 2:
+    if usable_cpus() < 2:
         return False
     silent = subprocess.DEVNULL
     try:

@@ -248,7 +248,7 @@ def inspect_run(
 
     def batches(part: Split) -> Iterator[tuple[Tensor, Tensor]]:
         nonlocal done
-        workers = choose_num_workers(None, compared.device)
+        workers = choose_num_workers(None, compared.device, (batch_size, inputs.img_size))
         dataset = ImageListDataset(part, transform, reader=reader)
         for batch, labels, _ in make_loader(dataset, batch_size, train=False, num_workers=workers):
             yield batch.to(compared.device), labels

@@ -16,6 +16,7 @@ from accelerate.utils import DataLoaderConfiguration
 from torch import distributed
 
 from svp.errors import UnavailableError
+from svp.limits import usable_cpus
 from svp.settings import Device, Precision, check_value
 
 
@@ -76,6 +77,8 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     gpu = choose_device(device).type == "cuda"
     if precision == "auto":
         precision = "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if torch.get_num_threads() > usable_cpus():
+        torch.set_num_threads(usable_cpus())  # PyTorch sees no quota of a container
     were_joined = _processes_are_joined()
     accelerator = Accelerator(
         cpu=not gpu,

@@ -107,7 +107,7 @@ def evaluate(
         dataset = ImageListDataset(
             readable, eval_transform(trained.inputs), reader=ImageReader(trained.inputs.value_range, max_pixels)
         )
-        workers = choose_num_workers(None, accelerator.device)
+        workers = choose_num_workers(None, accelerator.device, (batch_size, trained.inputs.img_size))
         batch_size = max(batch_size // accelerator.num_processes, 1) * accelerator.num_processes
         loader = accelerator.prepare(make_loader(dataset, batch_size, train=False, num_workers=workers))
         model = accelerator.prepare_model(trained.model, evaluation_mode=True)

@@ -236,7 +236,9 @@ def prepare(
     keep = _Keeper(config, accelerator, display, reader)
     train_set = keep.open("training", readable["train"], train_transform(inputs, config.augment))
     scored_set = keep.open(selection or "some training", scored, eval_transform(inputs))
-    workers, pin = choose_num_workers(config.num_workers, accelerator.device), accelerator.device.type == "cuda"
+    pin = accelerator.device.type == "cuda"
+    share = (max(batch_size, eval_batch_size) // accelerator.num_processes, inputs.img_size)
+    workers = choose_num_workers(config.num_workers, accelerator.device, share, display.say)
     loader = make_loader(
         train_set, batch_size, train=True, seed=config.seed, num_workers=workers, pin_memory=pin, drop_last=True
     )

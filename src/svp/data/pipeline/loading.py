@@ -7,7 +7,7 @@ not matter which worker prepares it, or after how many others.
 import hashlib
 import random
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from svp.data.pipeline.decoding import ImageReader, decoding, load_prepared
 from svp.data.pipeline.stages import take_apart
 from svp.data.splits import Split
 from svp.inputs import InputConfig, Transform
+from svp.limits import shared_memory, usable_cpus
 
 Item = tuple[Tensor, int, int]
 """Image (3, height, width), label, index in the split."""
@@ -194,11 +195,46 @@ def _look_up(images: Tensor, values: Tensor) -> Tensor:
     return ready
 
 
-def choose_num_workers(asked: int | None, device: torch.device) -> int:
-    """Worker processes that read images: on a CPU the model needs the cores, and macOS and Windows start workers slowly."""
-    if asked is not None:
-        return asked
-    return min(8, torch.get_num_threads()) if device.type == "cuda" and sys.platform == "linux" else 0
+def choose_num_workers(
+    asked: int | None, device: torch.device, batch: tuple[int, int], say: Callable[[str], object] | None = None
+) -> int:
+    """Worker processes that read images: on a CPU the model needs the cores, and macOS and Windows start workers slowly.
+
+    Batches come from workers through shared memory, of which a container may have little. What does not fit is left to fewer
+    workers, or to this process.
+
+    Args:
+        asked: Number that the user wants; None leaves it to this function.
+        device: Where the model is.
+        batch: Images of a batch, and the side of an image in pixels.
+        say: Is told of fewer workers, and why; the error stream if None.
+    """
+    workers = asked
+    if workers is None:
+        workers = min(8, usable_cpus()) if device.type == "cuda" and sys.platform == "linux" else 0
+    free = shared_memory()
+    if not workers or free is None:
+        return workers
+    images, side = batch
+    each = _SHARED + _AHEAD * images * 3 * side * side * 4
+    fitting = min(workers, free // each)
+    if fitting < workers:
+        (say or _warn)(
+            f"{workers} worker processes need {workers * each / 1e6:.1f} MB of shared memory, /dev/shm has {free / 1e6:.1f} "
+            f"MB free: images are read by {f'{fitting} of them' if fitting else 'this process'} "
+            "(docker run --shm-size 1g gives more)"
+        )
+    return fitting
+
+
+def _warn(text: str) -> None:
+    print(f"svp: {text}", file=sys.stderr)
+
+
+_AHEAD = 3
+"""Batches of a worker in shared memory: one being made, two waiting."""
+_SHARED = 2**16
+"""Bytes of shared memory that a worker takes besides: its semaphores."""
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from svp.limits import usable_cpus
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,7 +24,7 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item], ahead:
         ahead: Number of items that may be under way or done and not yet asked for: memory does not grow with all of them.
     """
     waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(8, usable_cpus()))
     try:
         for item in items:
             if len(waiting) == ahead:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from svp.cli import main
 from svp.commands.eval import _print_scores
 from svp.runs import ClassScore, Evaluation
+from svp.runs.result import METRICS
 from tests.training.conftest import write_photos
 
 
@@ -43,9 +45,13 @@ def test_eval_says_how_the_epoch_was_chosen(capsys: pytest.CaptureFixture[str]) 
             n_test=2,
             unreadable_test_images=(),
             per_class=rows,
+            metrics=dict.fromkeys(METRICS, 0.25) | {"auroc": None},
         )
     )
     text = capsys.readouterr().out
     assert "by lot" in text
     assert "r[/b] on d" in text
     assert "cat [big]" in text
+    assert re.search(r"macro F1 .* 25.00%", text)
+    assert re.search(r"AUROC .* -", text)
+    assert "50.00% [9.5%, 90.5%]" in text

@@ -9,6 +9,7 @@ import torch
 import svp
 from svp.inspection import gates, quarters, record_activation, record_predictions, relative_change
 from svp.inspection.predictions import Predictions
+from svp.runs.certainty import reliability
 from tests.models.small import images, perturb, small_vim
 
 
@@ -80,11 +81,11 @@ def test_confusion_and_mistakes() -> None:
 
 def test_expected_calibration_error() -> None:
     """Bins 0.2..0.4: empty; 0.4..0.6: one at 0.4, wrong; 0.6..0.8: one at 0.7, wrong; 0.8..1: 0.9, 0.8, 1.0, all right."""
-    reliability = PREDICTED.reliability(bins=5)
-    assert reliability.counts.tolist() == [0, 0, 1, 1, 3]
-    np.testing.assert_allclose(reliability.accuracy, [0, 0, 0, 0, 1])
-    np.testing.assert_allclose(reliability.confidence, [0, 0, 0.4, 0.7, 0.9])
-    assert reliability.expected_calibration_error == pytest.approx((0.4 + 0.7 + 3 * 0.1) / 5)
+    found = reliability(PREDICTED.confidence, PREDICTED.guesses == PREDICTED.labels, bins=5)
+    assert found.counts.tolist() == [0, 0, 1, 1, 3]
+    np.testing.assert_allclose(found.accuracy, [0, 0, 0, 0, 1])
+    np.testing.assert_allclose(found.confidence, [0, 0, 0.4, 0.7, 0.9])
+    assert found.expected_calibration_error == pytest.approx((0.4 + 0.7 + 3 * 0.1) / 5)
 
 
 def test_predictions_are_those_of_the_model() -> None:

@@ -18,7 +18,7 @@ def test_a_result_comes_back_as_it_was_written(tmp_path: Path) -> None:
     result = make_result(validation_seconds=1.5, batch_size=8)
     RunDirectory(tmp_path).write_result(result)
     assert RunDirectory(tmp_path).read_result() == result
-    assert json.loads((tmp_path / "result.json").read_text())["per_class"]["cat"] == {"accuracy": 0.5, "n": 2}
+    assert json.loads((tmp_path / "result.json").read_text())["per_class"]["cat"]["accuracy"] == 0.5
 
 
 def test_what_another_version_wrote_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:

@@ -49,19 +49,28 @@ def score(
 
 
 def _print_scores(scores: Evaluation) -> None:
+    from svp.runs.certainty import wilson
+    from svp.runs.result import METRICS
     from svp.terminal import make_console, make_table
 
     console = make_console()
     console.print(f"{scores.run} on {scores.data}", style="bold")
     if scores.how_chosen:
         console.print(f"epoch chosen: {scores.how_chosen}")
-    table = make_table("class", "images", "accuracy", right=("images", "accuracy"))
+    numbers = ("images", "accuracy", "precision", "F1")
+    table = make_table("class", *numbers, right=numbers)
     for name, row in scores.per_class.items():
-        accuracy = "-" if row.accuracy is None else f"{row.accuracy:.1%}"
-        table.add_row(name, str(row.n), accuracy)
-    table.add_section()
-    table.add_row("all, top-1", str(scores.n_test), f"{scores.top1:.2%}")
-    table.add_row("all, top-5", str(scores.n_test), f"{scores.top5:.2%}")
+        shares = ("-" if share is None else f"{share:.1%}" for share in (row.accuracy, row.precision, row.f1))
+        table.add_row(name, str(row.n), *shares)
     console.print(table)
+    summary = make_table("all classes", f"{scores.n_test} images", right=(f"{scores.n_test} images",))
+    low, high = wilson(scores.top1, scores.n_test)
+    summary.add_row("top-1", f"{scores.top1:.2%} [{low:.1%}, {high:.1%}]")
+    for metric, name in METRICS.items():
+        value = scores.metrics[metric]
+        if metric != "top1":
+            shown = "-" if value is None else f"{value:.3f}" if metric == "loss" else f"{value:.2%}"
+            summary.add_row(name, shown)
+    console.print(summary)
     for image in scores.unreadable_test_images:
         print(f"warning: cannot read {image.path}, counted as wrong: {image.reason}", file=sys.stderr)

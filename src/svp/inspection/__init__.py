@@ -1,7 +1,7 @@
 """Look inside: what the gates of a Vim do on images, as numbers and as figures."""
 
 from svp.inspection.activation import Activation, Change, quarters, record_activation, relative_change
-from svp.inspection.predictions import Predictions, Reliability, record_predictions
+from svp.inspection.predictions import Predictions, record_predictions
 from svp.inspection.recording import GATES, Gates, HiddenAttention, PromptRecord, ScanGates, gates
 from svp.inspection.runs import inspect_run, show_gates
 
@@ -13,7 +13,6 @@ __all__ = [
     "HiddenAttention",
     "Predictions",
     "PromptRecord",
-    "Reliability",
     "ScanGates",
     "gates",
     "inspect_run",

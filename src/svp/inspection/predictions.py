@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from svp.models import VisionMamba
+from svp.runs.certainty import Reliability, reliability
 from svp.runs.predict import logits_and_features
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-BINS = 15
 """Bins of confidence, as in Guo et al."""
 
 
@@ -68,37 +68,9 @@ class Predictions:
         wrong = np.flatnonzero(self.guesses != self.labels)
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:count]
 
-    def reliability(self, bins: int = BINS) -> Reliability:
+    def reliability(self) -> Reliability:
         """Confidence against accuracy."""
-        bin_of = np.minimum((self.confidence * bins).astype(np.int64), bins - 1)
-        counts = np.bincount(bin_of, minlength=bins)
-        total = np.maximum(counts, 1)
-        accuracy = np.bincount(bin_of, weights=self.guesses == self.labels, minlength=bins) / total
-        confidence = np.bincount(bin_of, weights=self.confidence, minlength=bins) / total
-        return Reliability(counts, accuracy, confidence)
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Images in equally wide bins of confidence from 0 to 1, (bins,) each.
-
-    Args:
-        counts: Images.
-        accuracy: Share of right guesses; 0 in an empty bin.
-        confidence: Mean confidence; 0 in an empty bin.
-    """
-
-    counts: Integers
-    accuracy: Array
-    confidence: Array
-
-    @property
-    def expected_calibration_error(self) -> float:
-        """sum over bins of (images in bin / images) |accuracy - confidence|, 0 to 1.
-
-        Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv:1706.04599.
-        """
-        return float((self.counts * np.abs(self.accuracy - self.confidence)).sum() / self.counts.sum())
+        return reliability(self.confidence, self.guesses == self.labels)
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from svp.inspection.predictions import Reliability
 from svp.plotting import COLORS, COLUMN, GREY, MARKERS, PAGE, SMALL, new_figure, open_axis, percent, shorten
+from svp.runs.certainty import Reliability, wilson
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,7 +116,7 @@ def plot_reliability(reliability: Reliability) -> Figure:
     filled = counts > 0
     width, centers = 0.94 * edges[1], ((edges[1:] + edges[:-1]) / 2)[filled]
     accuracy, confidence = reliability.accuracy[filled], reliability.confidence[filled]
-    low, high = _wilson(accuracy, counts[filled])
+    low, high = wilson(accuracy, counts[filled])
     gap: Any = dict(facecolor="none", edgecolor=COLORS[1], hatch="////", linewidth=0.6)
     many = counts[filled] >= _FEW
     for bins, alpha in ((many, 0.8), (~many, 0.25)):
@@ -136,11 +136,3 @@ def plot_reliability(reliability: Reliability) -> Figure:
         open_axis(axis)
         axis.yaxis.set_major_formatter(percent())
     return figure
-
-
-def _wilson(share: Array, n: Integers) -> tuple[Array, Array]:
-    """95 % interval of a share of n."""
-    z = 1.96
-    center = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return np.minimum(center - half, share), np.maximum(center + half, share)

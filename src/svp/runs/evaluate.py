@@ -1,18 +1,11 @@
-"""Scores of a model on a split, the same for one process and for many."""
+"""A trained model is scored on labelled images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from accelerate import Accelerator
-from torch import Tensor, nn
 
 from svp.data import (
     DataError,
@@ -31,6 +24,7 @@ from svp.errors import InputError
 from svp.runs.devices import make_accelerator, separate_accelerate_state
 from svp.runs.directory import RunDirectory
 from svp.runs.result import ClassScore, UnreadableImage, describe_unreadable
+from svp.runs.scores import score
 from svp.runs.trained import open_run
 from svp.settings import check_value
 
@@ -49,6 +43,7 @@ class Evaluation:
         n_test: Number of images, unreadable ones included.
         unreadable_test_images: Images that could not be read.
         per_class: Score of each class, by its name.
+        metrics: All metrics by name, see `svp.runs.result.Metric`; None where one does not exist.
     """
 
     run: str
@@ -60,6 +55,7 @@ class Evaluation:
     n_test: int
     unreadable_test_images: tuple[UnreadableImage, ...]
     per_class: dict[str, ClassScore]
+    metrics: dict[str, float | None]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``svp eval --json`` prints them."""
@@ -123,6 +119,7 @@ def evaluate(
         n_test=scores.n,
         unreadable_test_images=describe_unreadable(unreadable),
         per_class=scores.per_class(trained.class_names),
+        metrics=scores.metrics(),
     )
 
 
@@ -137,77 +134,3 @@ def labels_of_unreadable(split: Split, unreadable: Sequence[Unreadable]) -> list
     """True classes of the images of a split that could not be read."""
     bad = {image.path for image in unreadable}
     return [label for path, label in zip(split.paths, split.labels, strict=True) if path in bad]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Outcome on one split; accuracies in 0..1.
-
-    Args:
-        top1: Share of images whose first guess is right.
-        top5: Share whose first five guesses hold the right class.
-        loss: Mean cross entropy of the images that could be read.
-        n: Images scored. Unreadable ones count as wrong.
-        correct: Right first guesses, per class.
-        total: Images, per class.
-    """
-
-    top1: float
-    top5: float
-    loss: float
-    n: int
-    correct: npt.NDArray[np.int64]
-    total: npt.NDArray[np.int64]
-
-    def per_class(self, class_names: Sequence[str]) -> dict[str, ClassScore]:
-        """Accuracy and number of images by class name; no accuracy where the split has no image of a class."""
-        return {
-            name: ClassScore(int(c) / int(t) if t else None, int(t))
-            for name, c, t in zip(class_names, self.correct, self.total, strict=True)
-        }
-
-
-@torch.no_grad()
-def score(
-    model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor, Tensor]],
-    accelerator: Accelerator,
-    num_classes: int,
-    unreadable_labels: Sequence[int] = (),
-) -> Scores:
-    """Evaluate `model` on what `loader` gives: (images, labels, index in the split).
-
-    Every image counts once whatever the number of processes: batches that accelerate pads with repeated images are put in
-    order by index.
-
-    Args:
-        model: Prepared by `accelerator`.
-        loader: Prepared by `accelerator`, and `normalized` if its images are kept ones.
-        accelerator: Devices and processes.
-        num_classes: Outputs of the head.
-        unreadable_labels: True classes of images that could not be read; they count as wrong.
-    """
-    model.eval()
-    rows = []
-    k = min(5, num_classes)
-    for images, labels, index in loader:
-        logits = model(images).float()
-        loss = F.cross_entropy(logits, labels, reduction="none")
-        columns = (index.unsqueeze(1), labels.unsqueeze(1), logits.topk(k).indices)
-        row = torch.cat([*(c.double() for c in columns), loss.double().unsqueeze(1)], dim=1)
-        rows.append(accelerator.gather(row).cpu())
-    table = torch.cat(rows).numpy()
-    _, first = np.unique(table[:, 0], return_index=True)
-    table = table[first]
-    classes, guesses = table[:, 1].astype(np.int64), table[:, 2 : 2 + k].astype(np.int64)
-    hits = guesses == classes[:, None]
-    lost = np.bincount(np.asarray(unreadable_labels, dtype=np.int64), minlength=num_classes)
-    n = len(table) + len(unreadable_labels)
-    return Scores(
-        top1=int(hits[:, 0].sum()) / n,
-        top5=int(hits.sum()) / n,
-        loss=float(table[:, -1].mean()),
-        n=n,
-        correct=np.bincount(classes[hits[:, 0]], minlength=num_classes),
-        total=np.bincount(classes, minlength=num_classes) + lost,
-    )

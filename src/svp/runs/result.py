@@ -6,11 +6,28 @@ Entries that this version does not know are ignored; entries that version 0.1.0 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, Literal, Self
 
 from svp.data import Unreadable
 from svp.errors import SvpError
+
+Metric = Literal["top1", "top5", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "loss", "calibration_error"]
+"""What scores a classifier as a whole; `svp.runs.scores.Scores` says how each is computed."""
+
+METRICS: dict[Metric, str] = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "loss": "loss",
+    "calibration_error": "calibration error",
+}
+"""Metrics as tables name them."""
+
+LOWER_IS_BETTER: frozenset[str] = frozenset({"loss", "calibration_error"})
 
 
 class RunError(SvpError, RuntimeError):
@@ -28,10 +45,14 @@ class _Record:
             RunError: An entry is missing.
         """
         known = fields(cls)  # type: ignore[arg-type]
-        missing = [field.name for field in known if field.default is MISSING and field.name not in values]
+        missing = [
+            entry.name
+            for entry in known
+            if entry.default is MISSING and entry.default_factory is MISSING and entry.name not in values
+        ]
         if missing:
             raise RunError(f"{', '.join(missing)} is missing")
-        return cls(**{field.name: values[field.name] for field in known if field.name in values})
+        return cls(**{entry.name: values[entry.name] for entry in known if entry.name in values})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as the file holds them."""
@@ -58,10 +79,15 @@ class ClassScore(_Record):
     Args:
         accuracy: Share of them whose first guess is right, 0 to 1; None if there are none.
         n: Number of images, unreadable ones included.
+        precision: Share of the images guessed to be of this class that are, 0 to 1; None if there are none, or in files of
+            version 0.1.0.
+        f1: Harmonic mean of precision and accuracy (recall), 0 to 1; None if there are no images, or in files of 0.1.0.
     """
 
     accuracy: float | None
     n: int
+    precision: float | None = None
+    f1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +127,8 @@ class EpochRow(_Record):
         seconds: Wall time of training and validation together, in seconds.
         training_seconds: Wall time of training alone, in seconds; None in rows of version 0.1.0.
         validation_seconds: Wall time of scoring images after it, in seconds; None in rows of version 0.1.0.
+        chosen_by: Metric that chooses the epoch, see `Metric`.
+        selection_value: That metric on the part that chooses; None if there is none, or in rows of version 0.1.0.
     """
 
     epoch: int
@@ -112,13 +140,16 @@ class EpochRow(_Record):
     seconds: float
     training_seconds: float | None = None
     validation_seconds: float | None = None
+    chosen_by: str = "top1"
+    selection_value: float | None = None
 
     @property
     def merit(self) -> tuple[float, float]:
-        """What the best epoch has most of: top-1, then a low loss, both on the part that chooses."""
-        if self.selection_top1 is None or self.selection_loss is None:
+        """What the best epoch has most of: a good value of the metric, then a low loss, both on the part that chooses."""
+        value = self.selection_top1 if self.selection_value is None else self.selection_value
+        if value is None or self.selection_loss is None:
             raise RuntimeError(f"nothing was scored after epoch {self.epoch + 1}")
-        return self.selection_top1, -self.selection_loss
+        return -value if self.chosen_by in LOWER_IS_BETTER else value, -self.selection_loss
 
 
 @dataclass(frozen=True)
@@ -159,6 +190,8 @@ class Result(_Record):
         threads: Number of CPU threads; None in early files.
         validation_seconds: Time of scoring images after the epochs; None if version 0.1.0 trained any of them.
         batch_size: Images per step, fitted to the number of images; None in files of version 0.1.0.
+        metrics: All metrics of the test images by name, see `Metric`; None where one does not exist, and empty
+            in files of version 0.1.0.
     """
 
     top1: float
@@ -194,6 +227,7 @@ class Result(_Record):
     threads: int | None = None
     validation_seconds: float | None = None
     batch_size: int | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svp.errors import UnavailableError
-from svp.runs import EpochRow
+from svp.runs import EpochRow, RunDirectory
 from svp.studies.engine import call_on_ray, logged, start_worker, terminate
 from svp.studies.study import Cell, Job
 from svp.studies.study_file import make_study
@@ -257,9 +257,8 @@ def _objective(trial: optuna.Trial, search: Search, folder: Path) -> float:
 
     with logged(job):
         try:
-            top1 = train(config=job.config, after_epoch=after_epoch).result.selection_top1
-            assert top1 is not None  # a search has a validation part
-            return top1
+            run = train(config=job.config, after_epoch=after_epoch)
+            return max(row.merit[0] for row in RunDirectory(run.directory).read_metrics())
         except Exception:
             traceback.print_exc()
             raise

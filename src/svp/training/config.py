@@ -16,7 +16,9 @@ from svp.data import AugmentConfig, CacheMode
 from svp.errors import InputError
 from svp.inputs import InputOverrides
 from svp.models.factory import full_name
+from svp.runs.result import Metric
 from svp.settings import Device, Precision, check_fields
+from svp.training.balance import Balance
 from svp.training.protocol import Protocol
 from svp.training.recipes import ConfigError, merge, normalized, read_recipe, read_settings, recipe_for
 from svp.tuners import Method, get_methods, methods_to_dict, parse_methods
@@ -49,6 +51,9 @@ class TrainConfig:
         warmup_epochs: Epochs of linear warm-up, at most half of the run.
         warmup_lr: Learning rate that the warm-up starts from.
         min_lr: Learning rate that the cosine ends at.
+        balance: What is done about classes with very different numbers of images: loss gives each class the same weight,
+            sampler draws each class as often, logits learns free of the classes' shares.
+        choose_by: Metric on the validation images that the best epoch is the best by.
         label_smoothing: Share of the target that is spread over all classes.
         mixup: Alpha of mixup; 0 turns it off.
         cutmix: Alpha of CutMix; 0 turns it off. With both, each batch takes one of them at random.
@@ -99,6 +104,8 @@ class TrainConfig:
     warmup_epochs: float = 1.0
     warmup_lr: float = 1e-6
     min_lr: float = 1e-6
+    balance: Balance = "none"
+    choose_by: Metric = "top1"
     label_smoothing: float = 0.1
     mixup: float = 0.0
     cutmix: float = 0.0

@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from svp.data import normalized
 from svp.errors import Interrupted
 from svp.runs.devices import make_accelerator, separate_accelerate_state
 from svp.runs.directory import RunDirectory
-from svp.runs.evaluate import score
 from svp.runs.result import EpochRow, Result
+from svp.runs.scores import score
 from svp.training.config import TrainConfig, make_config
 from svp.training.display import Display
 from svp.training.machine import reset_peak_memory
@@ -154,6 +153,8 @@ def _epoch(prepared: Prepared, epoch: int, rows: list[EpochRow], best: int) -> i
             selection_split=prepared.selection_split,
             selection_loss=scores.loss if chooses else None,
             selection_top1=scores.top1 if chooses else None,
+            chosen_by=prepared.config.choose_by,
+            selection_value=scores.value(prepared.config.choose_by) if chooses else None,
             seconds=ended - started,
             training_seconds=trained - started,
             validation_seconds=ended - trained,
@@ -208,6 +209,5 @@ def _train_epoch(prepared: Prepared, epoch: int) -> float:
 
 def _loss(prepared: Prepared, images: Tensor, labels: Tensor) -> Tensor:
     if prepared.mixup is not None:
-        images, targets = prepared.mixup(images, labels)
-        return -(targets * F.log_softmax(prepared.wrapped(images).float(), dim=-1)).sum(-1).mean()
-    return F.cross_entropy(prepared.wrapped(images).float(), labels, label_smoothing=prepared.config.label_smoothing)
+        images, labels = prepared.mixup(images, labels)
+    return prepared.criterion(prepared.wrapped(images), labels)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 
-from svp.runs.evaluate import labels_of_unreadable, score
+from svp.runs.evaluate import labels_of_unreadable
 from svp.runs.result import DataUsed, EpochRow, Result, describe_unreadable
+from svp.runs.scores import Scores, score
+from svp.training.advice import advice
 from svp.training.display import Display, duration, plot_curves
 from svp.training.machine import environment, peak_memory_mb
 from svp.training.protocol import how_chosen
@@ -47,7 +49,7 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
         protocol=config.protocol,
         epoch_chosen=best + 1,
         epochs=config.epochs,
-        how_chosen=how_chosen(config.protocol, data),
+        how_chosen=how_chosen(config.protocol, data, config.choose_by),
         selection_top1=rows[best].selection_top1,
         peak_lr=prepared.peak_lr,
         trainable_parameters=prepared.tuner.num_trainable,
@@ -72,6 +74,7 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
             splits={"train": data.train.origin, "val": data.val.origin, "test": data.test.origin},
         ),
         per_class=scores.per_class(data.class_names),
+        metrics=scores.metrics(),
         seed=config.seed,
         device=str(accelerator.device),
         processes=accelerator.num_processes,
@@ -84,14 +87,18 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
         plot_curves(rows, best, path / "curves", result.how_chosen, result.method)
         prepared.directory.write_result(result)
     accelerator.wait_for_everyone()
-    _show(result, path, prepared.display)
+    _show(result, scores, path, prepared.display)
+    for sentence in advice(result, scores, data, rows):
+        prepared.display.say(sentence)
+    prepared.display.say(f"next: svp predict {shlex.quote(str(path))} IMAGE_OR_FOLDER")
     return result
 
 
-def _show(result: Result, path: Path, display: Display) -> None:
+def _show(result: Result, scores: Scores, path: Path, display: Display) -> None:
     rows = [
         ("test top-1", f"{result.top1:.2%} of {result.n_test} images"),
         ("test top-5", f"{result.top5:.2%}"),
+        ("macro F1, balanced accuracy", f"{scores.macro_f1:.2%}, {scores.balanced_accuracy:.2%}"),
         ("epoch chosen", f"{result.epoch_chosen} of {result.epochs}: {result.how_chosen}"),
         ("trained parameters", f"{result.trainable_parameters:,} of {result.total_parameters:,}"),
         ("time", duration(result.seconds)),
@@ -100,4 +107,3 @@ def _show(result: Result, path: Path, display: Display) -> None:
     if result.unreadable_images:
         rows.append(("unreadable images", f"{len(result.unreadable_images)}; those of test count as wrong"))
     display.table(str(path), rows)
-    display.say(f"next: svp predict {shlex.quote(str(path))} IMAGE_OR_FOLDER")

@@ -45,6 +45,7 @@ from svp.models.factory import full_name
 from svp.paths import is_temporary
 from svp.runs.directory import RunDirectory
 from svp.runs.result import RunError
+from svp.training.balance import Criterion, make_criterion, warn_of_uneven_classes
 from svp.training.config import TrainConfig, differences, make_config
 from svp.training.display import Display
 from svp.training.protocol import images_used, selection_part
@@ -69,6 +70,7 @@ class Prepared:
         wrapped: The model as the processes share it.
         optimizer: Updates what trains.
         schedule: Sets the learning rate before every step.
+        criterion: The loss.
         mixup: Mixes a batch; None if no images are mixed.
         train_images: The images trained on.
         train_loader: Batches of the images trained on, augmented.
@@ -90,6 +92,7 @@ class Prepared:
     wrapped: nn.Module
     optimizer: Optimizer
     schedule: Schedule
+    criterion: Criterion
     mixup: Mixup | None
     train_images: Split
     train_loader: DataLoader[Any]
@@ -229,6 +232,8 @@ def prepare(
         display.say(f"batch size {batch_size} instead of {config.batch_size}")
     eval_batch_size = max(batch_size, config.batch_size // accelerator.num_processes * accelerator.num_processes)
     peak_lr = scaled_lr(config, batch_size)
+    if uneven := warn_of_uneven_classes(readable["train"], data.class_names, config.balance, config.choose_by):
+        display.say(uneven)
     selection = selection_part(config.protocol)
     # where nothing chooses the epoch, a batch of training images shows whether it ended well
     scored = readable[selection] if selection else first(readable["train"], batch_size)
@@ -240,7 +245,14 @@ def prepare(
     share = (max(batch_size, eval_batch_size) // accelerator.num_processes, inputs.img_size)
     workers = choose_num_workers(config.num_workers, accelerator.device, share, display.say)
     loader = make_loader(
-        train_set, batch_size, train=True, seed=config.seed, num_workers=workers, pin_memory=pin, drop_last=True
+        train_set,
+        batch_size,
+        train=True,
+        balanced=config.balance == "sampler",
+        seed=config.seed,
+        num_workers=workers,
+        pin_memory=pin,
+        drop_last=True,
     )
     scored_loader = make_loader(scored_set, eval_batch_size, train=False, num_workers=workers, pin_memory=pin)
     test_set = ImageListDataset(readable["test"], eval_transform(inputs), reader=reader)
@@ -266,6 +278,9 @@ def prepare(
         wrapped=wrapped,
         optimizer=prepared_optimizer,
         schedule=Schedule(optimizer, config, len(loader)),
+        criterion=make_criterion(
+            config.balance, readable["train"], len(data.class_names), config.label_smoothing, accelerator.device
+        ),
         mixup=_make_mixup(config, len(data.class_names)),
         train_images=train_set.split,
         train_loader=loader,

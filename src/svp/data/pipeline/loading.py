@@ -142,11 +142,43 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return zip([self.epoch] * self.length, order, strict=True)
 
 
+class BalancedSampler(EpochSampler):
+    """As many keys, but every class is drawn as often as any other, to within one.
+
+    The images of a class take turns: none is drawn once more before all have been. A second turn in an epoch has a number of
+    its own in the key, so that an image that comes twice is varied in two ways.
+
+    Args:
+        labels: Class of every item.
+        seed: Seeds the draw.
+    """
+
+    def __init__(self, labels: Sequence[int], seed: int = 0) -> None:
+        super().__init__(len(labels), seed)
+        self.labels = np.asarray(labels)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = np.random.default_rng(_mix(self.seed, self.epoch))
+        classes = generator.permutation(np.unique(self.labels))
+        keys: list[tuple[int, int]] = []
+        for place, label in enumerate(classes):
+            indices = np.flatnonzero(self.labels == label)
+            draws = len(range(place, self.length, len(classes)))
+            turns = -(-draws // len(indices))
+            order = [(self.epoch + turn * _TURN, int(i)) for turn in range(turns) for i in generator.permutation(indices)]
+            keys += order[:draws]
+        return iter([keys[i] for i in generator.permutation(len(keys))])
+
+
+_TURN = 2**32  # more than there are epochs
+
+
 def make_loader(
     dataset: ImageDataset,
     batch_size: int,
     *,
     train: bool,
+    balanced: bool = False,
     seed: int = 0,
     num_workers: int = 0,
     pin_memory: bool = False,
@@ -160,12 +192,16 @@ def make_loader(
     on one thread, and kernels of ours on one.
 
     Args:
+        balanced: For training: draw every class as often, see `BalancedSampler`.
         drop_last: Leave an incomplete last batch out, unless it is the only one.
     """
+    sampler = None
+    if train:
+        sampler = BalancedSampler(dataset.split.labels, seed) if balanced else EpochSampler(len(dataset), seed)
     return DataLoader(
         dataset,
         batch_size,
-        sampler=EpochSampler(len(dataset), seed) if train else None,
+        sampler=sampler,
         num_workers=num_workers,
         collate_fn=_as_it_is if isinstance(dataset, KeptImageDataset) else None,
         pin_memory=pin_memory,

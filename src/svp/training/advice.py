@@ -1,0 +1,46 @@
+"""What a finished run tells the person who started it: how good, how sure, what is confused, what would help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from svp.data import ImageData
+from svp.runs.certainty import wilson
+from svp.runs.result import EpochRow, Result
+from svp.runs.scores import Scores
+from svp.training.balance import class_sizes
+
+_PAIRS = 3
+
+
+def advice(result: Result, scores: Scores, data: ImageData, rows: Sequence[EpochRow]) -> Iterator[str]:
+    """Sentences, from what the run has measured.
+
+    Args:
+        result: The run's result.
+        scores: Its scores of the test images.
+        data: The images used.
+        rows: A row for every epoch.
+    """
+    low, high = wilson(result.top1, result.n_test)
+    yield (
+        f"It is right on {result.top1:.0%} of {result.n_test} test images; on others of the same kind, "
+        f"expect {low:.0%} to {high:.0%}."
+    )
+    names, images = data.class_names, class_sizes(data.test, len(data.class_names))
+    pairs = [(truth, guess, count) for truth, guess, count in scores.confusions()[:_PAIRS] if count > 1]
+    if pairs:
+        told = [f"{names[truth]} for {names[guess]} ({count} of {images[truth]})" for truth, guess, count in pairs]
+        yield f"It most often takes {', '.join(told)}."
+    yield from _help(result, scores, data, rows)
+
+
+def _help(result: Result, scores: Scores, data: ImageData, rows: Sequence[EpochRow]) -> Iterator[str]:
+    chooses = result.selection_top1 is not None
+    if chooses and result.epoch_chosen == result.epochs and rows[-1].train_loss < rows[0].train_loss:
+        yield f"The last epoch was the best: a longer run may help (--epochs {2 * result.epochs})."
+    recalls = {name: one.accuracy for name, one in scores.per_class(data.class_names).items() if one.accuracy is not None}
+    if result.top1 < 1 and recalls:
+        name = min(recalls, key=lambda name: recalls[name])
+        trained = class_sizes(data.train, len(data.class_names))[data.class_names.index(name)]
+        yield f"More images of {name} would help most: it is right on {recalls[name]:.0%} of them, {trained} were trained on."

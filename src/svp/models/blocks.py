@@ -15,7 +15,7 @@ from timm.models import (
 from torch import Tensor, nn
 
 from svp.errors import InputError
-from svp.models.mixer import BidirectionalMamba, is_autocast_enabled, is_untouched
+from svp.models.mixer import BidirectionalMamba, is_autocast_enabled, touched
 from svp.ops import Prompts, add_prompts, add_rms_norm
 
 
@@ -65,18 +65,22 @@ class Block(nn.Module):
         added = Prompts()
         if self.on_entry is not None:
             hidden, added = self.on_entry(hidden)
-        if self._is_plain() and self.norm.eps is not None:
-            residual, normed = add_rms_norm(hidden, residual, self.norm.weight, self.norm.eps, added, self._norm_dtype(hidden))
+        eps = self.norm.eps
+        if eps is not None and not self.unfused():
+            residual, normed = add_rms_norm(hidden, residual, self.norm.weight, eps, added, self._norm_dtype(hidden))
         else:
             residual = add_residual(self.drop_path(add_prompts(hidden, added)), residual)
             normed = self.norm(residual)
         return self.mixer(normed), residual
 
-    def _is_plain(self) -> bool:
-        """Whether what stands in front of the mixer is as built: nothing wrapped, replaced, hooked or dropped."""
-        drops = self.training and self.drop_path.drop_prob
-        untouched = is_untouched(self.drop_path, DropPath) and is_untouched(self.norm, RMSNorm)
-        return untouched and not drops and self.norm.bias is None
+    def unfused(self) -> dict[str, str]:
+        """What is not as built in front of the mixer, so that sums and norm are taken one after the other, and why."""
+        reasons = {"drop_path": touched(self.drop_path, DropPath), "norm": touched(self.norm, RMSNorm)}
+        if not reasons["drop_path"] and self.training and self.drop_path.drop_prob:
+            reasons["drop_path"] = "drops in training"
+        if not reasons["norm"] and (self.norm.bias is not None or self.norm.eps is None):
+            reasons["norm"] = "has a bias" if self.norm.eps is not None else "has no eps"
+        return {name: reason for name, reason in reasons.items() if reason}
 
     def _norm_dtype(self, hidden: Tensor) -> torch.dtype:
         device = hidden.device.type

@@ -237,10 +237,13 @@ def effective_weight(module: Any) -> Weights | str:
 _MAPS = (nn.Linear, nn.Conv2d, CausalConv1d)
 
 
-def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether `module` does what its class says: not wrapped, replaced or hooked, so that its weights may be taken instead."""
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return type(module) is kind and not hooks and "forward" not in vars(module)
+def touched(module: nn.Module, kind: type[nn.Module]) -> str:
+    """In words, what keeps `module` from doing what `kind` says, so that it must be called; empty if nothing does."""
+    if type(module) is not kind:
+        return f"is a {type(module).__name__}"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "has a hook"
+    return "has another forward" if "forward" in vars(module) else ""
 
 
 def _without_autocast(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:

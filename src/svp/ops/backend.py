@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from svp.errors import InputError, UnavailableError
 from svp.ops.collector import collector_paused
@@ -95,17 +95,26 @@ def implementation(op: str, backend: str) -> Any:
     return importlib.import_module(f"svp.ops.{op}.{_FILES[backend]}")
 
 
-def explain(tensor: Tensor | None = None, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+def explain(
+    tensor: Tensor | nn.Module | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> str:
     """What "auto" takes for tensors on this device and in this dtype, and why: a line per backend and a line per op.
 
+    Of a model it says, too, which blocks and mixers give up the fused ops, and because of what: a hook or a wrapper that
+    cannot say what it makes of a weight, dropout on the way.
+
     Args:
-        tensor: A tensor whose device and dtype are taken; None takes the next two arguments.
+        tensor: A tensor, or a model, whose device and dtype are taken; None takes the next two arguments.
         device: Device of the tensors; this machine need not have it.
         dtype: Dtype of the tensors; the widest one of a call decides.
 
     Returns:
         Some lines of text, to be printed.
     """
+    model, tensor = (tensor, next(tensor.parameters())) if isinstance(tensor, nn.Module) else (None, tensor)
     kind = (tensor.device, tensor.dtype) if tensor is not None else (torch.device(device), dtype)
     surrounding = _surrounding()
     chosen = _auto([kind]) if surrounding == "auto" else surrounding
@@ -121,7 +130,24 @@ def explain(tensor: Tensor | None = None, *, device: torch.device | str = "cpu",
         lines.append(f"  {name:<10}  {_KIND[name]}: {runs}")
     lines.append(f"ops on {chosen}")
     lines += [f"  {op:<18}  {how[chosen]}" for op, how in _HOW.items()]
-    return "\n".join(lines)
+    return "\n".join(lines + _unfused_in(model))
+
+
+def _unfused_in(model: nn.Module | None) -> list[str]:
+    """A line per kind of module that would use fused ops, which tells in ``unfused()`` what keeps it; a line per reason."""
+    told: dict[str, dict[str, str]] = {}
+    for name, module in model.named_modules() if model is not None else ():
+        if hasattr(module, "unfused"):
+            reasons = [f"{part} {reason}" for part, reason in module.unfused().items()]
+            told.setdefault(type(module).__name__, {})[name or "the model"] = "; ".join(reasons)
+    lines = []
+    for kind, reasons_of in told.items():
+        fused = sum(not reason for reason in reasons_of.values())
+        lines.append(f"fused ops in {fused} of {len(reasons_of)} {kind}")
+        for reason in dict.fromkeys(filter(None, reasons_of.values())):
+            first, *others = [name for name, its in reasons_of.items() if its == reason]
+            lines.append(f"  not in {first}{f' and {len(others)} more' if others else ''}: {reason}")
+    return lines
 
 
 def _auto(kinds: list[tuple[torch.device, torch.dtype]]) -> str:

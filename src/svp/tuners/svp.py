@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from svp.errors import InputError
 from svp.models import VisionMamba
-from svp.models.mixer import is_untouched
+from svp.models.mixer import touched
 from svp.ops import Prompt, Prompts
 from svp.tuners.attachment import Attachment
 from svp.tuners.block_entry import BlockEntry
@@ -251,7 +251,7 @@ class _PromptLayer(BlockEntry):
 
     def __call__(self, hidden: Tensor) -> tuple[Tensor, Prompts]:
         layout = self.added_tokens.in_blocks
-        if self.prompters.are_simple() and is_untouched(self.prompters, Prompters):
+        if self.prompters.are_simple() and not touched(self.prompters, Prompters):
             return hidden, self.prompters.prompts(self.layer, hidden, layout)
         return self.prompters(self.layer, hidden, layout), Prompts()
 

@@ -17,6 +17,7 @@ from svp.data import Split
 from svp.data.pipeline.loading import BalancedSampler
 from svp.runs import RunDirectory
 from svp.training.balance import Criterion, make_criterion, warn_of_uneven_classes
+from svp.training.recipes import ConfigError
 from tests.training.conftest import write_photos
 
 SIZES = (9, 3, 1)
@@ -84,6 +85,26 @@ def test_uneven_classes_are_named_until_something_is_done(split: Split, balance:
     assert told is None or "from 1 images of green to 9 of amber" in told
     even = Split(split.paths[8:11], (0, 1, 2), "even")
     assert warn_of_uneven_classes(even, NAMES, "none", "top1") is None
+
+
+def test_a_calibrated_run_is_less_sure_of_itself_wherever_it_is_used(photos: Path, settings: dict[str, Any]) -> None:
+    plain = svp.train(photos, **settings)
+    calibrated = svp.train(photos, **settings | dict(calibrate=True, out=f"{settings['out']}-calibrated"))
+    temperature = calibrated.result.temperature
+    assert temperature is not None
+    assert abs(temperature - 1) > 0.01
+    assert calibrated.result.top1 == plain.result.top1
+    with torch.no_grad():
+        images = torch.randn(4, 3, 16, 16)
+        ours, theirs = svp.load_adapter(calibrated.directory), svp.load_adapter(plain.directory)
+        torch.testing.assert_close(ours(images) * temperature, theirs(images), rtol=1e-4, atol=1e-5)
+    again = svp.evaluate(calibrated.directory, device="cpu")
+    assert again.loss == pytest.approx(calibrated.result.loss)
+    (calibrated.directory / "result.json").unlink()  # as if killed before it was written
+    resumed = svp.train(photos, **settings | dict(calibrate=True, resume=True, out=str(calibrated.directory)))
+    assert resumed.result.temperature == temperature
+    with pytest.raises(ConfigError, match="calibrate needs validation images, protocol trainval has none"):
+        svp.train(photos, **settings | dict(calibrate=True, protocol="trainval"))
 
 
 @pytest.mark.parametrize("balance", ["sampler", "logits"])

@@ -192,6 +192,7 @@ class Result(_Record):
         batch_size: Images per step, fitted to the number of images; None in files of version 0.1.0.
         metrics: All metrics of the test images by name, see `Metric`; None where one does not exist, and empty
             in files of version 0.1.0.
+        temperature: What logits are divided by since ``calibrate`` fitted it; None if it did not.
     """
 
     top1: float
@@ -228,6 +229,7 @@ class Result(_Record):
     validation_seconds: float | None = None
     batch_size: int | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
+    temperature: float | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -54,6 +54,8 @@ class TrainConfig:
         balance: What is done about classes with very different numbers of images: loss gives each class the same weight,
             sampler draws each class as often, logits learns free of the classes' shares.
         choose_by: Metric on the validation images that the best epoch is the best by.
+        calibrate: Divide the logits by a temperature that is fitted on the validation images at the end, so that what is
+            said with 90 % is right nine times in ten. The classes that are guessed stay the same.
         label_smoothing: Share of the target that is spread over all classes.
         mixup: Alpha of mixup; 0 turns it off.
         cutmix: Alpha of CutMix; 0 turns it off. With both, each batch takes one of them at random.
@@ -106,6 +108,7 @@ class TrainConfig:
     min_lr: float = 1e-6
     balance: Balance = "none"
     choose_by: Metric = "top1"
+    calibrate: bool = False
     label_smoothing: float = 0.1
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -165,6 +168,10 @@ class TrainConfig:
             raise ConfigError(f"train_fraction is {self.train_fraction}, expected 0 < train_fraction <= 1")
         if self.train_fraction is not None and self.shots is not None:
             raise ConfigError(f"shots is {self.shots} and train_fraction is {self.train_fraction}, expected only one of them")
+        if self.calibrate and self.protocol != "validation":
+            raise ConfigError(
+                f"calibrate needs validation images, protocol {self.protocol} has none: leave one of the two settings out"
+            )
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ConfigError(f"batch_size is {self.batch_size}, mixup and CutMix need an even one")
         # the method's own checks; every option is written out, so that a run says what it did

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from svp.data import normalized
+from svp.runs.certainty import fit_temperature
 from svp.runs.evaluate import labels_of_unreadable
 from svp.runs.result import DataUsed, EpochRow, Result, describe_unreadable
 from svp.runs.scores import Scores, score
@@ -18,7 +20,8 @@ from svp.training.display import Display, duration, plot_curves
 from svp.training.machine import environment, peak_memory_mb
 from svp.training.protocol import how_chosen
 from svp.training.setup import Prepared
-from svp.tuners.adapter_files import load_trained
+from svp.tuners import save_adapter
+from svp.tuners.adapter_files import divide_logits, load_trained
 
 
 def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: float) -> Result:
@@ -34,6 +37,7 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
     accelerator.wait_for_everyone()
     path = prepared.directory.path
     load_trained(prepared.model, path)
+    temperature = _calibrate(prepared) if prepared.config.calibrate else None
     lost = labels_of_unreadable(prepared.data.test, prepared.unreadable)
     scores = score(prepared.wrapped, prepared.test_loader, accelerator, len(prepared.data.class_names), lost)
     config, data = prepared.config, prepared.data
@@ -75,6 +79,7 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
         ),
         per_class=scores.per_class(data.class_names),
         metrics=scores.metrics(),
+        temperature=temperature,
         seed=config.seed,
         device=str(accelerator.device),
         processes=accelerator.num_processes,
@@ -94,6 +99,18 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
     return result
 
 
+def _calibrate(prepared: Prepared) -> float:
+    """Fit the temperature on the validation images, write it into the adapter and let the model divide by it."""
+    data, accelerator = prepared.data, prepared.accelerator
+    batches = normalized(prepared.scored_loader, prepared.inputs)
+    scores = score(prepared.wrapped, batches, accelerator, len(data.class_names))
+    temperature = fit_temperature(scores.probabilities, scores.labels)
+    if accelerator.is_main_process:  # the trained values as they are: a run that is killed here does this again
+        save_adapter(prepared.model, prepared.directory.path, data.class_names, prepared.inputs, temperature)
+    divide_logits(prepared.model, temperature)
+    return temperature
+
+
 def _show(result: Result, scores: Scores, path: Path, display: Display) -> None:
     rows = [
         ("test top-1", f"{result.top1:.2%} of {result.n_test} images"),
@@ -104,6 +121,8 @@ def _show(result: Result, scores: Scores, path: Path, display: Display) -> None:
         ("time", duration(result.seconds)),
         ("peak memory", f"{result.peak_memory_mb:,.0f} MB"),
     ]
+    if result.temperature is not None:
+        rows.append(("temperature", f"{result.temperature:.2f}, calibration error {scores.calibration_error:.1%}"))
     if result.unreadable_images:
         rows.append(("unreadable images", f"{len(result.unreadable_images)}; those of test count as wrong"))
     display.table(str(path), rows)

@@ -6,12 +6,14 @@ A backbone of random weights travels along, its names behind ``backbone.``: no s
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -39,6 +41,8 @@ class AdapterInfo:
         num_classes: Outputs of the head.
         class_names: Their names in order, empty if not known.
         inputs: How images are prepared for the model.
+        temperature: What logits are divided by so that probabilities are as sure as they should be, above 0. ``load_adapter``
+            divides the head by it.
         format: Version of the file format.
     """
 
@@ -48,6 +52,7 @@ class AdapterInfo:
     num_classes: int
     class_names: tuple[str, ...]
     inputs: InputConfig
+    temperature: float = 1.0
     format: int = _FORMAT
 
     @property
@@ -61,6 +66,7 @@ def save_adapter(
     directory: str | Path,
     class_names: Sequence[str] = (),
     inputs: InputConfig | Mapping[str, Any] | None = None,
+    temperature: float = 1.0,
 ) -> AdapterInfo:
     """Write the adapter pair of a tuned model into `directory`, which is made if need be.
 
@@ -68,6 +74,7 @@ def save_adapter(
         model: A model that went through ``svp.tune``; ``DataParallel``, ``torch.compile`` and the like may be around it.
         directory: Where ``adapter.safetensors`` and ``adapter.json`` go.
         class_names: Names of the classes, in the order of the outputs.
+        temperature: What ``load_adapter`` divides the logits by, above 0.
         inputs: How images are prepared, as an ``InputConfig`` or its fields; ``InputConfig.of_model`` of the model if None.
 
     Raises:
@@ -92,6 +99,7 @@ def save_adapter(
         num_classes=num_classes,
         class_names=tuple(class_names),
         inputs=inputs,
+        temperature=temperature,
     )
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -128,6 +136,14 @@ def load_trained(model: Any, directory: Path) -> None:
     model.tuner.load_state_dict(_read_tensors(directory)[0])
 
 
+@torch.no_grad()
+def divide_logits(model: Any, temperature: float) -> None:
+    """Divide the logits of a model by a number, in the head's weights."""
+    if temperature != 1.0:
+        for parameter in model.get_classifier().parameters():
+            parameter /= temperature
+
+
 def _read_tensors(directory: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The trained values by their names, and the backbone's where the adapter brings them."""
     path = directory / "adapter.safetensors"
@@ -160,6 +176,8 @@ def read_adapter_info(directory: str | Path) -> AdapterInfo:
         if values["format"] > _FORMAT:
             raise WeightsError(f"{path} has format {values['format']}, this version of svp reads up to {_FORMAT}: update svp")
         _check_types(f"{path} is damaged: entry", values, _ENTRIES if values["format"] > 1 else _ENTRIES_OF_1)
+        if not (0 < values.get("temperature", 1.0) < math.inf):
+            raise WeightsError(f"{path} is damaged: temperature is {values['temperature']}, expected a number above 0")
         values["inputs"] = _read_inputs(path, values["inputs"])
         _check_types(f"{path} is damaged: backbone", values["backbone"], _ORIGIN)
         if not all(isinstance(name, str) for name in values["class_names"]):
@@ -182,6 +200,7 @@ _ENTRIES = {
     "num_classes": (int,),
     "class_names": (list,),
     "inputs": (dict,),
+    "temperature": (float,),
     "format": (int,),
 }
 _ENTRIES_OF_1 = _ENTRIES | {"method": (str,), "options": (dict,)}
@@ -234,6 +253,7 @@ def load_adapter(directory: str | Path, backbone: Backbone | None = None) -> Bac
                 f"{info.backbone_sha256}; this backbone has hash {found}"
             )
         load_trained(backbone, directory)
+        divide_logits(backbone, info.temperature)
     except Exception as error:
         if tuner is not None:
             tuner.detach()

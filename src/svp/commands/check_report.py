@@ -78,7 +78,7 @@ def _range(values: Range) -> str:
 
 
 def _copies(copies: Copies, root: Path) -> str:
-    same = "equal files" if copies.same_bytes else "equal pixels"
+    same = "the same look" if copies.nearly else "equal files" if copies.same_bytes else "equal pixels"
     files = "\n".join(
         f"      {_short(path, root)}" + (f" ({part}, {name})" if copies.code != "copies" else "")
         for path, name, part in zip(copies.files, copies.classes, copies.parts, strict=True)

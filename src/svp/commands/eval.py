@@ -50,6 +50,7 @@ def score(
 
 def _print_scores(scores: Evaluation) -> None:
     from svp.runs.certainty import wilson
+    from svp.runs.own_images import describe_seen
     from svp.runs.result import METRICS
     from svp.terminal import make_console, make_table
 
@@ -72,5 +73,8 @@ def _print_scores(scores: Evaluation) -> None:
             shown = "-" if value is None else f"{value:.3f}" if metric == "loss" else f"{value:.2%}"
             summary.add_row(name, shown)
     console.print(summary)
+    warning = describe_seen(scores.n_test, scores.trained_on, scores.chosen_on)
+    if warning:
+        console.print(f"warning: {warning}", style="bold yellow")
     for image in scores.unreadable_test_images:
         print(f"warning: cannot read {image.path}, counted as wrong: {image.reason}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from svp.data.facts import ImageFacts, read_all_facts
 from svp.data.named.catalog import DatasetInfo, NamedSource
+from svp.data.near_copies import find_near_copies
 from svp.data.opening import find_source, open_parts
 from svp.data.pipeline.value_ranges import describe_samples
 from svp.data.splits import DataError, ImageData, Parts, Split, enumerate_some
@@ -64,16 +65,20 @@ class Copies:
         classes: Class of each file.
         parts: Part of each file, as the data set brings it.
         same_bytes: Whether the files are equal too, not only their decoded pixels.
+        nearly: Whether the images only look the same: saved again at another size or quality.
     """
 
     files: tuple[Path, ...]
     classes: tuple[str, ...]
     parts: tuple[str, ...]
     same_bytes: bool
+    nearly: bool = False
 
     @property
     def code(self) -> str:
-        """The kind of finding this makes: "leak", "label-conflict" or "copies"."""
+        """The kind of finding this makes: "leak", "label-conflict" or "copies"; "near-leak" or "near-copies"."""
+        if self.nearly:
+            return "near-leak" if len(set(self.parts)) > 1 else "near-copies"
         return "leak" if len(set(self.parts)) > 1 else "label-conflict" if len(set(self.classes)) > 1 else "copies"
 
 
@@ -155,7 +160,7 @@ class Report:
                     "files": [str(path) for path in copies.files],
                     "classes": list(copies.classes),
                     "parts": list(copies.parts),
-                    "same": "bytes" if copies.same_bytes else "pixels",
+                    "same": "look" if copies.nearly else "bytes" if copies.same_bytes else "pixels",
                 }
                 for copies in self.copies
             ],
@@ -209,7 +214,7 @@ def check_data(
     except DataError as error:
         splits = parts.splits
         findings.append(Finding("error", "not-splittable", str(error)))
-    copies = _find_copies(parts, facts)
+    copies = (*_find_copies(parts, facts), *_find_near_copies(parts, facts))
     findings += _catalog_mismatch(source.info, parts) if isinstance(source, NamedSource) else []
     findings += _unreadable(unreadable, len(paths))
     findings += _repeated(copies, drawn_from_train=not {"val", "test"} <= parts.splits.keys())
@@ -306,21 +311,47 @@ def _find_copies(parts: Parts, facts: Mapping[Path, ImageFacts]) -> tuple[Copies
     return tuple(found)
 
 
+def _find_near_copies(parts: Parts, facts: Mapping[Path, ImageFacts]) -> tuple[Copies, ...]:
+    """Groups of images that look the same; equal pixels of one part, which are told of already, count once."""
+    first: dict[tuple[str, bytes], tuple[Path, str, str]] = {}
+    for part, split in parts.splits.items():
+        for path, label in zip(split.paths, split.labels, strict=True):
+            if path in facts:
+                first.setdefault((part, facts[path].pixel_digest), (path, parts.class_names[label], part))
+    images = {path: (path, name, part) for path, name, part in first.values()}
+    pairs = find_near_copies({path: facts[path].look for path in images}, list(images), list(images))
+    group: dict[Path, list[Path]] = {}
+    for one, other in pairs:
+        if facts[one].pixel_digest == facts[other].pixel_digest:
+            continue
+        joined = list(dict.fromkeys([*group.get(one, [one]), *group.get(other, [other])]))
+        group.update(dict.fromkeys(joined, joined))
+    found = []
+    for members in {id(members): members for members in group.values()}.values():
+        files, classes, where = zip(*sorted((images[path] for path in members), key=lambda image: image[0]), strict=True)
+        found.append(Copies(files, classes, where, same_bytes=False, nearly=True))
+    return tuple(sorted(found, key=lambda copies: copies.files))
+
+
 def _repeated(copies: Sequence[Copies], drawn_from_train: bool) -> list[Finding]:
-    by_code: dict[str, list[Copies]] = {"leak": [], "label-conflict": [], "copies": []}
+    codes = ("leak", "near-leak", "label-conflict", "copies", "near-copies")
+    by_code: dict[str, list[Copies]] = {code: [] for code in codes}
     for entry in copies:
         by_code[entry.code].append(entry)
     may_leak = "; validation or test images are drawn from train, so copies may fall on both sides" if drawn_from_train else ""
     kinds: dict[str, tuple[Level, str, str]] = {
         "leak": ("error", "in two parts, so scores are too good: keep each in one part", ""),
+        "near-leak": ("error", "in two parts, so scores are too good: keep all that look the same in one part", ""),
         "label-conflict": ("warning", "in two classes of one part: one of the labels is wrong", may_leak),
         "copies": ("warning" if may_leak else "info", "more than once in one class", may_leak),
+        "near-copies": ("warning" if may_leak else "info", "more than once in one part", may_leak),
     }
     found = []
     for code, (level, what, remark) in kinds.items():
         if entries := by_code[code]:
             pixels = sum(not entry.same_bytes for entry in entries)
             how = f" ({pixels:,} by equal pixels in unequal files)" if pixels else " (by equal files)"
+            how = " (by their look, at another size or quality)" if code.startswith("near") else how
             verb = "is" if len(entries) == 1 else "are"
             files = tuple(path for entry in entries for path in entry.files)
             found.append(Finding(level, code, f"{_number(len(entries), 'image')} {verb} {what}{how}{remark}", files))

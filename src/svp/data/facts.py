@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from svp.data.fingerprints import content_fingerprint
+from svp.data.near_copies import look_of
 from svp.data.pipeline.decoding import ImageReader
 from svp.data.pipeline.value_ranges import SampleFacts
 from svp.data.unreadable import Unreadable, decode_all
@@ -22,6 +24,8 @@ class ImageFacts:
         pixel_digest: Equal for images that a model sees as equal: size and RGB values as `load_image` gives them.
         samples: What the samples are, if they have more than 8 bits.
         note: What is odd about the file, in words; empty if nothing is.
+        content: Stands for the bytes of the file, as a run remembers them.
+        look: What it looks like in small, see `svp.data.near_copies.look_of`.
     """
 
     width: int
@@ -31,6 +35,8 @@ class ImageFacts:
     pixel_digest: bytes
     samples: SampleFacts | None = None
     note: str = ""
+    content: str = ""
+    look: bytes = b""
 
 
 def read_facts(path: Path, max_pixels: int | None = None) -> ImageFacts:
@@ -47,7 +53,10 @@ def read_facts(path: Path, max_pixels: int | None = None) -> ImageFacts:
     width, height = decoded.image.size
     pixels = hashlib.blake2b(decoded.image.tobytes(), digest_size=16, person=b"%dx%d" % (width, height)).digest()
     content = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
-    return ImageFacts(width, height, decoded.mode, content, pixels, decoded.samples, decoded.note)
+    small = look_of(decoded.image)
+    return ImageFacts(
+        width, height, decoded.mode, content, pixels, decoded.samples, decoded.note, content_fingerprint(path), small
+    )
 
 
 def read_all_facts(

@@ -12,6 +12,7 @@ from svp.data.sources.folder import FolderSource
 from svp.data.sources.hub import HubSource, is_on_hub
 from svp.data.sources.source import Source
 from svp.data.sources.table import NO_GROUP, TableSource, is_table
+from svp.data.sources.unpacked import UnpackedSource
 from svp.data.splits import DataError, ImageData, Parts, Split
 from svp.data.splitting import complete
 from svp.paths import home
@@ -129,3 +130,17 @@ def open_labelled(data: str | Path, class_names: Sequence[str], data_root: str |
         DataError: A class is not among `class_names`, or there are no labelled images.
     """
     return find_source(data, data_root).labelled(class_names)
+
+
+def folder_of(data: str | Path, data_root: str | Path | None = None) -> Path | None:
+    """The folder that the names of images of `data` are relative to; None for a data set of the catalog.
+
+    Raises:
+        DataError: Nothing is there, and it is no known name; an archive is damaged.
+    """
+    source = find_source(data, data_root)
+    if isinstance(source, TableSource):
+        return Path(source.path).resolve().parent
+    if isinstance(source, FolderSource):
+        return Path(source.path).expanduser()
+    return source.folder() if isinstance(source, UnpackedSource) else None

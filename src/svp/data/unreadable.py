@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import PIL
 
-from svp.data.fingerprints import fingerprint, state_text
+from svp.data.fingerprints import content_fingerprint, fingerprint, state_text
+from svp.data.near_copies import look_of
 from svp.data.pipeline.decoding import ImageReader, UnreadableImageError
 from svp.data.pipeline.threads import in_threads
 from svp.data.pipeline.value_ranges import SampleFacts
@@ -62,7 +64,7 @@ def decode_all(
 
 
 class Found(Protocol):
-    """What is told of a decoded file, beside its pixels; see `svp.data.pipeline.decoding.DecodedImage`."""
+    """What is told of a decoded file, beside its pixels; see `svp.data.facts.ImageFacts`."""
 
     @property
     def samples(self) -> SampleFacts | None:
@@ -71,6 +73,14 @@ class Found(Protocol):
     @property
     def note(self) -> str:
         """What is odd about it, in words."""
+
+    @property
+    def content(self) -> str:
+        """What stands for its bytes."""
+
+    @property
+    def look(self) -> bytes:
+        """What it looks like in small."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +91,15 @@ class CheckedFiles:
         unreadable: Those that cannot be decoded, in the order given.
         samples: What the samples are, of those with more than 8 bits per sample.
         notes: What is odd, of those that can be decoded nevertheless.
+        contents: What stands for the bytes of the files, see `svp.data.fingerprints.content_fingerprint`.
+        looks: What the readable images look like in small, see `svp.data.near_copies.look_of`.
     """
 
     unreadable: tuple[Unreadable, ...]
     samples: dict[Path, SampleFacts]
     notes: dict[Path, str]
+    contents: dict[Path, str] = field(default_factory=dict)
+    looks: dict[Path, bytes] = field(default_factory=dict)
 
 
 def check_files(
@@ -105,7 +119,10 @@ def check_files(
 
     def check(path: Path) -> tuple[str, _Remembered]:
         entry = _entry(path, max_pixels)
-        return entry, known[entry] if entry in known else _Remembered.of(reader.decode(path))
+        if entry in known:
+            return entry, known[entry]
+        decoded = reader.decode(path)
+        return entry, _Remembered(decoded.samples, decoded.note, content_fingerprint(path), look_of(decoded.image))
 
     readable, unreadable = decode_all(paths, check, progress)
     if not known.keys() >= {entry for entry, _ in readable.values()}:
@@ -114,6 +131,8 @@ def check_files(
         unreadable,
         {path: found.samples for path, (_, found) in readable.items() if found.samples is not None},
         {path: found.note for path, (_, found) in readable.items() if found.note},
+        {path: found.content for path, (_, found) in readable.items()},
+        {path: found.look for path, (_, found) in readable.items()},
     )
 
 
@@ -162,19 +181,25 @@ def check_unreadable(data: ImageData, unreadable: Sequence[Unreadable]) -> None:
 class _Remembered:
     samples: SampleFacts | None = None
     note: str = ""
+    content: str = ""
+    look: bytes = b""
 
     @classmethod
     def of(cls, found: Found) -> _Remembered:
-        return cls(found.samples, found.note)
+        return cls(found.samples, found.note, found.content, found.look)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> _Remembered:
         samples = values.get("samples")
-        return cls(None if samples is None else SampleFacts(**samples), str(values.get("note", "")))
+        look = b64decode(values.get("look", ""))
+        return cls(None if samples is None else SampleFacts(**samples), str(values.get("note", "")), values["content"], look)
 
     def to_dict(self) -> dict[str, Any]:
         """Only what is odd, as most files are not."""
-        return {name: value for name, value in asdict(self).items() if value}
+        values: dict[str, Any] = {"note": self.note, "content": self.content, "look": b64encode(self.look).decode()}
+        if self.samples is not None:
+            values["samples"] = asdict(self.samples)
+        return {name: value for name, value in values.items() if value}
 
 
 def _entry(path: Path, max_pixels: int | None) -> str:
@@ -182,13 +207,20 @@ def _entry(path: Path, max_pixels: int | None) -> str:
 
 
 def _cache_file() -> Path:
-    return home() / "cache" / f"readable-2-pillow-{PIL.__version__}.json"  # another release may read other files
+    return home() / "cache" / f"readable-3-pillow-{PIL.__version__}.json"  # another release may read other files
 
 
 def _read_cache() -> dict[str, _Remembered]:
     try:
         return {entry: _Remembered.from_dict(values) for entry, values in json.loads(_cache_file().read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError):  # RuntimeError: no home, or nested too deep
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ):  # RuntimeError: no home, or nested too deep
         return {}
 
 

@@ -23,7 +23,6 @@ from svp.data import (
     find_unreadable,
     load_prepared,
     make_loader,
-    open_labelled,
 )
 from svp.errors import InputError
 from svp.inspection.activation import record_activation
@@ -43,9 +42,10 @@ from svp.inspection.sections import (
 from svp.models import VisionMamba
 from svp.plotting import BASE as BASE_LOOK
 from svp.plotting import Look, looks, style
-from svp.runs import RunDirectory, TrainedModel, open_run
+from svp.runs import TrainedModel, open_run
 from svp.runs.devices import choose_device
 from svp.runs.evaluate import check_at_least, labels_of_unreadable
+from svp.runs.own_images import describe_seen, images_to_score
 from svp.tuners import method_title
 
 Progress = Callable[[int, int], None]
@@ -236,7 +236,8 @@ def inspect_run(
     check_at_least("batch_size", batch_size, 1)
     compared = open_runs(run, compare, device)
     directory, inputs = Path(run), compared.inputs
-    split = RunDirectory(directory).read_split("test") if data is None else open_labelled(data, compared.class_names)
+    chosen = images_to_score(directory, data, compared.class_names)
+    split = chosen.split
     unreadable = find_unreadable(split.paths)
     lost = labels_of_unreadable(split, unreadable)
     split = drop_unreadable(split, unreadable)
@@ -262,6 +263,9 @@ def inspect_run(
         name: record_activation(model, (batch for batch, _ in batches(sample))) for name, model in compared.models.items()
     }
     facts = [*compared.facts(), f"images: {split.origin}, {len(split)}; gates and features are of {len(sample)}"]
+    seen = describe_seen(len(chosen.split), chosen.trained_on, chosen.chosen_on)
+    if seen:
+        facts.append(f"warning: {seen}")
     if unreadable:
         named = ", ".join(str(image.path) for image in unreadable)
         facts.append(f"{len(unreadable)} more cannot be read and count as wrong in top-1: {named}")

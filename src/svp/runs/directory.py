@@ -14,6 +14,7 @@ import yaml
 from svp.data import ImageData, Split
 from svp.paths import write_atomically
 from svp.runs.result import EpochRow, Result, RunError
+from svp.runs.splits_file import OwnImages, read_splits, splits_text
 from svp.tuners import AdapterInfo, read_adapter_info
 
 
@@ -61,14 +62,23 @@ class RunDirectory:
             raise RunError(f"{self.config_file} is damaged: it holds no settings")
         return values
 
-    def write_splits(self, data: ImageData) -> None:
-        """Write ``splits.json``: which image was used for what, so that a later score is one of the same images."""
-        self._write("splits.json", _splits_text(data))
+    def write_splits(self, data: ImageData, contents: Mapping[Path, str] | None = None) -> None:
+        """Write ``splits.json``: which image was used for what, so that a later score is one of the same images.
 
-    def differs(self, data: ImageData) -> bool:
-        """Whether ``splits.json`` is there and names other images."""
+        Args:
+            data: The images as the run uses them.
+            contents: What stands for the bytes of each image, by which it is found where it was moved or renamed.
+        """
+        self._write("splits.json", splits_text(data, contents or {}))
+
+    def read_images(self) -> OwnImages | None:
+        """Read ``splits.json``; None if there is none, as beside an adapter alone.
+
+        Raises:
+            RunError: The file is damaged.
+        """
         file = self.path / "splits.json"
-        return file.is_file() and file.read_text(encoding="utf-8") != _splits_text(data)
+        return read_splits(file) if file.is_file() else None
 
     def read_split(self, name: str) -> Split:
         """A split as it was when the run began.
@@ -76,21 +86,17 @@ class RunDirectory:
         Raises:
             RunError: The run has none, or files are gone.
         """
-        file = self.path / "splits.json"
-        if not file.is_file():
+        own = self.read_images()
+        if own is None:
             raise RunError(f"{self.path} holds no splits.json: not a run directory of `svp train`")
-        try:
-            splits = json.loads(file.read_text(encoding="utf-8"))
-            root = Path(splits["root"])
-            paths = tuple(root / path for path, _ in splits[name])
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{file} is damaged: {error!r}") from error
+        images = own.parts[name]
+        paths = tuple(own.root / image.name for image in images)
         gone = [path for path in paths if not path.exists()]
         if gone:
             raise RunError(
                 f"{len(gone)} of the run's {len(paths)} {name} images are gone, such as {gone[0]}; name a folder by --data"
             )
-        return Split(paths, tuple(label for _, label in splits[name]), f"the run's own {name} images")
+        return Split(paths, tuple(image.label for image in images), f"the run's own {name} images")
 
     def how_chosen(self) -> str | None:
         """How the adapter's epoch was chosen, for a table's title; None if this is an adapter without a run.
@@ -188,21 +194,3 @@ _SO_FAR = {
     "paper": "best on test of {epochs} epochs so far (protocol of the paper's code): optimistic",
 }
 """How the epoch of a run that was stopped is chosen, by its protocol."""
-
-
-def _splits_text(data: ImageData) -> str:
-    parts = {"train": data.train, "val": data.val, "test": data.test}
-    splits = {
-        name: [[_below(data.root, path), label] for path, label in zip(s.paths, s.labels, strict=True)]
-        for name, s in parts.items()
-    }
-    origins = {name: split.origin for name, split in parts.items()}
-    values = {"root": str(data.root.resolve()), "origins": origins, **splits}
-    if data.grouped_by:
-        values["groups"] = {"by": data.grouped_by, **{name: split.groups for name, split in parts.items()}}
-    return json.dumps(values) + "\n"
-
-
-def _below(root: Path, path: Path) -> str:
-    """Relative to the root if it lies there, absolute if not, as the images of a table."""
-    return (path.relative_to(root) if path.is_relative_to(root) else path.absolute()).as_posix()

@@ -18,11 +18,10 @@ from svp.data import (
     eval_transform,
     find_unreadable,
     make_loader,
-    open_labelled,
 )
 from svp.errors import InputError
 from svp.runs.devices import make_accelerator, separate_accelerate_state
-from svp.runs.directory import RunDirectory
+from svp.runs.own_images import images_to_score
 from svp.runs.result import ClassScore, UnreadableImage, describe_unreadable
 from svp.runs.scores import score
 from svp.runs.trained import open_run
@@ -44,6 +43,8 @@ class Evaluation:
         unreadable_test_images: Images that could not be read.
         per_class: Score of each class, by its name.
         metrics: All metrics by name, see `svp.runs.result.Metric`; None where one does not exist.
+        trained_on: Number of the images that the model was trained on.
+        chosen_on: Number of the images that its epoch was chosen on.
     """
 
     run: str
@@ -56,6 +57,8 @@ class Evaluation:
     unreadable_test_images: tuple[UnreadableImage, ...]
     per_class: dict[str, ClassScore]
     metrics: dict[str, float | None]
+    trained_on: int = 0
+    chosen_on: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``svp eval --json`` prints them."""
@@ -76,7 +79,7 @@ def evaluate(
     Args:
         run: Run directory, or any directory with an adapter pair.
         data: Images to score on: folder of class folders (or of ``test/`` with class folders), table, archive or
-            ``hfds/OWNER/NAME``, see `svp.data.open_labelled`; the run's own test images if None.
+            ``hfds/OWNER/NAME``, see `svp.runs.own_images.images_to_score`; the run's own test images if None.
         batch_size: Images at a time.
         device: "auto", "cpu" or "cuda".
         precision: "auto", "fp32" or "bf16".
@@ -93,7 +96,8 @@ def evaluate(
     with separate_accelerate_state():
         accelerator = make_accelerator(device, precision)
         trained = open_run(run, accelerator.device)
-        split = RunDirectory(Path(run)).read_split("test") if data is None else open_labelled(data, trained.class_names)
+        chosen = images_to_score(Path(run), data, trained.class_names)
+        split = chosen.split
         unreadable = find_unreadable(split.paths, max_pixels=max_pixels)
         readable = drop_unreadable(split, unreadable)
         if not len(readable):
@@ -120,6 +124,8 @@ def evaluate(
         unreadable_test_images=describe_unreadable(unreadable),
         per_class=scores.per_class(trained.class_names),
         metrics=scores.metrics(),
+        trained_on=chosen.trained_on,
+        chosen_on=chosen.chosen_on,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from svp.data import (
+    DataError,
     ImageData,
     ImageListDataset,
     ImageReader,
@@ -36,6 +38,8 @@ from svp.data import (
     open_images,
     train_transform,
 )
+from svp.data.fingerprints import content_fingerprints
+from svp.data.near_copies import find_near_copies
 from svp.data.pipeline.loading import ImageDataset
 from svp.data.pipeline.value_ranges import describe_samples
 from svp.data.unreadable import CheckedFiles
@@ -50,7 +54,7 @@ from svp.training.config import TrainConfig, differences, make_config
 from svp.training.display import Display
 from svp.training.protocol import images_used, selection_part
 from svp.training.schedule import Schedule
-from svp.tuners import Tuner, tune
+from svp.tuners import Tuner, read_adapter_info, tune
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Prepared:
         display: Told of progress.
         data: Images of the run, as its protocol uses them.
         unreadable: Those of them that cannot be read.
+        contents: What stands for the bytes of each image.
         inputs: How an image is prepared for the model.
         model: The tuned model.
         tuner: What trains of it.
@@ -86,6 +91,7 @@ class Prepared:
     display: Display
     data: ImageData
     unreadable: tuple[Unreadable, ...]
+    contents: Mapping[Path, str]
     inputs: InputConfig
     model: Backbone
     tuner: Tuner
@@ -110,15 +116,20 @@ class Prepared:
 def open_images_of(config: TrainConfig, accelerator: Accelerator) -> ImageData:
     """The images of a run, as its protocol uses them."""
     with accelerator.main_process_first():  # a named data set is made once
-        data = open_data(
-            config.data,
-            config.data_root,
-            seed=config.seed,
-            val_fraction=config.val_fraction,
-            test_fraction=config.test_fraction,
-            group=config.group,
-            group_regex=config.group_regex,
-        )
+        try:
+            data = open_data(
+                config.data,
+                config.data_root,
+                seed=config.seed,
+                val_fraction=config.val_fraction,
+                test_fraction=config.test_fraction,
+                group=config.group,
+                group_regex=config.group_regex,
+            )
+        except DataError as error:
+            if config.resume and not Path(config.data).expanduser().exists():
+                raise DataError(f"{error}\nIf the images were moved, --resume --data NEW goes on with them.") from error
+            raise
     share = config.train_fraction
     return images_used(
         data,
@@ -168,10 +179,18 @@ def check_directory(directory: RunDirectory, config: TrainConfig, data: ImageDat
     if directory.config_file.is_file():
         if not config.resume:
             raise RunError(f"{path} holds a run already: go on with it by --resume, or choose another --out")
-        changed = differences(make_config({}, directory.config_file), config)
+        old, own = make_config({}, directory.config_file), directory.read_images()
+        if old.data != config.data and own is not None and not own.differ(data):
+            paths = {part: split.paths for part, split in data.splits.items()}
+            if own.content_differs({part: content_fingerprints(some) for part, some in paths.items()}):
+                raise RunError(
+                    f"cannot resume {path}: images in {data.root} have the names but not the contents of the run's own"
+                )
+            old = replace(old, data=config.data, data_root=config.data_root)  # the same images, moved
+        changed = differences(old, config)
         if changed:
             raise RunError(f"cannot resume {path} with other settings ({'; '.join(changed)}): choose another --out")
-        if directory.differs(data):
+        if own is not None and own.differ(data):
             raise RunError(f"cannot resume {path}: the images in {data.root} are not those the run began with")
     elif path.is_dir() and any(not is_temporary(entry) for entry in path.iterdir()):
         raise RunError(f"{path} is not empty and no run directory: choose another --out")
@@ -190,7 +209,7 @@ def claim_directory(prepared: Prepared) -> None:
         values.pop("resume")
         recipe = values.pop("recipe")  # its values stand in the file, its name on top
         directory.write_settings(values, f"recipe: {recipe}" if recipe else "")
-        directory.write_splits(prepared.data)
+        directory.write_splits(prepared.data, prepared.contents)
     accelerator.wait_for_everyone()
 
 
@@ -272,6 +291,7 @@ def prepare(
         display=display,
         data=data,
         unreadable=unreadable,
+        contents=checked.contents,
         inputs=inputs,
         model=model,
         tuner=tuner,
@@ -309,7 +329,20 @@ def _check_images(config: TrainConfig, data: ImageData, accelerator: Accelerator
         first_one = next(path for path, text in checked.notes.items() if text == note)
         display.say(f"note: {first_one}{f' and {number - 1} more' if number > 1 else ''}: {note}")
     check_unreadable(data, checked.unreadable)
+    if accelerator.is_main_process:
+        _warn_of_near_copies(data, checked, display)
     return checked
+
+
+def _warn_of_near_copies(data: ImageData, checked: CheckedFiles, display: Display) -> None:
+    pairs = find_near_copies(checked.looks, data.train.paths, [*data.val.paths, *data.test.paths])
+    if pairs:
+        held_out = len({path for _, path in pairs})
+        one, other = pairs[0]
+        display.say(
+            f"warning: {held_out} validation and test images look the same as training images, such as {other} and {one}: "
+            "scores may be too good; svp data check lists copies, --group keeps images that belong together in one part"
+        )
 
 
 def _with_value_range(
@@ -317,7 +350,7 @@ def _with_value_range(
 ) -> InputConfig:
     """The preparation of images with one range of values for all of them; a run that goes on keeps the one it began with."""
     if config.resume and (directory.path / "adapter.json").is_file():
-        return replace(inputs, value_range=directory.read_adapter().inputs.value_range)
+        return replace(inputs, value_range=read_adapter_info(directory.path).inputs.value_range)
     if not checked.samples:
         return inputs
     found = describe_samples(checked.samples)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from svp.data import UnreadableImageError, check_files, find_images, load_image, load_prepared
 from svp.data.pipeline.decoding import MAX_ASPECT, NO_END_MARK, ImageReader
-from svp.data.pipeline.formats import FORMATS_FOR_STRANGERS, IMAGE_SUFFIXES
+from svp.data.pipeline.formats import FORMATS_FOR_STRANGERS, IMAGE_SUFFIXES, enable_heif
 from svp.inputs import InputConfig, eval_transform
 
 
@@ -267,14 +268,20 @@ def test_all_suffixes_are_those_of_pillow() -> None:
     assert not IMAGE_SUFFIXES & harmful
 
 
-def test_heic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = put(tmp_path / "x.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    try:
-        import pillow_heif
-    except ImportError:
-        with pytest.raises(UnreadableImageError, match=r"a HEIC image, .*: pip install 'vim-svp\[heic\]'"):
-            load_image(path)
-        return
+def test_heic(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
     pillow_heif.register_heif_opener()
-    path = put(path, encoded("HEIF", quality=95))
-    assert np.abs(np.asarray(load_image(path), int) - np.asarray(photo())).mean() < 8
+    content = encoded("HEIF", quality=95)
+    Image.OPEN.pop("HEIF")  # it is found without being asked for
+    enable_heif.cache_clear()
+    for reader in (ImageReader(), ImageReader(max_pixels=10_000, formats=FORMATS_FOR_STRANGERS)):
+        found = reader(put(tmp_path / "x.jpg", content))
+        assert np.abs(np.asarray(found, int) - np.asarray(photo())).mean() < 8
+
+
+def test_heic_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    enable_heif.cache_clear()
+    with pytest.raises(UnreadableImageError, match=r"a HEIC image, .*: pip install 'vim-svp\[heic\]'"):
+        load_image(put(tmp_path / "x.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"))
+    enable_heif.cache_clear()

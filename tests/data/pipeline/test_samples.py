@@ -25,14 +25,25 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def write_tiff(path: Path, values: Array, order: str = "<", **tags: Any) -> Path:
     """An uncompressed TIFF: (height, width) or (height, width, samples), with further tags by number, as SHORT or ASCII."""
     height, width, samples = values.shape if values.ndim == 3 else (*values.shape, 1)
-    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    ordered = np.moveaxis(values, -1, 0) if tags.get("t284") == 2 else values
+    data = ordered.astype(values.dtype.newbyteorder(order)).tobytes()
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     given = {int(name[1:]): value for name, value in tags.items()}
     entries = {256: width, 257: height, 258: (8 * values.itemsize,) * samples, 259: 1, 262: 2 if samples > 2 else 1}
-    entries |= {273: 0, 277: samples, 278: height, 279: len(data), 339: (kind,) * samples} | given
+    planes = given.get(284) == 2
+    entries |= {
+        273: (0,) * samples if planes else 0,
+        277: samples,
+        278: height,
+        279: len(data),
+        339: (kind,) * samples,
+    } | given
     extra, body = b"", b""
     start = 8 + 2 + 12 * len(entries) + 4
-    entries[273] = start + sum(2 * len(v) for v in entries.values() if isinstance(v, tuple | str | bytes)) + 64
+    first = start + sum(2 * len(v) for v in entries.values() if isinstance(v, tuple | str | bytes)) + 64
+    entries[273] = tuple(first + k * len(data) // samples for k in range(samples)) if planes else first
+    if planes:
+        entries[279] = (len(data) // samples,) * samples
     for tag, value in sorted(entries.items()):
         if isinstance(value, str):
             text = value.encode() + b"\0"
@@ -52,7 +63,7 @@ def write_tiff(path: Path, values: Array, order: str = "<", **tags: Any) -> Path
         else:
             body += struct.pack(f"{order}HHII", tag, 4, 1, value)
     head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", 8) + struct.pack(f"{order}H", len(entries)) + body
-    content = (head + bytes(4) + extra).ljust(entries[273], b"\0")
+    content = (head + bytes(4) + extra).ljust(first, b"\0")
     path.write_bytes(content + data)
     return path
 
@@ -174,8 +185,10 @@ def test_color_of_16_bits(tmp_path: Path, top: int) -> None:
         write_png(tmp_path / "x.png", values),
         write_tiff(tmp_path / "l.tif", values),
         write_tiff(tmp_path / "b.tif", values, ">"),
+        write_tiff(tmp_path / "lp.tif", values, t284=2),
+        write_tiff(tmp_path / "bp.tif", values, ">", t284=2),
     ):
-        np.testing.assert_array_equal(np.asarray(load_image(path)), scaled(values, top))
+        np.testing.assert_array_equal(np.asarray(load_image(path)), scaled(values, top), str(path))
         np.testing.assert_array_equal(np.asarray(load_image(path, value_range="type")), values >> 8)  # as 0.1.0
 
 

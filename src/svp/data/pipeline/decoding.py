@@ -154,7 +154,7 @@ class ImageReader:
     def _open(self, source: Path | io.BytesIO) -> ImageFile:
         if self.max_pixels is None:
             try:
-                file: Any = Image.open(source, formats=self.formats)
+                file: Any = Image.open(source, formats=_known(self.formats))
             except Image.DecompressionBombError as error:
                 with _open_without_limit(source, self.formats) as large:
                     size, pixels = f"{large.width} x {large.height} pixels", large.width * large.height
@@ -167,6 +167,7 @@ class ImageReader:
                 raise _RefusedError(f"{file.width} x {file.height} pixels, expected at most {self.max_pixels:,} in all")
             _decode_small(file)
         if max(file.size) > MAX_ASPECT * min(file.size):
+            file.close()
             raise _RefusedError(
                 f"{file.width} x {file.height} pixels, expected one side at most {MAX_ASPECT:,} times the other"
             )
@@ -231,24 +232,25 @@ def decoding(path: str | Path) -> Iterator[None]:
         raise UnreadableImageError(f"{path}: {reason}", reason) from error
 
 
+def _known(formats: tuple[str, ...] | None) -> list[str] | None:
+    """Those that Pillow has a reader for here."""
+    if formats is None:
+        return None
+    Image.init()
+    return [name for name in formats if name in Image.OPEN]
+
+
 def _open_without_limit(source: Path | io.BytesIO, formats: tuple[str, ...] | None) -> ImageFile:
     """What ``Image.open`` gives, whatever the number of pixels."""
     Image.init()
-    file: Any = source.open("rb") if isinstance(source, Path) else source
+    file = io.BytesIO(source.read_bytes()) if isinstance(source, Path) else source
     head = file.read(16)
-    for name in formats or Image.ID:
-        if name not in Image.OPEN:
-            continue
+    for name in _known(formats) or Image.ID:
         factory, accepts = Image.OPEN[name]
-        try:
+        with contextlib.suppress(Exception):  # of another format, or damaged
             if accepts is None or accepts(head) is True:
                 file.seek(0)
-                image = factory(file, "")
-                image._exclusive_fp = True  # closed with the image
-                return image
-        except (SyntaxError, IndexError, TypeError, KeyError, EOFError, OSError, ValueError):  # another format
-            continue
-    file.close()
+                return factory(file, "")
     raise UnidentifiedImageError("not an image in a known format")
 
 

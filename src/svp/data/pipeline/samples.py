@@ -25,6 +25,7 @@ _HUGE = 1e30  # floats beyond stand for no value: usually the largest of the typ
 _CHUNK = 1 << 20
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _EXTRA_SAMPLES, _PLANAR, _SAMPLE_FORMAT, _GDAL_NODATA = 258, 262, 338, 284, 339, 42113
+_PLANES = "planes"
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
@@ -84,10 +85,10 @@ def read_samples(image: ImageFile, reopen: Callable[[], ImageFile], bits: Callab
         values = _single_band(image)
     elif (layout := _wide_color(image)) is not None:
         values = _wide_samples(image, reopen, layout)
-        premultiplied = layout.startswith("RGBa")
+        premultiplied = _first(_tag(image, _EXTRA_SAMPLES), 0) == 1
         if layout[:2] == "LA":
             alpha, values = values[..., 1], values[..., 0]
-        elif layout[:4] in ("RGBA", "RGBa"):
+        elif values.shape[-1] == 4:
             alpha, values = values[..., 3], values[..., :3]
             alpha = alpha if _says_alpha(image) else None
     else:
@@ -128,9 +129,10 @@ def _wide_color(image: ImageFile) -> str | None:
     """Raw mode of an image of several 16-bit samples in one plane."""
     if image.format not in ("PNG", "TIFF") or not image.tile or image.mode not in ("RGB", "RGBA", "LA"):
         return None
-    if _first(_tag(image, _PLANAR), 1) == 2:
-        return None
     raw = _raw_mode(image.tile[0].args)
+    if _first(_tag(image, _PLANAR), 1) == 2:  # one band after the other
+        sixteen = _first(_tag(image, _BITS_PER_SAMPLE), 8) == 16
+        return _PLANES if sixteen and image.tile[0].codec_name == "raw" else None  # compressed, Pillow has the high bytes only
     return raw if raw.endswith((";16B", ";16L", ";16N")) else None
 
 
@@ -140,6 +142,8 @@ def _raw_mode(args: Any) -> str:
 
 def _wide_samples(image: ImageFile, reopen: Callable[[], ImageFile], raw: str) -> Array:
     """(height, width, samples), uint16."""
+    if raw == _PLANES:
+        return np.stack([_plane(image, reopen, band) for band in range(len(image.getbands()))], axis=-1)
     if raw == "LA;16B":  # as four bytes of a pixel: Pillow has no raw mode for the low bytes alone
         image._mode = "RGBA"
         _decode_as(image, "RGBA")
@@ -151,6 +155,20 @@ def _wide_samples(image: ImageFile, reopen: Callable[[], ImageFile], raw: str) -
         low = np.asarray(other)
     _decode_as(image, plain)
     return np.asarray(image).astype(np.uint16) << 8 | low
+
+
+def _plane(image: ImageFile, reopen: Callable[[], ImageFile], band: int) -> Array:
+    """A band that has the strips or tiles of its own."""
+    number = len(image.tile) // len(image.getbands())
+    with reopen() as other:
+        other.tile = other.tile[band * number : (band + 1) * number]
+        other._mode = "I;16"
+        _decode_as(other, "I;16" if _tag_order(image) == "II" else "I;16B")
+        return np.asarray(other)
+
+
+def _tag_order(image: Any) -> str:
+    return image.tag_v2.prefix.decode()
 
 
 def _decode_as(image: ImageFile, raw: str) -> None:

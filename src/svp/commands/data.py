@@ -100,6 +100,7 @@ def check_data(
     img_size: int = 224,
     group: str | None = None,
     group_regex: str | None = None,
+    archive_encoding: str | None = None,
     max_pixels: int | None = None,
     json: bool = False,
 ) -> int:
@@ -111,6 +112,7 @@ def check_data(
         img_size: Images smaller than this are noted, in pixels.
         group: Column of a table whose values, such as patients, are kept in one part each; "none" for no column.
         group_regex: Regular expression that finds such a group in the names of the files.
+        archive_encoding: Encoding of the names in an archive that are not UTF-8, such as gbk; guessed if left out.
         max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
         json: Print JSON instead of text.
     """
@@ -124,6 +126,7 @@ def check_data(
                 img_size=img_size,
                 group=group,
                 group_regex=group_regex,
+                archive_encoding=archive_encoding,
                 max_pixels=max_pixels,
                 progress=progress,
             )

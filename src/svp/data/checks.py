@@ -175,6 +175,7 @@ def check_data(
     img_size: int = 224,
     group: str | None = None,
     group_regex: str | None = None,
+    archive_encoding: str | None = None,
     max_pixels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -189,6 +190,7 @@ def check_data(
         img_size: Side of the model's input in pixels; smaller images are noted.
         group: Column of a table that says which images stay in one part; see `svp.data.open_data`.
         group_regex: Finds the same in the names of the files.
+        archive_encoding: Encoding of the names in an archive that are not UTF-8; guessed if None.
         max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
         progress: Called with (images done, images in all).
 
@@ -198,7 +200,7 @@ def check_data(
     """
     if img_size < 1:
         raise InputError(f"img_size is {img_size}, expected 1 or more")
-    source = find_source(data, data_root, group)
+    source = find_source(data, data_root, group, archive_encoding)
     parts = open_parts(source, 0, group, group_regex)
     paths = list(dict.fromkeys(path for split in parts.splits.values() for path in split.paths))
     facts, unreadable = read_all_facts(

@@ -37,6 +37,7 @@ def open_data(
     test_fraction: float = 0.15,
     group: str | None = None,
     group_regex: str | None = None,
+    archive_encoding: str | None = None,
 ) -> ImageData:
     """Open images of the user's own, or a data set of the catalog by name (a folder of that name comes first).
 
@@ -49,11 +50,12 @@ def open_data(
         test_fraction: Share for test where it brings none.
         group: Column of a table that says which images stay in one part; see `open_parts`.
         group_regex: Finds the same in the names of the files; see `open_parts`.
+        archive_encoding: Encoding of the names in an archive that are not UTF-8; guessed, with a note, if None.
 
     Raises:
         DataError: The data cannot be trained on as it is; nothing is there, and it is no known name.
     """
-    source = find_source(data, data_root, group)
+    source = find_source(data, data_root, group, archive_encoding)
     parts = open_parts(source, seed, group, group_regex)
     return complete(source.name, parts, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
 
@@ -79,7 +81,12 @@ def open_parts(source: Source, seed: int = 0, group: str | None = None, group_re
     return parts if group_regex is None else group_by_name(parts, group_regex)
 
 
-def find_source(data: str | Path, data_root: str | Path | None = None, group: str | None = None) -> Source:
+def find_source(
+    data: str | Path,
+    data_root: str | Path | None = None,
+    group: str | None = None,
+    archive_encoding: str | None = None,
+) -> Source:
     """What `data` is: see `open_data`. Nothing is read yet.
 
     Raises:
@@ -95,7 +102,7 @@ def find_source(data: str | Path, data_root: str | Path | None = None, group: st
             raise DataError(f"{data} does not exist; {_EXPECTED}")
         raise DataError(f"{name!r} is neither a folder here nor a known data set ({', '.join(list_datasets())}); {_EXPECTED}")
     if is_archive(path):
-        return ArchiveSource(path, root)
+        return ArchiveSource(path, root, archive_encoding)
     if is_table(path) and path.is_file():
         return TableSource(path, Path(data_root) if data_root else None, group)
     return FolderSource(path)

@@ -77,6 +77,8 @@ class TrainConfig:
             "group" if left out, none with "none".
         group_regex: Regular expression that finds such a group in the names of the files (in paths below the data folder if it
             holds a slash); its first bracket is the group.
+        archive_encoding: Encoding of the names in an archive that are not UTF-8, such as gbk, cp932 or cp866; guessed, with a
+            note, if left out.
         seed: Seeds the initial weights, the splits, the order of images and their augmentation.
         precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
         device: Where the model is trained; auto takes a GPU if there is one.
@@ -124,6 +126,7 @@ class TrainConfig:
     test_fraction: float = 0.15
     group: str | None = None
     group_regex: str | None = None
+    archive_encoding: str | None = None
     seed: int = 0
     precision: Precision = "auto"
     device: Device = "auto"

@@ -125,6 +125,7 @@ def open_images_of(config: TrainConfig, accelerator: Accelerator) -> ImageData:
                 test_fraction=config.test_fraction,
                 group=config.group,
                 group_regex=config.group_regex,
+                archive_encoding=config.archive_encoding,
             )
         except DataError as error:
             if config.resume and not Path(config.data).expanduser().exists():

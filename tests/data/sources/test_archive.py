@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,84 @@ def test_a_folder_of_class_folders_with_a_tar_beside_is_a_folder(tmp_path: Path)
     folders = put_classes(tmp_path / "pets", cat=20, dog=40)
     tar(folders / "more.tar", folders / "cat")
     assert open_data(str(folders), tmp_path / "root").root == folders
+
+
+def zip_of(file: Path, names: dict[str, bytes], inside: bytes = b"") -> Path:
+    """A zip whose names are these bytes, without a mark of their encoding."""
+    stored = []
+    with zipfile.ZipFile(file, "w") as archive:
+        for number, raw in enumerate(names.values()):
+            for index in range(4):
+                placeholder = f"{number}".encode() * (len(inside) + len(raw))
+                archive.writestr(f"{placeholder.decode()}/{index}.jpg", b"")
+            stored.append((placeholder, inside + raw))
+    content = file.read_bytes()
+    for placeholder, raw in stored:
+        content = content.replace(placeholder + b"/", raw + b"/")
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("encoding", "names"),
+    [
+        ("gbk", ("\u732b\u732b", "\u72d7", "\u9e1f")),
+        ("cp932", ("\u732b", "\u72ac", "\u3068\u308a")),
+        ("cp866", ("\u043a\u043e\u0448\u043a\u0430", "\u0421\u043e\u0431\u0430\u043a\u0430")),
+        ("cp437", ("B\u00e4r", "K\u00fche", "caf\u00e9")),
+        ("utf-8", ("\u732b", "B\u00e4r")),
+    ],
+)
+def test_names_of_a_zip_are_read_in_the_encoding_they_are_in(tmp_path: Path, encoding: str, names: tuple[str, ...]) -> None:
+    file = zip_of(tmp_path / "pets.zip", {name: name.encode(encoding) for name in names})
+    data = open_data(str(file), tmp_path / "root")
+    assert data.class_names == tuple(sorted(names))
+    said = f"pets.zip: names in the archive are not UTF-8; read as {encoding}"
+    assert (said in data.summary()) == (encoding != "utf-8")
+    assert open_data(str(file), tmp_path / "root").notes == data.notes  # unpacked before
+    data = open_data(str(file), tmp_path / "root", archive_encoding=encoding)
+    assert data.class_names == tuple(sorted(names))
+    assert data.notes == ()
+
+
+def test_an_encoding_that_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
+    names = {name: name.encode("cp1255") for name in ("\u05d7\u05ea\u05d5\u05dc", "\u05db\u05dc\u05d1")}
+    file = zip_of(tmp_path / "pets.zip", names)
+    with pytest.raises(DataError, match=r"pets.zip: names of its members are not UTF-8 .*Name it by --archive-encoding"):
+        open_data(str(file), tmp_path / "root")
+    assert open_data(str(file), tmp_path / "root", archive_encoding="cp1255").class_names == tuple(sorted(names))
+    with pytest.raises(DataError, match=r"pets.zip: the name .* is not in ascii. Name another"):
+        open_data(str(file), tmp_path / "root", archive_encoding="ascii")
+    for wrong in ("klingon", "rot13"):
+        with pytest.raises(DataError, match=rf"archive_encoding is '{wrong}', expected one of Python's"):
+            open_data(str(file), tmp_path / "root", archive_encoding=wrong)
+
+
+def test_backslashes_are_slashes(tmp_path: Path) -> None:
+    file = zip_of(tmp_path / "pets.zip", {"a": b"a", "b": b"b"}, inside=b"pets\\")
+    assert open_data(str(file), tmp_path / "root").class_names == ("a", "b")
+    file = zip_of(tmp_path / "evil.zip", {"a": b"a", "b": b"b"}, inside=b"..\\..\\..\\")
+    with suppress(DataError):
+        open_data(str(file), tmp_path / "root")
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path.parent / "a").exists()
+
+
+def test_names_of_a_tar_in_another_encoding(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "pets.tar", "w", format=tarfile.GNU_FORMAT, encoding="gbk") as archive:
+        for name in ("\u732b\u732b", "\u72d7"):
+            for index in range(4):
+                archive.addfile(tarfile.TarInfo(f"{name}/{index}.jpg"))
+    data = open_data(str(tmp_path / "pets.tar"), tmp_path / "root")
+    assert data.class_names == ("\u72d7", "\u732b\u732b")
+    assert "read as gbk" in data.summary()
+
+
+def test_litter_beside_the_folder_in_an_archive(tmp_path: Path) -> None:
+    folders = put_parts(tmp_path / "folders")
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for path in sorted(folders.rglob("*.jpg")):
+            archive.write(path, Path("pets") / path.relative_to(folders))
+        for name in ("Thumbs.db", "@eaDir/x.jpg", "pets/@eaDir/cat/1.jpg", "__MACOSX/pets/._1.jpg"):
+            archive.writestr(name, "")
+    assert sizes(tmp_path / "pets.zip", tmp_path / "root") == ("pets", [7, 2, 3])

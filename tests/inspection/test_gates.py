@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import pytest
@@ -12,8 +14,10 @@ from torch import Tensor, nn
 
 import svp
 from svp.inspection import GATES, gates
+from svp.inspection.gate_figures import plot_scales
 from svp.models import VisionMamba
-from svp.ops import selective_scan, use_backend
+from svp.ops import Prompts, selective_scan, use_backend
+from svp.tuners import Attachment, BlockEntry, Layout, Method
 from svp.tuners.layout import Position
 from tests.models.small import images, perturb, runnable_backends, small_vim
 
@@ -220,6 +224,56 @@ def test_small_prompts_keep_their_digits_in_low_precision(options: dict[str, Any
         found, expected = getattr(narrow, name)[0], getattr(wide, name)[0]  # later layers see other tokens
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Shifts(Method):
+    """A method that nobody knows: it shifts the tokens that enter one block, and shows every mixer two tokens more."""
+
+    name = title = "shifts"
+    default_lr = default_weight_decay = 0.1
+
+    def attach(self, site: Attachment) -> Iterable[str]:
+        layout = Layout(2, "both")
+        for block in site.model.layers:
+            site.hook(block.mixer.register_forward_pre_hook(lambda _, args: layout.insert(args[0], args[0][:, :2])))
+            site.hook(block.mixer.register_forward_hook(lambda _, args, output: layout.own(output)))
+        site.added_tokens.add_to_mixers(layout)
+        site.replace("layers.1.on_entry", Shift())
+        return []
+
+
+class Shift(BlockEntry):
+    def __call__(self, hidden: Tensor) -> tuple[Tensor, Prompts]:
+        return hidden + sum(self.parts(hidden).values()), Prompts()
+
+    def parts(self, hidden: Tensor) -> dict[str, Tensor]:
+        return {"up": torch.full_like(hidden, 0.3), "down": torch.full_like(hidden, -0.1)}
+
+
+def test_a_method_is_recorded_by_its_contract_alone() -> None:
+    model = small_vim().eval()
+    base = model(images(model))
+    svp.tune(model, Shifts())
+    record = gates(model, images(model))
+    assert not torch.allclose(record.logits, base, atol=1e-3)
+    assert record.own.tolist() == list(range(1, 18))
+    assert record.cls_position == 9
+    prompts = record.prompts
+    assert prompts is not None
+    assert prompts.scales == {}
+    assert list(prompts.tokens) == ["norm", "relative_norm", "up_share", "down_share"]
+    torch.testing.assert_close(prompts.norm[1, :, 1:-1], torch.full((2, 17), 0.2 * 16**0.5))
+    torch.testing.assert_close(prompts.up_share[1, :, 1:-1], torch.full((2, 17), 0.75))
+    for values in prompts.tokens.values():
+        assert (values[[0, 2]] == 0).all()
+        assert (values[:, :, [0, -1]] == 0).all()
+    with pytest.raises(AttributeError, match="has no 'alpha'; known: norm, relative_norm, up_share, down_share"):
+        _ = prompts.alpha
+    figure = plot_scales(svp.inspection.record_activation(model, [images(model)]).prompts)
+    assert [bar.get_label() for bar in figure.axes[2].containers] == ["up", "down"]
+    model.tuner.detach()
+    assert gates(model, images(model)).prompts is None
 
 
 def test_fresh_prompts_are_nothing() -> None:

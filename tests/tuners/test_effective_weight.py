@@ -47,9 +47,11 @@ def tuned(method: str, device: str) -> Any:
 
 
 def logits_and_gradients(model: Any, backend: str, fused: bool) -> dict[str, Tensor]:
-    """By name; op after op where a hook, which cannot say what it does to a weight, stands in every mixer."""
-    handles = [] if fused else [block.mixer.conv1d.register_forward_hook(lambda *_: None) for block in model.layers]
+    """By name; op after op where hooks, which cannot say what they do to a weight, stand in every block."""
+    hooked = [] if fused else [module for block in model.layers for module in (block.norm, block.mixer.conv1d)]
+    handles = [module.register_forward_hook(lambda *_: None) for module in hooked]
     assert {tuple(block.mixer.unfused()) for block in model.layers} == {() if fused else ("conv1d",)}
+    assert {tuple(block.unfused()) for block in model.layers} == {() if fused else ("norm",)}
     with svp.ops.use_backend(backend):
         logits = model(images(model))
     gradients = torch.autograd.grad(logits.square().sum(), list(model.tuner.trainable_parameters()))

@@ -15,10 +15,12 @@ from timm.models import (
 from torch import Tensor, nn
 
 from svp.errors import InputError
-from svp.models.mixer import BidirectionalMamba, is_autocast_enabled, touched
+from svp.models.effective_weight import effective_weight, is_its_weight, touched
+from svp.models.mixer import BidirectionalMamba, is_autocast_enabled
 from svp.ops import Prompts, add_prompts, add_rms_norm
 
 
+@is_its_weight
 class RMSNorm(nn.RMSNorm):
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in the dtype of `x`, returned in that of the weight.
 
@@ -65,22 +67,26 @@ class Block(nn.Module):
         added = Prompts()
         if self.on_entry is not None:
             hidden, added = self.on_entry(hidden)
-        eps = self.norm.eps
-        if eps is not None and not self.unfused():
-            residual, normed = add_rms_norm(hidden, residual, self.norm.weight, eps, added, self._norm_dtype(hidden))
-        else:
+        norm, eps = effective_weight(self.norm), getattr(self.norm, "eps", None)
+        if isinstance(norm, str) or eps is None or self._drop_path_acts():
             residual = add_residual(self.drop_path(add_prompts(hidden, added)), residual)
-            normed = self.norm(residual)
-        return self.mixer(normed), residual
+            return self.mixer(self.norm(residual)), residual
+        weight, bias = norm
+        dtype = self._norm_dtype(hidden)
+        exact = dtype if bias is None else torch.promote_types(dtype, torch.float32)  # with a bias, the sum alone is rounded
+        residual, normed = add_rms_norm(hidden, residual, weight, eps, added, exact)
+        return self.mixer(normed if bias is None else (normed + bias).to(dtype)), residual
 
     def unfused(self) -> dict[str, str]:
-        """What is not as built in front of the mixer, so that sums and norm are taken one after the other, and why."""
-        reasons = {"drop_path": touched(self.drop_path, DropPath), "norm": touched(self.norm, RMSNorm)}
-        if not reasons["drop_path"] and self.training and self.drop_path.drop_prob:
-            reasons["drop_path"] = "drops in training"
-        if not reasons["norm"] and (self.norm.bias is not None or self.norm.eps is None):
-            reasons["norm"] = "has a bias" if self.norm.eps is not None else "has no eps"
-        return {name: reason for name, reason in reasons.items() if reason}
+        """What keeps sums and norm in front of the mixer from being one op, and why."""
+        norm, drop_path = effective_weight(self.norm), self._drop_path_acts()
+        reason = norm if isinstance(norm, str) else "" if getattr(self.norm, "eps", None) is not None else "has no eps"
+        return {name: why for name, why in (("drop_path", drop_path), ("norm", reason)) if why}
+
+    def _drop_path_acts(self) -> str:
+        """In words, what stochastic depth does; empty if nothing."""
+        drops = "drops in training" if self.training and self.drop_path.drop_prob else ""
+        return touched(self.drop_path, DropPath) or drops
 
     def _norm_dtype(self, hidden: Tensor) -> torch.dtype:
         device = hidden.device.type

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from svp.models.effective_weight import effective_weight, is_its_weight
 from svp.ops import Direction, bidirectional_scan, causal_conv1d, selective_scan
 
 
+@is_its_weight
 class CausalConv1d(nn.Module):
     """``svp.ops.causal_conv1d`` with SiLU as a module, channel-last in and out.
 
@@ -203,47 +205,6 @@ class BidirectionalMamba(nn.Module):
 def _with_bias(weight: Tensor, bias: Tensor | None) -> Tensor:
     """A weight with its bias as last column, as ``Direction.x_proj`` holds it."""
     return weight if bias is None else torch.cat([weight, bias.unsqueeze(1)], dim=1)
-
-
-Weights: TypeAlias = tuple[Tensor, Tensor | None]
-"""Weight and bias of a linear map or a convolution."""
-
-
-def effective_weight(module: Any) -> Weights | str:
-    """Weight and bias of the one linear map or convolution that `module` amounts to, or in words why it is none.
-
-    A wrapper says it in a method ``effective_weight``, which returns the same. A forward hook says what it makes of them in a
-    method ``on_weights``, (weight, bias) -> (weight, bias). Any other hook or replacement cannot say it.
-    """
-    if module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        return "has a hook on its input or its gradient"
-    if "forward" in vars(module):
-        return "has another forward"
-    if type(module) in _MAPS:
-        found: Weights | str = module.weight, module.bias
-    elif hasattr(module, "effective_weight"):
-        found = module.effective_weight()
-    else:
-        return f"is a {type(module).__name__}, which does not say its weight"
-    for hook in module._forward_hooks.values():
-        if isinstance(found, str):
-            break
-        if not hasattr(hook, "on_weights"):
-            return "has a hook on its output"
-        found = hook.on_weights(*found)
-    return found
-
-
-_MAPS = (nn.Linear, nn.Conv2d, CausalConv1d)
-
-
-def touched(module: nn.Module, kind: type[nn.Module]) -> str:
-    """In words, what keeps `module` from doing what `kind` says, so that it must be called; empty if nothing does."""
-    if type(module) is not kind:
-        return f"is a {type(module).__name__}"
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        return "has a hook"
-    return "has another forward" if "forward" in vars(module) else ""
 
 
 def _without_autocast(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:

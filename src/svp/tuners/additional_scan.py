@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from svp.errors import InputError
-from svp.models.mixer import BidirectionalMamba, Side, Weights, effective_weight
+from svp.models.effective_weight import Weights, effective_weight
+from svp.models.mixer import BidirectionalMamba, Side
 from svp.tuners.attachment import Attachment
 from svp.tuners.method import Method, register_method
 

@@ -40,7 +40,8 @@ from torch import Tensor, nn
 
 from svp.errors import InputError
 from svp.models import VisionMamba
-from svp.models.mixer import Weights, effective_weight, without_autocast
+from svp.models.effective_weight import Weights, effective_weight
+from svp.models.mixer import without_autocast
 from svp.tuners.attachment import Attachment
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
 from svp.tuners.low_rank import LowRankUpdate

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svp.models.mixer import Weights, effective_weight, without_autocast
+from svp.models.effective_weight import Weights, effective_weight
+from svp.models.mixer import without_autocast
 
 
 class Magnitude(nn.Module):

@@ -9,7 +9,7 @@ Without head, with d = embed_dim, E = d_inner, N = d_state, R = dt_rank, L = dep
 
 ``merge`` is exact: weight * scale, bias * scale + shift. Where the backbone had no bias, in the norms and projections of Vim,
 the merged one has: the released state dicts lack those keys, ``svp.create_model(..., pretrained=FILE)`` takes them. In
-training the mixer's fused kernels get the scaled weights and shifted biases.
+training the fused kernels get the scaled weights and shifted biases.
 
 Source: Lian et al., "Scaling & Shifting Your Features", NeurIPS 2022, arXiv:2210.08823 (there both start with a noise of 0.02;
 here training starts at the plain backbone).
@@ -28,7 +28,8 @@ from torch.func import functional_call
 from svp.errors import InputError
 from svp.models import VisionMamba
 from svp.models.checkpoints import give_bias
-from svp.models.mixer import CausalConv1d, Weights, effective_weight
+from svp.models.effective_weight import Weights, effective_weight
+from svp.models.mixer import CausalConv1d
 from svp.tuners.attachment import Attachment, innermost
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
 from svp.tuners.method import Method, register_method
@@ -104,7 +105,7 @@ class _OnOutput:
         return self.scale_shift(output, self.axis)
 
     def on_weights(self, weight: Tensor, bias: Tensor | None) -> Weights:
-        """What a map of these becomes, see ``svp.models.mixer.effective_weight``."""
+        """What a map of these becomes, see ``svp.models.effective_weight``."""
         return self.scale_shift.on_weights(weight, bias)
 
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from svp.errors import InputError
 from svp.models import VisionMamba
-from svp.models.mixer import touched
+from svp.models.effective_weight import touched
 from svp.ops import Prompt, Prompts
 from svp.tuners.attachment import Attachment
 from svp.tuners.block_entry import BlockEntry

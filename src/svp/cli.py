@@ -11,7 +11,8 @@ from importlib import import_module
 
 from svp import __version__
 from svp.commands import COMMANDS, UsageError
-from svp.errors import SvpError
+from svp.errors import SvpError, WriteError
+from svp.paths import explain
 from svp.process import prepare
 
 BUG = 70  # EX_SOFTWARE of sysexits.h
@@ -53,12 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"svp: unknown command {command!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return import_module(f"svp.commands.{command}").run(rest)
+        code: int = import_module(f"svp.commands.{command}").run(rest)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("\nsvp: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nobody to tell
+        _forget_output()  # the reader went away: nobody to tell
         return 1
     except UsageError as error:
         print(f"svp {command}: {error}\nsee svp {command} --help", file=sys.stderr)
@@ -66,12 +69,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SvpError, OSError) as error:
         if os.environ.get("SVP_TRACEBACK"):
             raise
-        print(f"svp {command}: error: {error}", file=sys.stderr)
+        text = explain(error) if isinstance(error, OSError) else str(error)
+        if isinstance(error, WriteError) and command in ("train", "predict"):
+            text += "; --resume goes on from what is finished"
+        print(f"svp {command}: error: {text}", file=sys.stderr)
+        _forget_output()
         return 1
     except Exception:
         traceback.print_exc()
         print(f"svp {command}: this is a bug in svp. {REPORT}", file=sys.stderr)
         return BUG
+
+
+def _forget_output() -> None:
+    """Let what cannot be printed not fail once more as Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

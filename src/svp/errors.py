@@ -18,6 +18,10 @@ class UnavailableError(SvpError, RuntimeError):
     """This machine lacks something: a package, a device, a file that has to be fetched, room on a disk."""
 
 
+class WriteError(UnavailableError, OSError):
+    """A file cannot be written: the disk is full, or may not be written to."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Training was interrupted by Ctrl-C.
 

@@ -92,17 +92,17 @@ def find_source(
     Raises:
         DataError: Nothing is there, and it is no known name.
     """
-    name, path, root = str(data), Path(data).expanduser(), data_folder(data_root)
+    name, path = str(data), Path(data).expanduser()
     if is_on_hub(name):
-        return HubSource(name, root)
+        return HubSource(name, data_folder(data_root))
     if not path.exists():
         if name in list_datasets():  # what lies here under that name comes first
-            return NamedSource(dataset_info(name), root)
+            return NamedSource(dataset_info(name), data_folder(data_root))
         if path.name != name or is_table(path) or is_archive(path):
             raise DataError(f"{data} does not exist; {_EXPECTED}")
         raise DataError(f"{name!r} is neither a folder here nor a known data set ({', '.join(list_datasets())}); {_EXPECTED}")
     if is_archive(path):
-        return ArchiveSource(path, root, archive_encoding)
+        return ArchiveSource(path, data_folder(data_root), archive_encoding)
     if is_table(path) and path.is_file():
         return TableSource(path, Path(data_root) if data_root else None, group)
     return FolderSource(path)

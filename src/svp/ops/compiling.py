@@ -28,6 +28,7 @@ from numba import prange, types
 from numba.extending import intrinsic
 
 from svp import paths
+from svp.errors import UnavailableError
 from svp.ops.collector import collector_paused
 from svp.ops.threads import run_kernel
 
@@ -225,7 +226,9 @@ def cache_folder() -> Path:
     It is below ``$NUMBA_CACHE_DIR`` if that is set, beside the sources, or below svp's home: the first that can be written.
     With none, a temporary folder serves this process, and a warning says so.
     """
-    places = [Path(__file__).parent / "__pycache__", paths.home() / "kernels"]
+    places = [Path(__file__).parent / "__pycache__"]
+    with suppress(UnavailableError):
+        places.append(paths.home() / "kernels")
     if chosen := getattr(config, "CACHE_DIR", ""):
         places.insert(0, Path(chosen))
     refusals = []

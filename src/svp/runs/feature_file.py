@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from svp.paths import write_atomically
+from svp.paths import write_atomically, writing
 from svp.runs.predict import Prediction
 from svp.runs.trained import class_names
 from svp.tuners import read_adapter_info
@@ -53,6 +53,10 @@ class FeatureFile:
         return self._open.enter_context(tempfile.TemporaryFile(dir=self._file.resolve().parent))
 
     def write(self, predictions: Sequence[Prediction]) -> None:
+        with writing(self._file):
+            self._write_rows(predictions)
+
+    def _write_rows(self, predictions: Sequence[Prediction]) -> None:
         for prediction in predictions:
             if prediction.error:
                 self._unreadable.write(_line([str(prediction.path)]))

@@ -14,6 +14,7 @@ import sys
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any, BinaryIO, Literal, Protocol, TextIO
 import numpy as np
 
 from svp.errors import InputError, UnavailableError
-from svp.paths import write_atomically
+from svp.paths import write_atomically, writing
 from svp.runs.predict import Prediction
 
 Form = Literal["csv", "jsonl", "parquet"]
@@ -176,11 +177,16 @@ class TextWriter:
         if self._form == "json":
             self._put("\n]\n" if self._begun else "[]\n")
         if self._close:
-            self._stream.close()
+            with self._writing():
+                self._stream.close()
 
     def _put(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        with self._writing():
+            self._stream.write(text)
+            self._stream.flush()
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(Path(self._stream.name)) if self._close else nullcontext()
 
 
 def columns(topk: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -228,6 +229,8 @@ def decoding(path: str | Path) -> Iterator[None]:
     except UnreadableImageError:
         raise
     except Exception as error:  # on arbitrary bytes decoders fail in any way: IndexError, struct.error, ...
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # too many open files: says nothing of the image
         reason = _reason(error, Path(path))
         raise UnreadableImageError(f"{path}: {reason}", reason) from error
 

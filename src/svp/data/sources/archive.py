@@ -6,6 +6,7 @@ it: ``cat.tar`` holds the images of a class, ``train.tar`` the class folders of 
 
 from __future__ import annotations
 
+import errno
 import lzma
 import shutil
 import struct
@@ -108,6 +109,8 @@ def _extract(archive: Path, folder: Path, encoding: str | None) -> list[str]:
     except DataError:
         raise
     except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # nothing is wrong with the archive
         reason = str(error) or type(error).__name__
         raise DataError(f"{archive}: cannot be unpacked ({reason}). Copy or download it again.") from error
     if note:

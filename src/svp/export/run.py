@@ -101,6 +101,7 @@ def _metadata(trained: TrainedModel) -> dict[str, str]:
         "fill": [round(255 * value) for value in inputs.mean],
         "mean": inputs.mean,
         "std": inputs.std,
+        "value_range": inputs.value_range,
     }
     model = {"svp": __version__, "backbone": info.backbone.name, "method": info.methods}
     values = {"class_names": trained.class_names, "preprocessing": preprocessing, "model": model}

@@ -16,6 +16,7 @@ from svp.data import UnreadableImageError, check_files, find_images, load_image,
 from svp.data.pipeline.decoding import MAX_ASPECT, NO_END_MARK, ImageReader
 from svp.data.pipeline.formats import FORMATS_FOR_STRANGERS, IMAGE_SUFFIXES, enable_heif
 from svp.inputs import InputConfig, eval_transform
+from tests.data.pipeline.test_samples import write_tiff
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +106,33 @@ def test_a_png_with_more_text_after_its_pixels(tmp_path: Path) -> None:
     content = encoded("PNG")
     text = png_chunk(b"zTXt", b"late\0\0" + zlib.compress(bytes(2**21)))
     assert same(put(tmp_path / "x.png", content[:-12] + text + content[-12:]), photo())
+
+
+@pytest.mark.parametrize("name", [b"pHYs", b"gAMA", b"cHRM", b"tIME", b"iCCP", b"eXIf", b"acTL", b"zTXt"])
+@pytest.mark.parametrize("data", [b"", b"\xff" * 3, b"x\0\0rubbish"])
+def test_a_png_with_broken_side_data(tmp_path: Path, name: bytes, data: bytes) -> None:
+    content = encoded("PNG")
+    for checksum in (zlib.crc32(name + data), 0):
+        chunk = struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
+        assert same(put(tmp_path / "x.png", content[:33] + chunk + content[33:]), photo())
+
+
+@pytest.mark.parametrize("mark", [*range(0xE1, 0xF0), 0xFE])
+@pytest.mark.parametrize(
+    "data", [b"", b"MPF\0rubbish", b"Exif\0\0rubbish", b"ICC_PROFILE\0\x05\x02x", b"Photoshop 3.0\0" + bytes(9)]
+)
+def test_a_jpeg_with_broken_side_data(tmp_path: Path, mark: int, data: bytes) -> None:
+    content = encoded()
+    plain = load_image(put(tmp_path / "a.jpg", content))
+    segment = bytes((0xFF, mark)) + struct.pack(">H", 2 + len(data)) + data
+    assert same(put(tmp_path / "b.jpg", content[:2] + segment + content[2:]), plain)
+
+
+@pytest.mark.parametrize(("tag", "value"), [(34665, 4_000_000), (34853, 8), (40965, 7), (700, (1, 2, 3)), (330, 99_999)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_tiff_with_broken_side_data(tmp_path: Path, tag: int, value: Any, orientation: int) -> None:
+    plain = load_image(write_tiff(tmp_path / "a.tif", np.asarray(photo()), t274=orientation))
+    assert same(write_tiff(tmp_path / "b.tif", np.asarray(photo()), t274=orientation, **{f"t{tag}": value}), plain)
 
 
 @pytest.mark.parametrize("profile", [bytes(2**21), b"rubbish"])

@@ -123,6 +123,7 @@ def test_the_bits_that_a_png_names_count(tmp_path: Path) -> None:
     values = ramp(900, np.uint16)
     assert levels(write_png(tmp_path / "a.png", values)).max() == 224  # of 1023
     assert levels(write_png(tmp_path / "b.png", values, b"sBIT\x0c")).max() == 56  # of 4095
+    assert levels(write_png(tmp_path / "d.png", values, b"sBIT\x10")).max() == 224  # all there are, which says nothing
     assert levels(write_png(tmp_path / "c.png", values * 70, b"sBIT\x0c")).max() == 245  # shifted up, as PNG has it
 
 
@@ -143,7 +144,7 @@ def test_unsigned_32_bits_do_not_turn_negative(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("top", [1.0, 255.0, 4095.0])
-@pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf, -9999.0, -3.4028235e38, 3.4028235e38])
+@pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf, -9999.0, -3.4028235e38, 9.96921e36, 1e20])
 def test_no_data_is_black_and_no_end_of_the_range(tmp_path: Path, top: float, hole: float) -> None:
     values = ramp(top, np.float32)
     expected = np.floor(values * np.float64(255 / top) + 0.5)
@@ -305,3 +306,13 @@ def test_8_bit_images_take_no_range(tmp_path: Path) -> None:
 def test_a_tiff_that_pillow_does_not_read_is_said_to_be_one(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImageError, match="a TIFF that is damaged or of a kind that Pillow does not read"):
         load_image(write_tiff(tmp_path / "x.tif", ramp(1, np.float64)))
+
+
+def test_a_fourth_sample_of_a_tga_is_alpha_where_its_header_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "x.tga"
+    Image.new("RGBA", (4, 4), (10, 20, 30, 0)).save(path)
+    assert load_image(path).getpixel((0, 0)) == (255, 255, 255)
+    content = bytearray(path.read_bytes())
+    content[17] &= 0xF0
+    path.write_bytes(content)
+    assert load_image(path).getpixel((0, 0)) == (10, 20, 30)

@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from PIL import Image
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"dSIG", b"sPLT")
+_PNG_NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS")
+_TIFF_NEEDED = {
+    *(254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325),
+    *(332, 338, 339, 347, *range(512, 522), 529, 530, 531, 532, 42113),
+}
 _JPEG_SIDE = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # application segments and comments; 0xE0 is JFIF's, 0xEE Adobe's
 _END = b"\xff\xd9"
 _FILLINGS = (b"\0" * 64, b"\xaa" * 64, b"\x55" * 64, bytes(37 * k * k % 251 for k in range(1, 65)))
@@ -19,12 +23,12 @@ _TAILS = tuple(data + b"".join(bytes((0xFF, 0xD0 + k)) + data for k in range(8))
 
 
 def without_side_data(content: bytes) -> bytes | None:
-    """A PNG without texts, profiles and EXIF, a JPEG without its application segments; None if there is nothing to leave out.
+    """A PNG or TIFF of pixels alone, or a JPEG without application segments; None if there is nothing to leave out.
 
     The segments of JFIF and Adobe stay: they say what the colors are.
     """
     if content.startswith(_PNG):
-        kept = [data for name, data in _png_chunks(content) if name not in _PNG_TEXT]
+        kept = [data for name, data in _png_chunks(content) if name in _PNG_NEEDED]
         shorter = _PNG + b"".join(kept)
     elif content.startswith(b"\xff\xd8"):
         dropped = [
@@ -35,6 +39,8 @@ def without_side_data(content: bytes) -> bytes | None:
             shorter += content[last:start]
             last = end
         shorter += content[last:]
+    elif content.startswith((b"II*\0", b"MM\0*")):
+        shorter = _tiff_pixels(content)
     else:
         return None
     return shorter if shorter != content else None
@@ -122,6 +128,20 @@ def _has_all_scans(content: bytes) -> bool:
                 (component, k): bits & 15 if progressive else 0 for component in data[1::2][: data[0]] for k in wanted
             }
     return bool(components) and all(precision.get((component, k), 1) == 0 for component in components for k in range(64))
+
+
+def _tiff_pixels(content: bytes) -> bytes:
+    """The file with the first image alone, and no tags but those that its pixels need."""
+    order = {b"I": "<", b"M": ">"}[content[:1]]
+    try:
+        (start,) = struct.unpack_from(f"{order}I", content, 4)
+        (count,) = struct.unpack_from(f"{order}H", content, start)
+    except struct.error:  # cut short
+        return content
+    entries = [content[position : position + 12] for position in range(start + 2, start + 2 + 12 * count, 12)]
+    needed = [entry for entry in entries if len(entry) == 12 and struct.unpack(f"{order}H", entry[:2])[0] in _TIFF_NEEDED]
+    directory = struct.pack(f"{order}H", len(needed)) + b"".join(needed) + bytes(4)
+    return content[:start] + directory + content[start + len(directory) :]
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:

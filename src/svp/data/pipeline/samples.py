@@ -21,7 +21,8 @@ from svp.inputs import ValueRange
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _NO_VALUE = (-9999.0, -99999.0, -32768.0)  # usual in elevation models and satellite images
-_HUGE = 1e30  # floats beyond stand for no value: usually the largest of the type
+_HUGE = 1e19  # floats beyond stand for no value: 1e20, 9.97e36, the largest of the type
+_ENDS = (-(2**31), -(2**31) + 1, 2**31 - 1)  # of 32-bit integers
 _CHUNK = 1 << 20
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _EXTRA_SAMPLES, _PLANAR, _SAMPLE_FORMAT, _GDAL_NODATA = 258, 262, 338, 284, 339, 42113
@@ -103,18 +104,20 @@ def read_samples(image: ImageFile, reopen: Callable[[], ImageFile], bits: Callab
         alpha,
         premultiplied and alpha is not None,
         _tag(image, _PHOTOMETRIC) == 0 and values.ndim == 2,
-        _facts(values, missing, bits() if image.format == "PNG" else _bits(image)),
+        _facts(values, missing, bits() if image.format == "PNG" else _first(_tag(image, _BITS_PER_SAMPLE), 0)),
     )
 
 
-def has_false_alpha(image: Image.Image) -> bool:
-    """Whether the fourth sample of a TIFF, which Pillow takes for opacity, is said to be none: ExtraSamples 1 and 2 are."""
+def has_false_alpha(image: ImageFile) -> bool:
+    """Whether Pillow takes for opacity what an opened TIFF or TGA does not call so."""
     return image.mode == "RGBA" and not _says_alpha(image)
 
 
-def _says_alpha(image: Image.Image) -> bool:
-    extra = _tag(image, _EXTRA_SAMPLES) if image.format == "TIFF" else 2
-    return (extra[0] if isinstance(extra, tuple) and extra else extra) in (1, 2)
+def _says_alpha(image: ImageFile) -> bool:
+    if image.format == "TGA" and image.fp is not None:
+        image.fp.seek(17)
+        return image.fp.read(1)[0] & 15 > 0  # number of attribute bits
+    return image.format != "TIFF" or _first(_tag(image, _EXTRA_SAMPLES), 0) in (1, 2)
 
 
 def _single_band(image: ImageFile) -> Array:
@@ -187,6 +190,8 @@ def _missing(values: Array, no_data: object) -> Array:
         missing |= ~(np.abs(values) < _HUGE)  # true of NaN as well
     if values.dtype.kind in "fi":
         missing |= np.isin(values, np.asarray(_NO_VALUE, values.dtype))
+    if values.dtype.kind == "i":
+        missing |= np.isin(values, np.asarray(_ENDS, values.dtype))
     try:
         named = float(str(no_data).rstrip("\0 "))
     except ValueError:
@@ -196,19 +201,14 @@ def _missing(values: Array, no_data: object) -> Array:
     return missing
 
 
-def _facts(values: Array, missing: Array, bits: int | None) -> SampleFacts:
+def _facts(values: Array, missing: Array, bits: object) -> SampleFacts:
     valid = values[~missing] if missing.any() else values
     least, greatest = (valid.min().item(), valid.max().item()) if valid.size else (0, 0)
     kind = {"f": "floating-point", "i": "signed"}.get(values.dtype.kind, f"{8 * values.dtype.itemsize}-bit")
     if kind == "signed" and least >= 0:
         kind = "32-bit"
-    return SampleFacts(kind, least, greatest, bits, bool(missing.any()))
-
-
-def _bits(image: ImageFile) -> int | None:
-    """Fewer than 16 bits that the file says are used."""
-    bits = _first(_tag(image, _BITS_PER_SAMPLE), 0)
-    return bits if isinstance(bits, int) and 8 < bits < 16 else None
+    fewer = bits if isinstance(bits, int) and 8 < bits < 16 else None
+    return SampleFacts(kind, least, greatest, fewer, bool(missing.any()))
 
 
 def _tag(image: Image.Image, number: int) -> Any:

@@ -72,7 +72,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def run(tmp_path_factory: pytest.TempPathFactory, scans: list[Path]) -> Path:
     """An adapter, and test images as a run has them."""
     folder = tmp_path_factory.mktemp("run")
-    splits = {"root": str(scans[0].parent), "test": [[path.name, 0] for path in scans]}
+    splits = {"root": str(scans[0].parent), "train": [], "val": [], "test": [[path.name, 0] for path in scans]}
     (folder / "splits.json").write_text(json.dumps(splits))
     model = tuned("svp", shared_layers=1)
     with torch.no_grad():

@@ -22,12 +22,13 @@ _GROUPS = {
     "model": ("model", "weights", "img_size", "drop_path", "grad_checkpointing"),
     "method": (),
     "optimization": (
-        *("epochs", "batch_size", "lr", "lr_base_size", "weight_decay", "schedule"),
+        *("epochs", "minutes", "patience", "batch_size", "lr", "lr_base_size", "weight_decay", "schedule"),
         *("warmup_epochs", "warmup_lr", "min_lr", "clip_grad"),
     ),
+    "classes and scores": ("balance", "choose_by", "calibrate"),
     "augmentation": ("label_smoothing", "mixup", "cutmix"),
     "preparation of images": (),
-    "run": ("out", "resume", "seed", "recipe", "device", "precision", "num_workers", "cache", "max_pixels"),
+    "run": (),  # and all that stand nowhere else
 }
 
 
@@ -64,8 +65,10 @@ def make_parser(methods: Sequence[str]) -> Parser:
         "svp train", "Train an adapter on a folder of images, or on a named data set.", "svp train [OPTION]...", add_help=False
     )
     groups = {name: parser.add_argument_group(name) for name in _GROUPS}
+    elsewhere = {setting for settings in _GROUPS.values() for setting in settings} | {"method", "options", "augment", "inputs"}
+    rest = [field.name for field in fields(TrainConfig) if field.name not in elsewhere]
     for name, settings in _GROUPS.items():
-        add_parameters(groups[name], TrainConfig, settings)
+        add_parameters(groups[name], TrainConfig, rest if name == "run" else settings)
     add_parameters(groups["augmentation"], AugmentConfig, prefix="augment.")
     names = [field.name for field in fields(InputOverrides) if field.name != "value_range"]
     add_parameters(groups["preparation of images"], InputOverrides, names, prefix="inputs.")

@@ -127,6 +127,7 @@ class EpochRow(_Record):
         seconds: Wall time of training and validation together, in seconds.
         training_seconds: Wall time of training alone, in seconds; None in rows of version 0.1.0.
         validation_seconds: Wall time of scoring images after it, in seconds; None in rows of version 0.1.0.
+        planned_epochs: Number of epochs planned after the first one, which showed the speed; None if they were given.
         chosen_by: Metric that chooses the epoch, see `Metric`.
         selection_value: That metric on the part that chooses; None if there is none, or in rows of version 0.1.0.
     """
@@ -140,6 +141,7 @@ class EpochRow(_Record):
     seconds: float
     training_seconds: float | None = None
     validation_seconds: float | None = None
+    planned_epochs: int | None = None
     chosen_by: str = "top1"
     selection_value: float | None = None
 

@@ -41,6 +41,8 @@ class TrainConfig:
         method: Tuning method, or several joined by "+".
         options: Options of the method; of several methods, a mapping for each by its name.
         epochs: Passes over the training images.
+        minutes: Time for the whole run, test included, instead of `epochs`: the first epoch shows how many fit.
+        patience: Stop after so many epochs without a better one on the validation images; never if left out.
         batch_size: Images per optimizer step, over all processes.
         lr: Peak learning rate of AdamW; the method's own (of several, the lowest) if left out.
         lr_base_size: Batch size that the learning rate is meant for: the peak is lr * batch size / this. Not scaled if left
@@ -100,6 +102,8 @@ class TrainConfig:
     method: str = "svp"
     options: dict[str, Any] = field(default_factory=dict)
     epochs: int = 20
+    minutes: float | None = None
+    patience: int | None = None
     batch_size: int = 32
     lr: float | None = None
     lr_base_size: int | None = None
@@ -145,6 +149,7 @@ class TrainConfig:
         methods = get_methods(self.method)
         lowest = {
             "epochs": 1,
+            "patience": 1,
             "batch_size": 2,
             "lr_base_size": 1,
             "shots": 1,
@@ -155,7 +160,7 @@ class TrainConfig:
         }
         for name, low in lowest.items():
             _check_at_least(name, getattr(self, name), low)
-        for name in ("lr", "clip_grad"):
+        for name in ("lr", "clip_grad", "minutes"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} is {value}, expected a number above 0")
@@ -174,6 +179,10 @@ class TrainConfig:
         if self.calibrate and self.protocol != "validation":
             raise ConfigError(
                 f"calibrate needs validation images, protocol {self.protocol} has none: leave one of the two settings out"
+            )
+        if self.patience is not None and self.protocol == "trainval":
+            raise ConfigError(
+                "patience needs validation images, protocol trainval has none: leave one of the two settings out"
             )
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ConfigError(f"batch_size is {self.batch_size}, mixup and CutMix need an even one")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from svp.training.display import Display
 from svp.training.machine import reset_peak_memory
 from svp.training.nonfinite import LossOnItsWay, check_outcome, explain_nonfinite
 from svp.training.outcome import finish
+from svp.training.plan import epochs_of, is_over, plan_epochs
 from svp.training.recipes import ConfigError
 from svp.training.setup import (
     Prepared,
@@ -106,12 +107,13 @@ def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow]
     claim_directory(prepared)
     try:
         rows, best = _restore(prepared)
-        seconds_before = sum(row.seconds for row in rows)
-        for epoch in range(len(rows), config.epochs):
-            best = _epoch(prepared, epoch, rows, best)
+        started -= sum(row.seconds for row in rows)
+        prepared.schedule.plan(epochs_of(config, rows))
+        while not is_over(config, rows, best):
+            best = _epoch(prepared, len(rows), rows, best, started)
             if after_epoch is not None:
                 after_epoch(rows[-1])
-        return Run(directory.path, finish(prepared, rows, best, started - seconds_before))
+        return Run(directory.path, finish(prepared, rows, best, started))
     except KeyboardInterrupt as interrupt:
         raise Interrupted(directory.path) from interrupt
 
@@ -133,7 +135,7 @@ def _restore(prepared: Prepared) -> tuple[list[EpochRow], int]:
     return rows, int(state["best"])
 
 
-def _epoch(prepared: Prepared, epoch: int, rows: list[EpochRow], best: int) -> int:
+def _epoch(prepared: Prepared, epoch: int, rows: list[EpochRow], best: int, run_started: float) -> int:
     """Train and evaluate one epoch, write everything down, return the epoch to keep so far."""
     started, accelerator = time.time(), prepared.accelerator
     # all randomness follows from (seed, epoch, process): a resumed run draws what an uninterrupted one would have
@@ -145,21 +147,22 @@ def _epoch(prepared: Prepared, epoch: int, rows: list[EpochRow], best: int) -> i
     check_outcome(prepared.tuner, scores.loss, epoch)  # before anything good is overwritten
     chooses = prepared.selection_split is not None
     ended = time.time()
-    rows.append(
-        EpochRow(
-            epoch=epoch,
-            lr=prepared.optimizer.param_groups[0]["lr"],
-            train_loss=train_loss,
-            selection_split=prepared.selection_split,
-            selection_loss=scores.loss if chooses else None,
-            selection_top1=scores.top1 if chooses else None,
-            chosen_by=prepared.config.choose_by,
-            selection_value=scores.value(prepared.config.choose_by) if chooses else None,
-            seconds=ended - started,
-            training_seconds=trained - started,
-            validation_seconds=ended - trained,
-        )
+    row = EpochRow(
+        epoch=epoch,
+        lr=prepared.optimizer.param_groups[0]["lr"],
+        train_loss=train_loss,
+        selection_split=prepared.selection_split,
+        selection_loss=scores.loss if chooses else None,
+        selection_top1=scores.top1 if chooses else None,
+        chosen_by=prepared.config.choose_by,
+        selection_value=scores.value(prepared.config.choose_by) if chooses else None,
+        seconds=ended - started,
+        training_seconds=trained - started,
+        validation_seconds=ended - trained,
     )
+    if epoch == 0 and prepared.config.minutes is not None:
+        row = _planned(prepared, row, ended - run_started)
+    rows.append(row)
     better = not chooses or best < 0 or rows[-1].merit > rows[best].merit
     best = epoch if better else best
     if accelerator.is_main_process:
@@ -175,10 +178,19 @@ def _epoch(prepared: Prepared, epoch: int, rows: list[EpochRow], best: int) -> i
             }
         )
         prepared.directory.write_metrics(rows)
-    epochs = prepared.config.epochs
+    epochs = epochs_of(prepared.config, rows)
     left = np.mean([row.seconds for row in rows]) * (epochs - epoch - 1)
     prepared.display.epoch(rows[-1], epochs, float(left), better and chooses)
     return best
+
+
+def _planned(prepared: Prepared, first: EpochRow, elapsed: float) -> EpochRow:
+    """The row of the first epoch with the number of epochs that fit into the time; the schedule follows it."""
+    images = len(prepared.data.test) / max(len(prepared.scored_loader.dataset), 1)  # type: ignore[arg-type]
+    fitting = torch.tensor([plan_epochs(prepared.config, elapsed, first, images)], device=prepared.accelerator.device)
+    epochs = int(prepared.accelerator.gather(fitting).min())  # the clocks of processes differ
+    prepared.schedule.plan(epochs)
+    return replace(first, planned_epochs=epochs)
 
 
 def _train_epoch(prepared: Prepared, epoch: int) -> float:
@@ -187,7 +199,7 @@ def _train_epoch(prepared: Prepared, epoch: int) -> float:
     prepared.wrapped.train()
     loader.set_epoch(epoch)  # type: ignore[attr-defined]
     total = torch.zeros((), device=accelerator.device)
-    with prepared.display.progress(f"epoch {epoch + 1}/{config.epochs}", len(loader)) as (bar, task):
+    with prepared.display.progress(f"epoch {epoch + 1}", len(loader)) as (bar, task):
         for step, (images, labels, index) in enumerate(normalized(loader, prepared.inputs)):
             prepared.schedule.set(epoch, step)
             loss = _loss(prepared, images, labels)

@@ -52,7 +52,7 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
         unreadable_images=describe_unreadable(prepared.unreadable),
         protocol=config.protocol,
         epoch_chosen=best + 1,
-        epochs=config.epochs,
+        epochs=len(rows),
         how_chosen=how_chosen(config.protocol, data, config.choose_by),
         selection_top1=rows[best].selection_top1,
         peak_lr=prepared.peak_lr,

@@ -27,13 +27,19 @@ class Schedule:
     """
 
     def __init__(self, optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> None:
+        self.optimizer, self.config = optimizer, config
         self.per_epoch = config.schedule == "released"
         self.steps_per_epoch = steps_per_epoch
-        unit = 1 if self.per_epoch else steps_per_epoch
-        warmup = round(min(config.warmup_epochs, config.epochs / 2) * unit)
+        self.plan(config.epochs)
+
+    def plan(self, epochs: int) -> None:
+        """Let the run have so many epochs."""
+        config = self.config
+        unit = 1 if self.per_epoch else self.steps_per_epoch
+        warmup = round(min(config.warmup_epochs, epochs / 2) * unit)
         self._cosine = CosineLRScheduler(
-            optimizer,
-            t_initial=max(config.epochs * unit - (0 if self.per_epoch else warmup), 2),  # timm warns of 1
+            self.optimizer,
+            t_initial=max(epochs * unit - (0 if self.per_epoch else warmup), 2),  # timm warns of 1
             lr_min=config.min_lr,
             warmup_t=warmup,
             warmup_lr_init=config.warmup_lr,

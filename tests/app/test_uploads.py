@@ -79,12 +79,20 @@ def test_a_zip_is_read_by_its_images(tmp_path: Path) -> None:
     image = real_png()
     archive = zipped(
         tmp_path / "photos.zip",
-        {"b/2.png": image, "a/1.PNG": image, "notes.txt": b"", "__MACOSX/a/._1.png": b"", ".hidden.png": b""},
+        {
+            "b/2.png": image,
+            "a/1.PNG": image,
+            "a/7": image,
+            "README": b"words",
+            "notes.txt": b"",
+            "__MACOSX/a/._1.png": b"",
+            ".hidden.png": b"",
+        },
     )
     single = tmp_path / "3.png"
     single.write_bytes(image)
     found = gather_images([archive, Upload("c/3.png", single)], Limits(), make(tmp_path / "out"))
-    assert [upload.name for upload in found] == ["b/2.png", "a/1.PNG", "c/3.png"]
+    assert [upload.name for upload in found] == ["b/2.png", "a/1.PNG", "a/7", "c/3.png"]
     assert all(upload.path.read_bytes() == image for upload in found)
 
 

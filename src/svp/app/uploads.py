@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from PIL import Image
 
 from svp.data import IMAGE_SUFFIXES, DataError, ImageReader, UnreadableImageError
-from svp.data.pipeline.formats import EXPECTED_IMAGES, FORMATS_FOR_STRANGERS
+from svp.data.pipeline.formats import EXPECTED_IMAGES, FORMATS_FOR_STRANGERS, HEAD, begins_as_image
 from svp.errors import InputError
 from svp.inputs import ValueRange
 
@@ -70,8 +72,8 @@ def read_image(path: Path, limits: Limits, value_range: ValueRange = "file") -> 
 def gather_images(uploads: Sequence[Upload], limits: Limits, folder: Path) -> list[Upload]:
     """The images among the uploads, and those in the zips among them, which are unpacked into `folder`.
 
-    By their suffix, as ``svp.data.find_images`` has it for folders; what is hidden is left out. Members of a zip are written
-    under names of our own, whatever they are called.
+    By their suffix or first bytes, as ``svp.data.find_images`` has it for folders; what is hidden is left out. Members of a
+    zip are written under names of our own, whatever they are called.
 
     Raises:
         DataError: No image, too many of them, or a zip that is damaged, encrypted, or holds more than the limits allow.
@@ -82,11 +84,12 @@ def gather_images(uploads: Sequence[Upload], limits: Limits, folder: Path) -> li
     left = limits.max_upload_size
     for upload in uploads:
         if upload.path.suffix.lower() != ".zip":
-            images += [upload] if _is_image(upload.name) else []
+            images += [upload] if _is_image(upload.name, partial(FileIO, upload.path)) else []
             continue
         try:
             with zipfile.ZipFile(upload.path) as archive:
-                members = [member for member in archive.infolist() if not member.is_dir() and _is_image(member.filename)]
+                files = [member for member in archive.infolist() if not member.is_dir()]
+                members = [member for member in files if _is_image(member.filename, partial(archive.open, member))]
                 _check_number(len(images) + len(members), limits)
                 for member in members:
                     path = folder / f"{len(images):06d}{Path(member.filename).suffix.lower()}"
@@ -119,6 +122,11 @@ def _check_number(number: int, limits: Limits) -> None:
         raise DataError(f"{number:,} images, expected at most {limits.max_images:,} at a time")
 
 
-def _is_image(name: str) -> bool:
+def _is_image(name: str, open_file: Callable[[], IO[bytes]]) -> bool:
     path = PurePosixPath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    if any(part.startswith((".", "__MACOSX")) for part in path.parts):
+        return False
+    if path.suffix:
+        return path.suffix.lower() in IMAGE_SUFFIXES
+    with open_file() as file:
+        return begins_as_image(file.read(HEAD))

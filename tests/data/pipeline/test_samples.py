@@ -288,7 +288,11 @@ def test_fractions_beside_larger_numbers_are_warned_of(tmp_path: Path) -> None:
         (0, 70_000, "32-bit", (0, 70_000), (0, 70_000)),
         (0, 300, "32-bit", (0, 1023), (0, 65535)),
         (0, 0.5, "floating-point", (0, 1), (0, 1)),
-        (0, 2.5, "floating-point", (0, 255), (0, 255)),
+        (0, 2.5, "floating-point", (0, 2.5), (0, 255)),
+        (0, 0.003, "floating-point", (0, 0.003), (0, 1)),
+        (0, 200, "floating-point", (0, 255), (0, 255)),
+        (0, 0, "floating-point", (0, 1), (0, 1)),
+        (-5, -5, "signed", (-5, -4), (-5, -4)),
     ],
 )
 def test_ranges(least: float, greatest: float, kind: str, expected: Any, by_type: Any) -> None:

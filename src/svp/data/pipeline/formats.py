@@ -66,9 +66,13 @@ def looks_like_image(path: Path) -> bool:
     """Whether the first bytes are those of an image, whatever the name; False where they cannot be read."""
     try:
         with path.open("rb") as file:
-            head = file.read(32)
+            return begins_as_image(file.read(HEAD))
     except OSError:
         return False
+
+
+def begins_as_image(head: bytes) -> bool:
+    """Whether these are the first bytes of an image."""
     return (
         head.startswith(_IMAGES)
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")

@@ -36,7 +36,7 @@ def choose_range(facts: Iterable[SampleFacts], by_type: bool = False) -> tuple[f
     """The values that become black and white: 0 and the largest of the fewest usual bits that hold all values.
 
     Usual are 8, 10, 12, 14 and 16 bits, and 0..1 for floats. Where values are below 0 or above 65535, the smallest
-    and the largest are taken.
+    and the largest are taken; of floats, the largest also where it is below a quarter of what is usual.
 
     Args:
         facts: What the files hold, one or more.
@@ -47,13 +47,13 @@ def choose_range(facts: Iterable[SampleFacts], by_type: bool = False) -> tuple[f
     if by_type and all(fact.kind == "16-bit" for fact in facts):
         return 0, 65535
     if not by_type:
-        greatest = max(greatest, *(2**fact.bits - 1 if fact.bits else 0 for fact in facts))
-    tops = _TOPS_BY_TYPE if by_type else TOPS
-    if all(fact.kind == "floating-point" for fact in facts):
-        tops = (1, *tops)
+        greatest = max([greatest, *(2**fact.bits - 1 for fact in facts if fact.bits)])
+    floating = all(fact.kind == "floating-point" for fact in facts)
+    tops = (1,) * floating + (_TOPS_BY_TYPE if by_type else TOPS)
     if least < 0 or greatest > tops[-1]:
-        return least, greatest
-    return 0, smallest_top(greatest, tops)
+        return least, greatest if greatest > least else least + 1
+    top = smallest_top(greatest, tops)
+    return 0, greatest if floating and not by_type and 0 < greatest < top / 4 else top
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 import svp
 from svp.models import VisionMamba
 from svp.models.blocks import add_residual
-from svp.tuners.layout import Layout, Position
+from svp.tuners.layout import AddedTokens, Layout, Position
 from tests.models.small import images, small_vim
 
 POSITIONS = get_args(Position)
@@ -83,6 +83,26 @@ def test_affix_equals_its_equation(position: Position) -> None:
     tokens, layout = model.affix.tokens[1].expand(2, -1, -1), Layout(5, position)
     assert mixer(u).shape == u.shape
     torch.testing.assert_close(mixer(u), layout.own(mixer.forward(layout.insert(u, tokens))))
+
+
+def test_places_of_own_tokens() -> None:
+    model = small_vim()
+    tuner = svp.tune(model, "affix+vpt_deep", affix=dict(num_tokens=2, position="both"), vpt_deep=dict(num_tokens=3))
+    # affix, three of vpt, 17 of the model's own, affix
+    assert tuner.added_tokens.of_blocks(22).tolist() == list(range(1, 21))
+    assert tuner.added_tokens.own(22).tolist() == list(range(4, 21))
+    tuner.detach()
+    assert svp.tune(model, "linear").added_tokens.own(17).tolist() == list(range(17))
+
+
+def test_only_one_method_adds_tokens_to_a_place() -> None:
+    added = AddedTokens()
+    added.add_to_blocks(Layout(2, "prefix"))
+    added.add_to_mixers(Layout(2, "prefix"))
+    with pytest.raises(ValueError, match="two methods add tokens to the blocks: they cannot be combined"):
+        added.add_to_blocks(Layout(3, "suffix"))
+    with pytest.raises(ValueError, match="two methods add tokens to the mixers: they cannot be combined"):
+        added.add_to_mixers(Layout(3, "suffix"))
 
 
 def test_projection_counts_as_published() -> None:

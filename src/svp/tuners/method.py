@@ -45,6 +45,12 @@ class Method(ABC):
             The names of the parameters that train beside the head.
         """
 
+    def check_backbone(self, model: nn.Module) -> None:
+        """Raise ``InputError`` for a model of a kind that the method does not work on."""
+        if not isinstance(model, self.backbones):
+            kinds = " or ".join(kind.__name__ for kind in self.backbones)
+            raise InputError(f"method {self.name!r} works on a {kinds}, this is a {type(model).__name__}")
+
     def bake(self, model: Any) -> None:  # noqa: B027 (most methods have nothing to do)
         """Put what was trained into the weights of the backbone, if it is mergeable and not there already."""
 

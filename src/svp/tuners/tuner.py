@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from svp.errors import InputError, UnavailableError
 from svp.models.checkpoints import WeightsError, check_finite, check_shapes, state_sha256
 from svp.tuners.attachment import Attachment
-from svp.tuners.layout import AddedTokens
 from svp.tuners.method import Method, joined_name
 
 
@@ -29,6 +28,7 @@ class Tuner:
     Attributes:
         name: The methods' names, joined by "+".
         trainable_names: Names in the model of all parameters that train.
+        added_tokens: Tokens that the methods add to the sequence, and where these stand.
 
     Raises:
         InputError: The model is tuned already, is of a kind that a method does not work on, or an option does not fit it.
@@ -39,13 +39,12 @@ class Tuner:
         attached = getattr(model, "tuner", None)
         if attached is not None:
             raise InputError(f"the model is already tuned by {attached.name!r}; call model.tuner.detach() first")
-        for name, method in methods.items():
-            if not isinstance(model, method.backbones):
-                kinds = " or ".join(kind.__name__ for kind in method.backbones)
-                raise InputError(f"method {name!r} works on a {kinds}, this is a {type(model).__name__}")
+        for method in methods.values():
+            method.check_backbone(model)
         self.model = cast(Any, model)
         self.methods = dict(methods)
         self._attachment = Attachment(model, self.name)
+        self.added_tokens = self._attachment.added_tokens
         try:
             model.requires_grad_(False)
             for method in methods.values():
@@ -66,11 +65,6 @@ class Tuner:
     def self_contained(self) -> bool:
         """Whether the trained state holds the whole model."""
         return any(method.self_contained for method in self.methods.values())
-
-    @property
-    def added_tokens(self) -> AddedTokens:
-        """Tokens that the methods add to the sequence, and where these stand."""
-        return self._attachment.added_tokens
 
     def merge(self) -> nn.Module:
         """Bake what was trained into a plain backbone and return it, where the methods can be expressed so.

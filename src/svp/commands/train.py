@@ -17,7 +17,7 @@ from svp.errors import InputError, Interrupted
 _GROUPS = {
     "data": (
         *("data", "data_root", "protocol", "shots", "train_fraction", "val_fraction", "test_fraction"),
-        *("group", "group_regex", "archive_encoding"),
+        *("group", "group_regex", "archive_encoding", "check"),
     ),
     "model": ("model", "weights", "img_size", "drop_path", "grad_checkpointing"),
     "method": (),

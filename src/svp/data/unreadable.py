@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,10 @@ Result = TypeVar("Result")
 
 MAX_UNREADABLE = 0.05
 """Share of the training images that may be unreadable; more stops the run."""
+
+
+_SECONDS_BETWEEN = 30.0
+"""Seconds of checking after which what was found is kept."""
 
 
 @dataclass(frozen=True)
@@ -115,24 +120,37 @@ def check_files(
         progress: Called after each file with the number of files done.
         max_pixels: Largest image that is decoded, in pixels; Pillow's limit if None.
     """
-    known, reader = _read_cache(), ImageReader(max_pixels=max_pixels)
+    memory, reader = _Memory(), ImageReader(max_pixels=max_pixels)
+    entries = {path: _entry(path, max_pixels) for path in paths}
+    new = [path for path in paths if entries[path] not in memory.known]
 
-    def check(path: Path) -> tuple[str, _Remembered]:
-        entry = _entry(path, max_pixels)
-        if entry in known:
-            return entry, known[entry]
+    def check(path: Path) -> _Remembered:
         decoded = reader.decode(path)
-        return entry, _Remembered(decoded.samples, decoded.note, content_fingerprint(path), look_of(decoded.image))
+        return _Remembered(decoded.samples, decoded.note, content_fingerprint(path), look_of(decoded.image))
 
-    readable, unreadable = decode_all(paths, check, progress)
-    if not known.keys() >= {entry for entry, _ in readable.values()}:
-        _write_cache(known | dict(readable.values()))
+    def remember(path: Path) -> _Remembered:
+        memory.add(entries[path], found := check(path))
+        return found
+
+    def tell(done: int) -> None:
+        memory.write_now_and_then()
+        if progress is not None:
+            progress(len(paths) - len(new) + done)
+
+    try:
+        if len(new) < len(paths):
+            tell(0)  # those that are known
+        decoded, unreadable = decode_all(new, remember, tell)
+    finally:
+        memory.write()  # also where it is stopped
+    seen = {path: memory.known[entry] for path, entry in entries.items() if entry in memory.known}
+    readable = {path: decoded[path] if path in decoded else seen[path] for path in paths if path in decoded or path in seen}
     return CheckedFiles(
         unreadable,
-        {path: found.samples for path, (_, found) in readable.items() if found.samples is not None},
-        {path: found.note for path, (_, found) in readable.items() if found.note},
-        {path: found.content for path, (_, found) in readable.items()},
-        {path: found.look for path, (_, found) in readable.items()},
+        {path: found.samples for path, found in readable.items() if found.samples is not None},
+        {path: found.note for path, found in readable.items() if found.note},
+        {path: found.content for path, found in readable.items()},
+        {path: found.look for path, found in readable.items()},
     )
 
 
@@ -200,6 +218,31 @@ class _Remembered:
         if self.samples is not None:
             values["samples"] = asdict(self.samples)
         return {name: value for name, value in values.items() if value}
+
+
+class _Memory:
+    """What earlier checks found, and what this one finds; written whole at the end, and now and then before."""
+
+    def __init__(self) -> None:
+        self.known = _read_cache()
+        self._new: dict[str, _Remembered] = {}
+        self._next = time.monotonic() + _SECONDS_BETWEEN
+
+    def add(self, entry: str, found: _Remembered) -> None:
+        """Called from several threads."""
+        self._new[entry] = found
+
+    def write_now_and_then(self) -> None:
+        """Write if that was long ago, as measured by the time that writing takes."""
+        if (started := time.monotonic()) > self._next:
+            self.write()
+            ended = time.monotonic()
+            self._next = ended + max(_SECONDS_BETWEEN, 20 * (ended - started))
+
+    def write(self) -> None:
+        """Keep what is new, if anything is."""
+        if new := self._new.copy():
+            _write_cache(self.known | new)
 
 
 def _entry(path: Path, max_pixels: int | None) -> str:

@@ -30,6 +30,7 @@ class Scores:
         probabilities: Their probabilities, (n, classes).
         losses: Their cross entropy in nats, (n,).
         unreadable: True classes of the images that could not be read.
+        late: Indices in the split of those of them that the loader found to be so.
     """
 
     labels: npt.NDArray[np.int64]
@@ -37,6 +38,7 @@ class Scores:
     probabilities: npt.NDArray[np.float32]
     losses: npt.NDArray[np.float64]
     unreadable: tuple[int, ...] = ()
+    late: tuple[int, ...] = ()
 
     @property
     def n(self) -> int:
@@ -180,10 +182,14 @@ def score(
     table = torch.cat(rows).numpy()
     _, first = np.unique(table[:, 0], return_index=True)
     table = table[first]
+    late = table[:, 0] < 0  # for these, others stood in
+    lost = table[late]
+    table, first = table[~late], first[~late]
     return Scores(
         labels=table[:, 1].astype(np.int64),
         guesses=table[:, 2 : 2 + k].astype(np.int64),
         probabilities=torch.cat(probabilities).numpy()[first],
         losses=table[:, -1],
-        unreadable=tuple(unreadable_labels),
+        unreadable=(*unreadable_labels, *lost[:, 1].astype(np.int64).tolist()),
+        late=tuple((-1 - lost[:, 0]).astype(np.int64).tolist()),
     )

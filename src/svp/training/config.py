@@ -24,6 +24,7 @@ from svp.training.recipes import ConfigError, merge, normalized, read_recipe, re
 from svp.tuners import Method, get_methods, methods_to_dict, parse_methods
 
 Schedule = Literal["cosine", "released"]
+Check = Literal["all", "sample", "none"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class TrainConfig:
             holds a slash); its first bracket is the group.
         archive_encoding: Encoding of the names in an archive that are not UTF-8, such as gbk, cp932 or cp866; guessed, with a
             note, if left out.
+        check: Which files are decoded before the first step, to find those that cannot be read: "all", the first time a file
+            is seen; a "sample" of 1,000; or "none". What is found later is named, counted and kept out of training, too.
         seed: Seeds the initial weights, the splits, the order of images and their augmentation.
         precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
         device: Where the model is trained; auto takes a GPU if there is one.
@@ -131,6 +134,7 @@ class TrainConfig:
     group: str | None = None
     group_regex: str | None = None
     archive_encoding: str | None = None
+    check: Check = "all"
     seed: int = 0
     precision: Precision = "auto"
     device: Device = "auto"
@@ -272,7 +276,7 @@ def _parser(settings: type, *skipped: str) -> ArgumentParser:
     return parser
 
 
-WITHOUT_EFFECT = frozenset({"resume", "out", "num_workers", "device", "recipe"})
+WITHOUT_EFFECT = frozenset({"resume", "check", "out", "num_workers", "device", "recipe"})
 """Settings that cannot change what is trained."""
 
 

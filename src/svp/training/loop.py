@@ -144,6 +144,7 @@ def _epoch(prepared: Prepared, epoch: int, rows: list[EpochRow], best: int, run_
     trained = time.time()
     batches = normalized(prepared.scored_loader, prepared.inputs)
     scores = score(prepared.wrapped, batches, accelerator, len(prepared.data.class_names))
+    prepared.late.add(prepared.scored_loader.dataset.split, scores.late, gathered=True)  # type: ignore[attr-defined]
     check_outcome(prepared.tuner, scores.loss, epoch)  # before anything good is overwritten
     chooses = prepared.selection_split is not None
     ended = time.time()
@@ -199,15 +200,18 @@ def _train_epoch(prepared: Prepared, epoch: int) -> float:
     prepared.wrapped.train()
     loader.set_epoch(epoch)  # type: ignore[attr-defined]
     total = torch.zeros((), device=accelerator.device)
+    indices: list[Tensor] = []
     with prepared.display.progress(f"epoch {epoch + 1}", len(loader)) as (bar, task):
         for step, (images, labels, index) in enumerate(normalized(loader, prepared.inputs)):
             prepared.schedule.set(epoch, step)
+            if config.check != "all":
+                indices.append(index)
             loss = _loss(prepared, images, labels)
             on_its_way = LossOnItsWay(loss)
             accelerator.backward(loss)
             value = on_its_way.value()
             if not np.isfinite(value):  # before the step: the weights are still those that gave this loss
-                paths = [prepared.train_images.paths[i] for i in index.tolist()]
+                paths = [prepared.train_images.paths[i if i >= 0 else -1 - i] for i in index.tolist()]
                 raise explain_nonfinite(prepared.model, images, value, epoch, step, paths)
             if config.clip_grad:
                 accelerator.clip_grad_norm_(prepared.tuner.trainable_parameters(), config.clip_grad)
@@ -215,6 +219,9 @@ def _train_epoch(prepared: Prepared, epoch: int) -> float:
             prepared.optimizer.zero_grad()
             total += loss.detach()
             bar.update(task, advance=1, note=f"loss {value:.3f}")
+    if indices:
+        late = [-1 - i for i in torch.cat(indices).tolist() if i < 0]
+        prepared.late.add(prepared.train_images, late, gathered=False)
     mean: Tensor = accelerator.reduce(total / len(loader), reduction="mean")
     return mean.item()
 

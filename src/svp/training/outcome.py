@@ -40,7 +40,9 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
     temperature = _calibrate(prepared) if prepared.config.calibrate else None
     lost = labels_of_unreadable(prepared.data.test, prepared.unreadable)
     scores = score(prepared.wrapped, prepared.test_loader, accelerator, len(prepared.data.class_names), lost)
+    prepared.late.add(prepared.test_loader.dataset.split, scores.late, gathered=True)  # type: ignore[attr-defined]
     config, data = prepared.config, prepared.data
+    unreadable = [*prepared.unreadable, *prepared.late.found.values()]
     test_paths = set(data.test.paths)
     validation = [row.validation_seconds for row in rows if row.validation_seconds is not None]
     result = Result(
@@ -48,8 +50,8 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
         top5=scores.top5,
         loss=scores.loss,
         n_test=scores.n,
-        unreadable_test_images=describe_unreadable([image for image in prepared.unreadable if image.path in test_paths]),
-        unreadable_images=describe_unreadable(prepared.unreadable),
+        unreadable_test_images=describe_unreadable([image for image in unreadable if image.path in test_paths]),
+        unreadable_images=describe_unreadable(unreadable),
         protocol=config.protocol,
         epoch_chosen=best + 1,
         epochs=len(rows),

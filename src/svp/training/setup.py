@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from svp.data.fingerprints import content_fingerprints
 from svp.data.near_copies import find_near_copies
 from svp.data.pipeline.loading import ImageDataset
 from svp.data.pipeline.value_ranges import describe_samples
+from svp.data.splits import shuffled
 from svp.data.unreadable import CheckedFiles
 from svp.inputs import InputConfig, Transform
 from svp.models import Backbone, Origin, create_model, model_info
@@ -52,9 +53,13 @@ from svp.runs.result import RunError
 from svp.training.balance import Criterion, make_criterion, warn_of_uneven_classes
 from svp.training.config import TrainConfig, differences, make_config
 from svp.training.display import Display
+from svp.training.late import LateUnreadable
 from svp.training.protocol import images_used, selection_part
 from svp.training.schedule import Schedule
 from svp.tuners import Tuner, read_adapter_info, tune
+
+SAMPLE = 1000
+"""Files that are decoded before the first step of a run that checks a sample."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Prepared:
         display: Told of progress.
         data: Images of the run, as its protocol uses them.
         unreadable: Those of them that cannot be read.
+        late: Those that turn out to be unreadable while the run is under way.
         contents: What stands for the bytes of each image.
         inputs: How an image is prepared for the model.
         model: The tuned model.
@@ -91,6 +97,7 @@ class Prepared:
     display: Display
     data: ImageData
     unreadable: tuple[Unreadable, ...]
+    late: LateUnreadable
     contents: Mapping[Path, str]
     inputs: InputConfig
     model: Backbone
@@ -275,7 +282,8 @@ def prepare(
         drop_last=True,
     )
     scored_loader = make_loader(scored_set, eval_batch_size, train=False, num_workers=workers, pin_memory=pin)
-    test_set = ImageListDataset(readable["test"], eval_transform(inputs), reader=reader)
+    stand_in = config.check != "all"
+    test_set = ImageListDataset(readable["test"], eval_transform(inputs), reader=reader, stand_in=stand_in)
     optimizer = create_optimizer_v2(model, opt="adamw", lr=peak_lr, weight_decay=config.weight_decay)
     wrapped, prepared_optimizer, loader, scored_loader = accelerator.prepare(model, optimizer, loader, scored_loader)
     display.say(
@@ -292,6 +300,7 @@ def prepare(
         display=display,
         data=data,
         unreadable=unreadable,
+        late=LateUnreadable(reader, accelerator, display),
         contents=checked.contents,
         inputs=inputs,
         model=model,
@@ -322,6 +331,11 @@ def _check_images(config: TrainConfig, data: ImageData, accelerator: Accelerator
     """Decode every file once, before any work: what cannot be read is named, counted and kept out of training."""
     display.say(data.summary())
     paths = [*data.train.paths, *data.val.paths, *data.test.paths]
+    if config.cache == "none" and config.check != "all":  # what is kept is decoded anyway
+        paths = sample(paths, config.seed) if config.check == "sample" else []
+        display.say(
+            f"{len(paths):,} of {sum(map(len, data.splits.values())):,} files are checked, as --check {config.check} says"
+        )
     with accelerator.main_process_first(), display.progress("checking images", len(paths)) as (bar, task):
         checked = check_files(paths, lambda done: bar.update(task, completed=done), config.max_pixels)
     for image in checked.unreadable:
@@ -376,7 +390,8 @@ class _Keeper:
 
     def open(self, what: str, split: Split, transform: Transform) -> ImageDataset:
         if self.config.cache == "none":
-            return open_images(split, transform, self.config.seed, reader=self.reader)
+            stand_in = self.config.check != "all"
+            return open_images(split, transform, self.config.seed, reader=self.reader, stand_in=stand_in)
         # every process keeps its own in memory; on disk the first one writes for all
         with self.accelerator.main_process_first(), self.display.progress(f"keeping {what} images", len(split)) as (bar, task):
             processes = int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
@@ -402,6 +417,11 @@ def _make_mixup(config: TrainConfig, num_classes: int) -> Mixup | None:
         label_smoothing=config.label_smoothing,
         num_classes=num_classes,
     )
+
+
+def sample(paths: Sequence[Path], seed: int) -> list[Path]:
+    """`SAMPLE` of the files, or all if they are fewer, in their order."""
+    return [paths[index] for index in sorted(shuffled(len(paths), f"check/{seed}")[:SAMPLE])]
 
 
 def first(split: Split, n: int) -> Split:

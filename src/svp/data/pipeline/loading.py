@@ -8,7 +8,7 @@ import hashlib
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from svp.data.pipeline.cache import KeptImages, Place, keep_images
-from svp.data.pipeline.decoding import ImageReader, decoding, load_prepared
+from svp.data.pipeline.decoding import ImageReader, UnreadableImageError, decoding, load_prepared
 from svp.data.pipeline.stages import take_apart
 from svp.data.splits import Split
 from svp.inputs import InputConfig, Transform
@@ -28,6 +28,10 @@ Item = tuple[Tensor, int, int]
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images (batch, 3, height, width), labels and indices (batch,)."""
+
+
+_MOST_TRIED = 100
+"""Images that are tried to stand in for one that cannot be read."""
 
 
 class ImageListDataset(Dataset[Item]):
@@ -41,21 +45,48 @@ class ImageListDataset(Dataset[Item]):
         transform: Prepares an image.
         seed: Seeds random transforms.
         reader: Decodes a file; ``ImageReader()`` if None.
+        stand_in: Let the next readable image stand in for one that cannot be read, whose index then is -1 - index: with its
+            own label where the key holds an epoch, to be trained on, else with that of the image it stands in for.
 
     Raises:
         UnreadableImageError: On access, a file that cannot be decoded, or an image that cannot be transformed.
     """
 
-    def __init__(self, split: Split, transform: Transform, seed: int = 0, reader: ImageReader | None = None) -> None:
+    def __init__(
+        self,
+        split: Split,
+        transform: Transform,
+        seed: int = 0,
+        reader: ImageReader | None = None,
+        stand_in: bool = False,
+    ) -> None:
         self.split = split
         self.transform = transform
         self.seed = seed
         self.reader = reader or ImageReader()
+        self.stand_in = stand_in
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        try:
+            return self._read(key)
+        except UnreadableImageError:
+            if not self.stand_in:
+                raise
+            return self._read_another(key)
+
+    def _read_another(self, key: int | tuple[int, int]) -> Item:
+        index = key[1] if isinstance(key, tuple) else key
+        for step in range(1, min(len(self), _MOST_TRIED)):
+            other = (index + step) % len(self)
+            with suppress(UnreadableImageError):
+                image, label, _ = self._read((key[0], other) if isinstance(key, tuple) else other)
+                return image, label if isinstance(key, tuple) else self.split.labels[index], -1 - index
+        return self._read(key)
+
+    def _read(self, key: int | tuple[int, int]) -> Item:
         if isinstance(key, tuple):
             epoch, index = key
             path = self.split.paths[index]
@@ -110,11 +141,16 @@ ImageDataset = ImageListDataset | KeptImageDataset
 
 
 def open_images(
-    split: Split, transform: Transform, seed: int = 0, place: Place | None = None, reader: ImageReader | None = None
+    split: Split,
+    transform: Transform,
+    seed: int = 0,
+    place: Place | None = None,
+    reader: ImageReader | None = None,
+    stand_in: bool = False,
 ) -> ImageDataset:
     """The images of a split, decoded every time, or once and kept if there is a place for them."""
     if place is None:
-        return ImageListDataset(split, transform, seed, reader)
+        return ImageListDataset(split, transform, seed, reader, stand_in)
     return KeptImageDataset(split, transform, place, seed, reader)
 
 

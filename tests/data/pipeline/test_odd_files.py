@@ -82,6 +82,15 @@ def test_odd_exif_leaves_the_pixels_and_the_orientation(tmp_path: Path, kind: st
     assert same(put(tmp_path / "b", encoded(suffix, exif=data, **options)), upright)
 
 
+@pytest.mark.parametrize("data", [b"Exif\0\0rubbish", b"rubbish", b"II*\0\xff\xff\xff\xff"])
+@pytest.mark.parametrize("suffix", ["JPEG", "PNG", "WEBP"])
+def test_rubbish_in_the_place_of_exif(tmp_path: Path, data: bytes, suffix: str) -> None:
+    options: dict[str, Any] = {"WEBP": {"lossless": True}}.get(suffix, {})
+    plain = load_image(put(tmp_path / "a", encoded(suffix, **options)))
+    content = encoded(suffix, exif=exif(), **options)
+    assert same(put(tmp_path / "b", content.replace(exif(), data.ljust(len(exif())))), plain)
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_orientation_that_there_is_not_turns_nothing(tmp_path: Path, orientation: int) -> None:
     path = put(tmp_path / "x.jpg", encoded(exif=b"Exif\0\0" + exif(orientation=orientation)))

@@ -49,7 +49,19 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(svp, "nothing")
 
 
-GROUND = {"errors", "inputs", "limits", "pages", "paths", "plotting", "process", "settings", "terminal", "versions"}
+GROUND = {
+    "collector",
+    "errors",
+    "inputs",
+    "limits",
+    "pages",
+    "paths",
+    "plotting",
+    "process",
+    "settings",
+    "terminal",
+    "versions",
+}
 """Modules that everything stands on; they import nothing but each other."""
 MAY_IMPORT = {
     "ops": {"ops"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from svp.collector import collector_paused
 from svp.commands.parsing import run_function
 from svp.process import run_beside
 from svp.terminal import make_console
@@ -19,6 +20,7 @@ def show(*, out: str = "runs/demo") -> None:
     """
     make_console().print("svp demo: a small Vim learns handwritten digits, by three methods")
     run_beside("svp.ops.warm_up")  # what the first method does not need is compiled while it trains
-    from svp.demo import demo
+    with collector_paused():  # else it takes a sixth of the time that the imports take
+        from svp.demo import demo
 
     demo(out)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from svp.collector import collector_paused
 from svp.errors import InputError, UnavailableError
-from svp.ops.collector import collector_paused
 
 BACKENDS = ("auto", "reference", "any_device", "numba", "triton")
 """Names accepted by ``backend=``.

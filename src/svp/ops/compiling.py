@@ -28,8 +28,8 @@ from numba import prange, types
 from numba.extending import intrinsic
 
 from svp import paths
+from svp.collector import collector_paused
 from svp.errors import UnavailableError
-from svp.ops.collector import collector_paused
 from svp.ops.threads import run_kernel
 
 try:  # private to Numba, hence the upper bound of its version

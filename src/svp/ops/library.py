@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from svp.ops.backend import implementation
 
+# not by torch.library.custom_op, whose own work is 0.1 ms per call with its gradient: 3 of 25 ms of a step of vim_nano
+_LIBRARY: Any = cast(Any, torch.library).Library("svp", "FRAGMENT")  # not annotated
 _SCHEMA = {Tensor: "Tensor", Tensor | None: "Tensor?", list[Tensor]: "Tensor[]"}
 
 
@@ -68,47 +70,65 @@ def define_op(
         flat, needed = _flat(arguments[:count]), arguments[count]
         return [t.new_empty(t.shape) for t, need in zip(flat, needed, strict=True) if t is not None and need]
 
-    op: Any = torch.library.custom_op(
-        f"svp::{name}", forward, mutates_args=(), schema=f"({tensors}, {rest}) -> ({', '.join(['Tensor'] * outputs)})"
-    )
-    backward_op: Any = torch.library.custom_op(
-        f"svp::{name}_backward",
-        backward,
-        mutates_args=(),
-        schema=f"(Tensor[] grads, {tensors}, bool[] needed, {rest}) -> Tensor[]",
-    )
-    op.register_fake(lambda *arguments: fake(inputs(*arguments[:count]), *arguments[count:-1]))
-    backward_op.register_fake(fake_backward)
+    outcome = "(" + ", ".join(["Tensor"] * outputs) + ")"
+    op = _define(name, f"({tensors}, {rest}) -> {outcome}", forward)
+    backward_op = _define(f"{name}_backward", f"(Tensor[] grads, {tensors}, bool[] needed, {rest}) -> Tensor[]", backward)
+    torch.library.register_fake(f"svp::{name}", lambda *arguments: fake(inputs(*arguments[:count]), *arguments[count:-1]))
+    torch.library.register_fake(f"svp::{name}_backward", fake_backward)
 
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        given, ctx.rest = inputs[:count], inputs[count:]
-        ctx.wanted = ctx.needed = [t is not None and t.requires_grad for t in _flat(given)]
-        if first_is_sum:
-            given = (output[0], None, *given[2:])
-            ctx.needed = [any(ctx.wanted[:2]), False, *ctx.wanted[2:]]
-        ctx.lengths = [len(value) if isinstance(value, Sequence) else None for value in given]
-        ctx.save_for_backward(*_flat(given))
+    class Differentiable(torch.autograd.Function):
+        """Takes the tensors one by one, since autograd looks for none in lists."""
 
-    def differentiate(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        given = _nested(list(ctx.saved_tensors), ctx.lengths)
-        computed = iter(backward_op(list(grads), *given, ctx.needed, *ctx.rest))
-        flat = [next(computed) if need else None for need in ctx.needed]
-        if first_is_sum:  # autograd casts it to the dtype of either
-            flat[:2] = [flat[0] if want else None for want in ctx.wanted[:2]]
-        return *_nested(flat, ctx.lengths), *[None] * len(ctx.rest)
+        @staticmethod
+        def forward(ctx: Any, keyset: Any, lengths: list[int | None], options: Sequence[Any], *flat: Tensor | None) -> Any:
+            given = _nested(list(flat), lengths)
+            with torch._C._AutoDispatchBelowAutograd():
+                output = op.redispatch(keyset, *given, *options)
+            ctx.wanted = ctx.needed = [t is not None and t.requires_grad for t in flat]
+            if first_is_sum:
+                flat = (output[0], None, *flat[2:])
+                ctx.needed = [any(ctx.wanted[:2]), False, *ctx.wanted[2:]]
+            ctx.lengths, ctx.options = lengths, options
+            ctx.save_for_backward(*flat)
+            return output
 
-    op.register_autograd(differentiate, setup_context=keep)
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            given = _nested(list(ctx.saved_tensors), ctx.lengths)
+            computed = iter(backward_op(list(grads), *given, ctx.needed, *ctx.options))
+            flat = [next(computed) if need else None for need in ctx.needed]
+            if first_is_sum:  # autograd casts it to the dtype of either
+                flat[:2] = [flat[0] if want else None for want in ctx.wanted[:2]]
+            return None, None, None, *flat
+
+    def differentiable(keyset: Any, *arguments: Any) -> Any:
+        given, options = arguments[:count], arguments[count:]
+        flat, below = _flat(given), keyset & torch._C._after_autograd_keyset
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in flat):
+            lengths = [len(value) if isinstance(value, Sequence) else None for value in given]
+            return Differentiable.apply(below, lengths, options, *flat)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(below, *arguments)
+
+    _LIBRARY.impl(name, differentiable, "Autograd", with_keyset=True)
 
     # the counter gives shapes in place of tensors, and its own keywords for the outputs
-    @register_flop_formula(getattr(torch.ops.svp, name))
+    @register_flop_formula(op.overloadpacket)
     def count_forward(*arguments: Any, **outputs: Any) -> int:
         return flops(inputs(*arguments[:count]), *arguments[count:-1])
 
-    @register_flop_formula(getattr(torch.ops.svp, f"{name}_backward"))
+    @register_flop_formula(backward_op.overloadpacket)
     def count_backward(grads: Any, *arguments: Any, **outputs: Any) -> int:
         return backward_flops(inputs(*arguments[:count]), *arguments[count:-1])
 
     return op, backward_op
+
+
+def _define(name: str, schema: str, run: Callable[..., Any]) -> Any:
+    """An op that `run` computes on every device, whatever is above it in the dispatcher; without a gradient yet."""
+    _LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    return getattr(torch.ops.svp, name).default
 
 
 def size(shape: Sequence[int]) -> int:

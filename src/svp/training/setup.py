@@ -284,7 +284,7 @@ def prepare(
     scored_loader = make_loader(scored_set, eval_batch_size, train=False, num_workers=workers, pin_memory=pin)
     stand_in = config.check != "all"
     test_set = ImageListDataset(readable["test"], eval_transform(inputs), reader=reader, stand_in=stand_in)
-    optimizer = create_optimizer_v2(model, opt="adamw", lr=peak_lr, weight_decay=config.weight_decay)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=peak_lr, weight_decay=config.weight_decay, fused=True)
     wrapped, prepared_optimizer, loader, scored_loader = accelerator.prepare(model, optimizer, loader, scored_loader)
     display.say(
         f"{config.method} on {origin.name} ({config.weights} weights): "

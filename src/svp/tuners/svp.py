@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from svp.errors import InputError
 from svp.models import VisionMamba
 from svp.models.effective_weight import touched
+from svp.models.mixer import Linear
 from svp.ops import Prompt, Prompts
 from svp.tuners.attachment import Attachment
 from svp.tuners.block_entry import BlockEntry
@@ -138,8 +139,8 @@ class Prompters(nn.Module):
         if config.inner:
             self.inner_prompters = nn.ModuleList(
                 nn.Sequential(
-                    nn.Linear(embed_dim, config.hidden_dim, **factory),
-                    nn.Linear(config.hidden_dim, embed_dim, **factory),
+                    Linear(embed_dim, config.hidden_dim, **factory),
+                    Linear(config.hidden_dim, embed_dim, **factory),
                 )
                 for _ in range(depth)
             )
@@ -147,7 +148,7 @@ class Prompters(nn.Module):
                 self.inner_scale = nn.Parameter(torch.full((depth, embed_dim), config.initial_scale, **factory))
         if config.cross:
             groups = math.ceil(depth / config.shared_layers)
-            self.cross_prompters = nn.ModuleList(nn.Linear(embed_dim, embed_dim, **factory) for _ in range(groups))
+            self.cross_prompters = nn.ModuleList(Linear(embed_dim, embed_dim, **factory) for _ in range(groups))
             if config.scaling:
                 self.cross_scale = nn.Parameter(torch.full((groups, embed_dim), config.initial_scale, **factory))
 

@@ -38,6 +38,7 @@ from svp.ops.bidirectional_scan.cpu_numba_conv import (
 from svp.ops.bidirectional_scan.reference import Inputs, project, with_bias
 from svp.ops.causal_conv1d.cpu_numba import through_silu
 from svp.ops.compiling import function, inlined, kernel, part
+from svp.ops.linear import product
 from svp.ops.rows import LANES, Rows, flat, numpy_view, rows
 from svp.ops.selective_scan.cpu_numba import (
     chunk_states,
@@ -307,8 +308,8 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
     for side in range(2):
         x_proj, dt_proj = (weights[7 * side + field].to(call.dtype) for field in (2, 3))
         of_BC = [t.view(batch, call.groups, length, -1)[..., :d_state].sum(1).to(call.dtype) for t in grad_BC[side]]
-        grad_p.append(torch.cat([grad_raw[side] @ dt_proj, *of_BC], dim=-1).view(batch * length, -1))
-        grad_x[side].view(-1, d_inner).addmm_(grad_p[side], x_proj[:, :d_inner])
+        grad_p.append(torch.cat([product(grad_raw[side], dt_proj), *of_BC], dim=-1).view(batch * length, -1))
+        grad_x[side].view(-1, d_inner).add_(product(grad_p[side], x_proj[:, :d_inner]))
     conv_backward(
         batch * call.chunks,
         call.chunks,
@@ -326,8 +327,8 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
         of_weights = (
             of_taps[:-1].T,
             of_taps[-1].clone(),  # outputs must not share memory
-            with_bias(grad_p[side].T @ call.convolved[side].view(-1, d_inner), grad_p[side], weights[7 * side + 2]),
-            of_raw.T @ call.projected[side].view(batch * length, -1)[:, : call.dt_rank],
+            with_bias(product(grad_p[side].T, call.convolved[side].view(-1, d_inner)), grad_p[side], weights[7 * side + 2]),
+            product(of_raw.T, call.projected[side].view(batch * length, -1)[:, : call.dt_rank]),
             of_raw.sum(0, dtype=torch.float32),
             of_A.transpose(1, 2).reshape(d_inner, d_state),
             of_D,

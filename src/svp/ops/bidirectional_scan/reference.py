@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from svp.ops.causal_conv1d import causal_conv1d
+from svp.ops.linear import product
 from svp.ops.selective_scan import selective_scan
 
 
@@ -68,7 +69,7 @@ def split_bias(x_proj: Tensor, d_inner: int) -> tuple[Tensor, Tensor | None]:
 def project(x: Tensor, x_proj: Tensor) -> Tensor:
     """What a ``Direction``'s `x_proj` makes of (..., d_inner)."""
     weight, bias = split_bias(x_proj, x.shape[-1])
-    return x @ weight.T if bias is None else x @ weight.T + bias
+    return product(x, weight.T) if bias is None else product(x, weight.T) + bias
 
 
 def with_bias(grad: Tensor, grad_p: Tensor, x_proj: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Python's garbage collector waits while kernels are imported and compiled."""
+"""Python's garbage collector waits while libraries are imported and kernels are compiled."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from svp.ops.collector import collector_paused
+from svp.collector import collector_paused
 
 # prints how many collections the first call of an op sets off, kernels imported and compiled in it
 CODE = """

@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")  # where pytest-xdist runs tests in several processes: which one this is
 
 torch.set_num_threads(1 if WORKER else 2)
+if WORKER:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start: workers share the machine evenly
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))  # what one process compiles serves all
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is imported: its kernels then run anywhere

@@ -20,6 +20,7 @@ from svp.runs.result import EpochRow, Result
 from svp.runs.scores import score
 from svp.training.config import TrainConfig, make_config
 from svp.training.display import Display
+from svp.training.images import open_images_of
 from svp.training.machine import reset_peak_memory
 from svp.training.nonfinite import LossOnItsWay, check_outcome, explain_nonfinite
 from svp.training.outcome import finish
@@ -29,7 +30,6 @@ from svp.training.setup import (
     Prepared,
     check_directory,
     claim_directory,
-    open_images_of,
     prepare,
     resolve,
     seed_everything,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,31 +18,19 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from svp.data import (
-    DataError,
     ImageData,
     ImageListDataset,
     ImageReader,
-    Place,
     Split,
     Unreadable,
-    check_files,
-    check_unreadable,
     choose_num_workers,
     drop_unreadable,
     eval_transform,
     make_loader,
-    open_data,
-    open_fraction,
-    open_images,
     train_transform,
 )
 from svp.data.fingerprints import content_fingerprints
-from svp.data.near_copies import find_near_copies
-from svp.data.pipeline.loading import ImageDataset
-from svp.data.pipeline.value_ranges import describe_samples
-from svp.data.splits import shuffled
-from svp.data.unreadable import CheckedFiles
-from svp.inputs import InputConfig, Transform
+from svp.inputs import InputConfig
 from svp.models import Backbone, Origin, create_model, model_info
 from svp.models.factory import full_name
 from svp.paths import is_temporary
@@ -53,13 +39,11 @@ from svp.runs.result import RunError
 from svp.training.balance import Criterion, make_criterion, warn_of_uneven_classes
 from svp.training.config import TrainConfig, differences, make_config
 from svp.training.display import Display
+from svp.training.images import Keeper, check_images, with_value_range
 from svp.training.late import LateUnreadable
-from svp.training.protocol import images_used, selection_part
+from svp.training.protocol import selection_part
 from svp.training.schedule import Schedule
-from svp.tuners import Tuner, read_adapter_info, tune
-
-SAMPLE = 1000
-"""Files that are decoded before the first step of a run that checks a sample."""
+from svp.tuners import Tuner, tune
 
 
 @dataclass(frozen=True)
@@ -118,35 +102,6 @@ class Prepared:
     def selection_split(self) -> str | None:
         """The part that chooses the epoch; None if nothing does and the last is kept."""
         return selection_part(self.config.protocol)
-
-
-def open_images_of(config: TrainConfig, accelerator: Accelerator) -> ImageData:
-    """The images of a run, as its protocol uses them."""
-    with accelerator.main_process_first():  # a named data set is made once
-        try:
-            data = open_data(
-                config.data,
-                config.data_root,
-                seed=config.seed,
-                val_fraction=config.val_fraction,
-                test_fraction=config.test_fraction,
-                group=config.group,
-                group_regex=config.group_regex,
-                archive_encoding=config.archive_encoding,
-            )
-        except DataError as error:
-            if config.resume and not Path(config.data).expanduser().exists():
-                raise DataError(f"{error}\nIf the images were moved, --resume --data NEW goes on with them.") from error
-            raise
-    share = config.train_fraction
-    return images_used(
-        data,
-        config.protocol,
-        shots=config.shots,
-        train_fraction=share,
-        published=open_fraction(config.data, share, config.data_root) if share is not None else None,
-        seed=config.seed,
-    )
 
 
 def resolve(config: TrainConfig, data: ImageData, accelerator: Accelerator) -> TrainConfig:
@@ -238,7 +193,7 @@ def prepare(
         WeightsError: The backbone's weights cannot be loaded.
         RunError: There are fewer training images than processes.
     """
-    checked = _check_images(config, data, accelerator, display)
+    checked = check_images(config, data, accelerator, display)
     unreadable = checked.unreadable
     readable = {
         name: drop_unreadable(split, unreadable)
@@ -252,7 +207,7 @@ def prepare(
     seed_everything(config.seed)
     model.reset_classifier(len(data.class_names))  # a head that came with the weights knows other classes
     tuner: Tuner = tune(model, config.method, **config.options)
-    inputs = _with_value_range(config.inputs.applied(InputConfig.of_model(model)), config, checked, directory, display)
+    inputs = with_value_range(config.inputs.applied(InputConfig.of_model(model)), config, checked, directory, display)
 
     batch_size = _fitting_batch_size(config, len(readable["train"]), accelerator)
     if batch_size < config.batch_size:
@@ -265,7 +220,7 @@ def prepare(
     # where nothing chooses the epoch, a batch of training images shows whether it ended well
     scored = readable[selection] if selection else first(readable["train"], batch_size)
     reader = ImageReader(inputs.value_range, config.max_pixels)
-    keep = _Keeper(config, accelerator, display, reader)
+    keep = Keeper(config, accelerator, display, reader)
     train_set = keep.open("training", readable["train"], train_transform(inputs, config.augment))
     scored_set = keep.open(selection or "some training", scored, eval_transform(inputs))
     pin = accelerator.device.type == "cuda"
@@ -327,78 +282,6 @@ def scaled_lr(config: TrainConfig, batch_size: int) -> float:
     return lr * batch_size / config.lr_base_size if config.lr_base_size else lr
 
 
-def _check_images(config: TrainConfig, data: ImageData, accelerator: Accelerator, display: Display) -> CheckedFiles:
-    """Decode every file once, before any work: what cannot be read is named, counted and kept out of training."""
-    display.say(data.summary())
-    paths = [*data.train.paths, *data.val.paths, *data.test.paths]
-    if config.cache == "none" and config.check != "all":  # what is kept is decoded anyway
-        paths = sample(paths, config.seed) if config.check == "sample" else []
-        display.say(
-            f"{len(paths):,} of {sum(map(len, data.splits.values())):,} files are checked, as --check {config.check} says"
-        )
-    with accelerator.main_process_first(), display.progress("checking images", len(paths)) as (bar, task):
-        checked = check_files(paths, lambda done: bar.update(task, completed=done), config.max_pixels)
-    for image in checked.unreadable:
-        display.say(f"warning: cannot read {image.path}: {image.reason}")
-    for note, number in Counter(checked.notes.values()).most_common():
-        first_one = next(path for path, text in checked.notes.items() if text == note)
-        display.say(f"note: {first_one}{f' and {number - 1} more' if number > 1 else ''}: {note}")
-    check_unreadable(data, checked.unreadable)
-    if accelerator.is_main_process:
-        _warn_of_near_copies(data, checked, display)
-    return checked
-
-
-def _warn_of_near_copies(data: ImageData, checked: CheckedFiles, display: Display) -> None:
-    pairs = find_near_copies(checked.looks, data.train.paths, [*data.val.paths, *data.test.paths])
-    if pairs:
-        held_out = len({path for _, path in pairs})
-        one, other = pairs[0]
-        display.say(
-            f"warning: {held_out} validation and test images look the same as training images, such as {other} and {one}: "
-            "scores may be too good; svp data check lists copies, --group keeps images that belong together in one part"
-        )
-
-
-def _with_value_range(
-    inputs: InputConfig, config: TrainConfig, checked: CheckedFiles, directory: RunDirectory, display: Display
-) -> InputConfig:
-    """The preparation of images with one range of values for all of them; a run that goes on keeps the one it began with."""
-    if config.resume and (directory.path / "adapter.json").is_file():
-        return replace(inputs, value_range=read_adapter_info(directory.path).inputs.value_range)
-    if not checked.samples:
-        return inputs
-    found = describe_samples(checked.samples)
-    display.say(f"{'warning: ' if found.mixed else ''}{found.text}")
-    if config.inputs.value_range is not None:
-        display.say(f"black is {inputs.value_range[0]}, white {inputs.value_range[1]}, as --value-range says")
-        return inputs
-    display.say(
-        f"black is {found.value_range[0]:g}, white {found.value_range[1]:g}; --value-range LOW HIGH sets another range"
-    )
-    return replace(inputs, value_range=found.value_range)
-
-
-@dataclass(frozen=True)
-class _Keeper:
-    """Opens images that are read every epoch: decoded anew, or kept as the settings say."""
-
-    config: TrainConfig
-    accelerator: Accelerator
-    display: Display
-    reader: ImageReader
-
-    def open(self, what: str, split: Split, transform: Transform) -> ImageDataset:
-        if self.config.cache == "none":
-            stand_in = self.config.check != "all"
-            return open_images(split, transform, self.config.seed, reader=self.reader, stand_in=stand_in)
-        # every process keeps its own in memory; on disk the first one writes for all
-        with self.accelerator.main_process_first(), self.display.progress(f"keeping {what} images", len(split)) as (bar, task):
-            processes = int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
-            place = Place(self.config.cache, processes, self.display.say, lambda done: bar.update(task, completed=done))
-            return open_images(split, transform, self.config.seed, place, self.reader)
-
-
 def _fitting_batch_size(config: TrainConfig, images: int, accelerator: Accelerator) -> int:
     """The batch size, or the largest that the images and processes allow (even in every process, for mixup)."""
     unit = accelerator.num_processes * (2 if config.mixup or config.cutmix else 1)
@@ -417,11 +300,6 @@ def _make_mixup(config: TrainConfig, num_classes: int) -> Mixup | None:
         label_smoothing=config.label_smoothing,
         num_classes=num_classes,
     )
-
-
-def sample(paths: Sequence[Path], seed: int) -> list[Path]:
-    """`SAMPLE` of the files, or all if they are fewer, in their order."""
-    return [paths[index] for index in sorted(shuffled(len(paths), f"check/{seed}")[:SAMPLE])]
 
 
 def first(split: Split, n: int) -> Split:

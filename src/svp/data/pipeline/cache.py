@@ -138,9 +138,10 @@ def _keep_on_disk(paths: Sequence[Path], stages: Stages, place: Place, reader: I
         index = json.dumps({"state": state, "crc32": checksum, "shapes": shapes})
         write_atomically(folder / "index.json", lambda temporary: temporary.write_text(index, encoding="utf-8"))
     except OSError as error:
+        reason = getattr(error.__cause__ or error, "strerror", None) or error  # `write_atomically` has advice of its own
         raise CacheError(
-            f"cannot keep images in {folder}: {error.strerror or error}. Make room there, set SVP_HOME to another place, or "
-            "choose --cache memory or none"
+            f"cannot keep images in {folder}: {reason}. Make room there, set SVP_HOME to another place, or choose --cache "
+            "memory or none"
         ) from error
     found = _read(folder, state)
     if not isinstance(found, KeptImages):

@@ -55,3 +55,15 @@ def test_eval_says_how_the_epoch_was_chosen(capsys: pytest.CaptureFixture[str]) 
     assert re.search(r"macro F1 .* 25.00%", text)
     assert re.search(r"AUROC .* -", text)
     assert "50.00% [9.5%, 90.5%]" in text
+
+
+def test_of_a_thousand_classes_the_worst_and_best_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {f"class{number:03}": ClassScore(accuracy=number / 1000 if number else None, n=3) for number in range(1000)}
+    metrics = dict.fromkeys(METRICS, 0.5)
+    _print_scores(Evaluation("r", "d", None, 0.5, 0.5, 1.0, 3000, (), rows, metrics, trained_on=7))
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) < 60
+    assert "the 15 worst and the 15 best classes; --json lists the other 970" in shown
+    listed = re.findall(r"class(\d+)", shown)
+    assert [int(number) for number in listed] == [*range(1, 16), *range(985, 1000)]
+    assert "warning: 7 of the 3,000 images were trained on: the scores are too good" in shown

@@ -19,9 +19,10 @@ from svp.data import open_data
 from svp.inspection.gate_figures import plot_gate_maps, plot_prompt_maps
 from svp.inspection.maps import patch_extent, pixels
 from svp.inspection.page import Page
+from svp.inspection.predictions import Predictions
 from svp.inspection.runs import open_runs
 from svp.inspection.score_figures import plot_confusion, plot_features
-from svp.inspection.sections import _change
+from svp.inspection.sections import _change, add_confusion
 from svp.plotting import style
 from svp.runs import RunDirectory
 from tests.models.small import perturb, small_vim, small_vit
@@ -284,3 +285,18 @@ def test_a_run_without_scans_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "x.png").write_bytes(b"")
     assert main(["gates", str(tmp_path), str(tmp_path / "x.png")]) == 1
     assert "gates are recorded in the scans of a VisionMamba, this is a VisionTransformer" in capsys.readouterr().err
+
+
+def test_confusion_of_many_classes_is_written_as_what_is_in_it(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(1000)]
+    labels = np.arange(1000) // 2 * 2  # of two classes, the second is always taken for the first
+    predicted = Predictions(np.zeros((1000, 2)), np.eye(1000)[labels], np.arange(1000))
+    page = Page(tmp_path, "many", [])
+    with style():
+        add_confusion(page, predicted, names)
+    page.write()
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert len(numbers["confusion_true_said_images"]) == 1000
+    assert numbers["confusion_true_said_images"][:2] == [[0, 0, 1], [1, 0, 1]]
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 500_000
+    assert "class 1 taken for class 0" in (tmp_path / "index.html").read_text()

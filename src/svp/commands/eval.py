@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from svp.runs import Evaluation
 
 
+_MOST_CLASSES = 50
+"""Classes up to which all are listed."""
+
+_SHOWN = 15
+"""Classes that are listed of more: the worst and the best ones, so many of each."""
+
+
 def run(argv: list[str]) -> int:
     return run_function(score, "svp eval", argv)
 
@@ -60,7 +67,13 @@ def _print_scores(scores: Evaluation) -> None:
         console.print(f"epoch chosen: {scores.how_chosen}")
     numbers = ("images", "accuracy", "precision", "F1")
     table = make_table("class", *numbers, right=numbers)
-    for name, row in scores.per_class.items():
+    rows = list(scores.per_class.items())
+    if len(rows) > _MOST_CLASSES:
+        rows = sorted((row for row in rows if row[1].accuracy is not None), key=lambda row: (row[1].accuracy or 0, -row[1].n))
+        left_out = len(scores.per_class) - 2 * _SHOWN
+        console.print(f"the {_SHOWN} worst and the {_SHOWN} best classes; --json lists the other {left_out:,}")
+        rows = [*rows[:_SHOWN], *rows[-_SHOWN:]]
+    for name, row in rows:
         shares = ("-" if share is None else f"{share:.1%}" for share in (row.accuracy, row.precision, row.f1))
         table.add_row(name, str(row.n), *shares)
     console.print(table)

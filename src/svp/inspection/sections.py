@@ -21,6 +21,8 @@ Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 _PAIRS = 10
+_MATRIX = 100
+"""Classes up to which all of the confusion matrix is written down, not only what is in it."""
 _CAPTION_CHARACTERS = 17
 
 
@@ -120,7 +122,11 @@ def add_confusion(page: Page, predicted: Predictions, class_names: Sequence[str]
     if rows:
         page.add_table(["", "images", "of"], rows, "Classes that are mixed up most often")
     numbers = {"top1": predicted.top1, "images": predicted.total, "classes": list(class_names)}
-    page.add_numbers(numbers | {"confusion": confusion.tolist()})
+    if len(class_names) <= _MATRIX:
+        page.add_numbers(numbers | {"confusion": confusion.tolist()})
+    else:  # a matrix of a thousand classes is 9 MB of zeros
+        said = [[int(true), int(said), int(confusion[true, said])] for true, said in np.argwhere(confusion)]
+        page.add_numbers(numbers | {"confusion_true_said_images": said})
 
 
 def add_mistakes(

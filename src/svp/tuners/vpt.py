@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svp.errors import InputError
+from svp.errors import InputError, UnavailableError
 from svp.models import VisionMamba
 from svp.tuners.attachment import Attachment
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
@@ -137,7 +137,7 @@ class _LeaveOut:
 
 
 def _no_intermediates(*_: Any, **__: Any) -> Any:
-    raise RuntimeError(
+    raise UnavailableError(
         "between the blocks of a prompted Vision Transformer stand prompts, which timm would take for patches: "
         "call forward_intermediates after model.tuner.detach(), or on a Vim"
     )

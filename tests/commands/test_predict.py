@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from svp.cli import main
 from tests.commands.conftest import FAST
@@ -116,23 +117,25 @@ def test_what_was_done_stays_and_resume_goes_on(
 
 
 def test_processes_share_the_images(run: Path, photos: Path, tmp_path: Path) -> None:
-    """One of them meets a damaged image and fails in the end; it does not take the other one down."""
-    shutil.copytree(photos, tmp_path / "new")
-    (tmp_path / "new" / "amber" / "00.jpg").write_text("no image")
-    out = tmp_path / "p.csv"
-    words = ["predict", str(run), str(tmp_path / "new"), "--device", "cpu", "--batch-size", "2", "--out", str(out)]
+    """The one that meets a damaged image ends long before the other one, and does not take it down by its exit code."""
+    new, out = tmp_path / "new", tmp_path / "p.csv"
+    new.mkdir()
+    Image.new("RGB", (5000, 5000), "blue").save(tmp_path / "large.png")
+    for number in range(24):
+        os.link(tmp_path / "large.png" if number // 2 % 2 else photos / "blue" / "00.jpg", new / f"{number:02d}.img.png")
+    (new / "00.img.png").unlink()
+    (new / "00.img.png").write_text("no image")
+    words = ["predict", str(run), str(new), "--device", "cpu", "--batch-size", "2", "--out", str(out)]
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "svp"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, *words], env=environment, capture_output=True, text=True, timeout=200
-    )
+    command = [sys.executable, "-m", *launcher, *words]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200)
     assert done.returncode == 1, done.stderr
     parts = [read_rows(tmp_path / f"p-0000{rank}-of-00002.csv") for rank in range(2)]
-    assert [len(part) for part in parts] == [22, 20]
-    assert len({row["path"] for part in parts for row in part}) == 42
-    assert [row["path"] for part in parts for row in part if row["error"]] == [str(tmp_path / "new" / "amber" / "00.jpg")]
+    assert [len(part) for part in parts] == [12, 12]
+    assert len({row["path"] for part in parts for row in part}) == 24
+    assert [row["path"] for part in parts for row in part if row["error"]] == [str(new / "00.img.png")]
 
-    shutil.copy(photos / "blue" / "00.jpg", tmp_path / "new" / "blue" / "more.jpg")
+    shutil.copy(photos / "blue" / "00.jpg", new / "more.jpg")
     assert main([*words, "--resume"]) == 1  # one of its images could not be read
     assert [Path(row["path"]).name for row in read_rows(out)] == ["more.jpg"]
 

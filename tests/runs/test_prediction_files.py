@@ -51,6 +51,16 @@ def test_a_file_cut_anywhere_is_completed(form: Form, tmp_path: Path) -> None:
     assert rests == set(range(len(PREDICTIONS) + 1))
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_half_a_row_goes_even_if_nothing_follows(form: Form, tmp_path: Path) -> None:
+    """The image of the half row may be gone."""
+    write(tmp_path / "p", form, PREDICTIONS[:2])
+    whole = (tmp_path / "p").read_bytes()
+    (tmp_path / "p").write_bytes(whole + b"half a row")
+    write(tmp_path / "p", form, [], resume=True)
+    assert (tmp_path / "p").read_bytes() == whole
+
+
 def test_the_rows_are_what_they_were(tmp_path: Path) -> None:
     write(tmp_path / "p.csv", "csv", PREDICTIONS)
     text = (tmp_path / "p.csv").read_bytes().decode()

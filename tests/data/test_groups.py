@@ -1,5 +1,6 @@
 """Groups: images of one patient, track or site stay in one part, whatever draws the parts."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from svp.data import DataError, ImageData, Split, open_data
 from svp.data.groups import looks_like_group, split_grouped
 from svp.data.subsets import take_fraction, take_shots
+from svp.runs import RunDirectory
 from svp.training.protocol import images_used
 from tests.data.sources.test_folder import put
 from tests.data.sources.test_table import write
@@ -132,3 +134,13 @@ def test_shares_are_of_groups_and_shots_come_from_many(tmp_path: Path) -> None:
     data = open_data(str(put_patients(tmp_path)), group="patient")
     for used in (images_used(data, "validation", shots=2), images_used(data, "validation", train_fraction=0.5)):
         check_apart(used)
+
+
+def test_splits_json_records_the_groups(tmp_path: Path) -> None:
+    data = open_data(str(put_patients(tmp_path)), group="patient")
+    RunDirectory(tmp_path).write_splits(data)
+    splits = json.loads((tmp_path / "splits.json").read_text())
+    assert splits["groups"]["by"] == "column patient"
+    for part in ("train", "val", "test"):
+        groups = [f"{path.split('/')[1]}{int(Path(path).stem) // 3}" for path, _ in splits[part]]
+        assert splits["groups"][part] == groups

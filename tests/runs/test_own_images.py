@@ -111,3 +111,17 @@ def test_a_run_goes_on_with_moved_images(tmp_path: Path) -> None:
     next(other.rglob("*.jpg")).unlink()
     with pytest.raises(RunError, match="cannot resume"):
         svp.train(other, out=out, resume=True, **SETTINGS)
+
+
+def test_a_table_is_opened_with_the_data_root_of_the_run(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "root" / "photos")
+    rows = [f"photos/{path.relative_to(photos)},{path.parent.name}" for path in sorted(photos.rglob("*.jpg"))]
+    table = tmp_path / "tables" / "t.csv"
+    table.parent.mkdir()
+    table.write_text("\n".join(["path,label", *rows]))
+    run = svp.train(table, data_root=tmp_path / "root", out=tmp_path / "run", **SETTINGS).directory
+    assert not Path(names(run, "test")[0]).is_absolute()
+    assert chosen(run, table).split.origin.startswith("the run's own test images")
+    moved_root = Path(shutil.move(tmp_path / "root", tmp_path / "new"))
+    (moved_root / "t.csv").write_text(table.read_text())
+    assert len(chosen(run, moved_root / "t.csv").split) == len(names(run, "test"))

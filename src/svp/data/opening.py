@@ -125,27 +125,33 @@ def open_fraction(data: str, fraction: float, data_root: str | Path | None = Non
     return source.fraction(fraction) if isinstance(source, NamedSource) else None
 
 
-def open_labelled(data: str | Path, class_names: Sequence[str], data_root: str | Path | None = None) -> Split:
+def open_labelled(
+    data: str | Path,
+    class_names: Sequence[str],
+    data_root: str | Path | None = None,
+    archive_encoding: str | None = None,
+) -> Split:
     """Images to score known classes on: the test part where the data has parts, else all of it.
 
     Args:
         data: Folder, table, archive, ``hfds/OWNER/NAME`` or name, see `open_data`.
         class_names: Classes of the model, which the labels index; some may be missing from the data.
         data_root: Where named data sets are found and archives unpacked; ``$SVP_HOME/data`` if None.
+        archive_encoding: Encoding of the names in an archive that are not UTF-8; guessed if None.
 
     Raises:
         DataError: A class is not among `class_names`, or there are no labelled images.
     """
-    return find_source(data, data_root).labelled(class_names)
+    return find_source(data, data_root, archive_encoding=archive_encoding).labelled(class_names)
 
 
-def folder_of(data: str | Path, data_root: str | Path | None = None) -> Path | None:
+def folder_of(data: str | Path, data_root: str | Path | None = None, archive_encoding: str | None = None) -> Path | None:
     """The folder that the names of images of `data` are relative to; None for a data set of the catalog.
 
     Raises:
         DataError: Nothing is there, and it is no known name; an archive is damaged.
     """
-    source = find_source(data, data_root)
+    source = find_source(data, data_root, archive_encoding=archive_encoding)
     if isinstance(source, TableSource):
         return Path(source.path).resolve().parent
     if isinstance(source, FolderSource):

@@ -55,9 +55,10 @@ def images_to_score(run: Path, data: str | Path | None, class_names: Sequence[st
     if data is None:
         return ScoredImages(directory.read_split("test"))
     own = directory.read_images()
-    folder = folder_of(data)
+    root, encoding = _opened_with(directory)
+    folder = folder_of(data, root, encoding)
     try:
-        given = open_labelled(data, class_names)
+        given = open_labelled(data, class_names, root, encoding)
     except DataError:
         found = _find_own(own, folder, {}) if own is not None else []
         if own is None or not found or len(found) < len(own.parts["test"]):
@@ -75,6 +76,13 @@ def images_to_score(run: Path, data: str | Path | None, class_names: Sequence[st
             again = [_count(own.parts[part], own.root, folder, scored) for part in ("train", "val")]
             return ScoredImages(split, *again)
     return ScoredImages(given, trained_on, chosen_on)
+
+
+def _opened_with(directory: RunDirectory) -> tuple[str | None, str | None]:
+    """The data root, if it is still there, and the encoding of names in archives that a run opens its images with."""
+    settings = directory.read_settings() if directory.config_file.is_file() else {}
+    root, encoding = settings.get("data_root"), settings.get("archive_encoding")
+    return (root if isinstance(root, str) and Path(root).is_dir() else None), encoding
 
 
 def _as_split(own: OwnImages, found: Sequence[tuple[OwnImage, Path]], data: str | Path) -> Split:

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -223,15 +224,21 @@ def _first(value: Any, default: int) -> Any:
 
 def _as_8_bit(values: Array, low: float, high: float) -> Array:
     """Low to 0, high to 255, rounded and cut off; uint8 of the same shape."""
-    scale = 255 / (high - low or 1)
-
-    def mapped(part: Array) -> Array:
-        with np.errstate(over="ignore", invalid="ignore"):  # what has no value
-            part = (part.astype(np.float32).astype(np.float64) * scale + (0.5 - low * scale)).astype(np.float32)  # 0.5 rounds
-        return np.nan_to_num(part, nan=0.0).clip(0, 255).astype(np.uint8)
-
     if values.dtype == np.uint16:
-        return mapped(np.arange(65536))[values]
+        return _table(low, high)[values]
     flat = values.reshape(-1)
-    parts = [mapped(flat[start : start + _CHUNK]) for start in range(0, len(flat), _CHUNK)]
+    parts = [_mapped(flat[start : start + _CHUNK], low, high) for start in range(0, len(flat), _CHUNK)]
     return np.concatenate(parts).reshape(values.shape)
+
+
+@lru_cache(maxsize=8)
+def _table(low: float, high: float) -> Array:
+    """What becomes of each value of 16 bits."""
+    return _mapped(np.arange(65536), low, high)
+
+
+def _mapped(values: Array, low: float, high: float) -> Array:
+    scale = 255 / (high - low or 1)
+    with np.errstate(over="ignore", invalid="ignore"):  # what has no value
+        scaled = (values.astype(np.float32).astype(np.float64) * scale + (0.5 - low * scale)).astype(np.float32)  # 0.5 rounds
+    return np.nan_to_num(scaled, nan=0.0).clip(0, 255).astype(np.uint8)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from svp.data import ImageList
     from svp.runs import Prediction
     from svp.runs.prediction_files import PredictionWriter
 
@@ -84,7 +85,6 @@ def classify(
         return _classify_on_ray(run, paths, target, ray, resume, topk, batch_size, precision, max_pixels)
 
     from svp.data import ImageList
-    from svp.data.splits import describe_left_out
     from svp.runs.devices import Meeting
     from svp.runs.feature_file import FeatureFile
     from svp.runs.predict import check_settings, classify_batches, open_classifier
@@ -92,8 +92,8 @@ def classify(
 
     check_settings(topk, batch_size)
     images, share = ImageList(paths), Share(rank, processes)
-    for line in describe_left_out(images.left_out, Path()) if rank == 0 else ():
-        print(f"svp predict: {line}", file=sys.stderr)
+    if rank == 0:
+        _tell_left_out(images)
     classifier = open_classifier(run, device, precision, max_pixels)
     meeting = Meeting()
     topk = min(topk, len(classifier.class_names))
@@ -150,6 +150,7 @@ def _classify_on_ray(
 
     check_settings(topk, batch_size)
     images = ImageList([Path(path).absolute() for path in paths])
+    _tell_left_out(images)
     topk = min(topk, len(class_names(RunDirectory(Path(run)).read_adapter())))
     done = read_done(target, "parquet", topk) if resume else Done()
     open_file(target, "parquet", topk, Share(), resume)  # makes the folder, or clears it
@@ -165,6 +166,13 @@ def _classify_on_ray(
         return tally.interrupted(target)
     tally.tell(target)
     return 1 if tally.failed else 0
+
+
+def _tell_left_out(images: ImageList) -> None:
+    from svp.data.splits import describe_left_out
+
+    for line in describe_left_out(images.left_out, Path()):
+        print(f"svp predict: {line}", file=sys.stderr)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from PIL import Image
 import svp
 from svp.data import DataError, ImageListDataset, InputConfig, Split, UnreadableImageError, eval_transform
 from svp.data import unreadable as checking
-from svp.training import setup
+from svp.training import images
 from tests.training.conftest import write_photos
 
 SETTINGS = {
@@ -32,7 +32,7 @@ def put_parts(root: Path, per_class: int = 30) -> Path:
 def test_what_is_found_late_is_named_counted_and_kept_out(
     tmp_path: Path, check: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setup, "SAMPLE", 3)
+    monkeypatch.setattr(images, "SAMPLE", 3)
     photos = put_parts(tmp_path / "photos")
     run = svp.train(photos, out=tmp_path / "run", check=check, **SETTINGS)
     shown = capsys.readouterr().out

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from svp.terminal import make_console, make_table
 
 if TYPE_CHECKING:
-    from svp.data.checks import Copies, Finding, Range, Report
+    from svp.data.checks import Finding, Range, Report
+    from svp.data.copies import Copies
 
 _WIDTH = 80
 _MOST_CLASSES = 30

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from svp.data.copies import Copies, find_copies, find_copies_by_look
 from svp.data.facts import ImageFacts, read_all_facts
 from svp.data.named.catalog import DatasetInfo, NamedSource
-from svp.data.near_copies import find_near_copies
 from svp.data.opening import find_source, open_parts
 from svp.data.pipeline.value_ranges import describe_samples
 from svp.data.splits import DataError, ImageData, Parts, Split, enumerate_some
@@ -54,32 +54,6 @@ class Finding:
     code: str
     message: str
     files: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Files of one and the same image.
-
-    Attributes:
-        files: Two or more.
-        classes: Class of each file.
-        parts: Part of each file, as the data set brings it.
-        same_bytes: Whether the files are equal too, not only their decoded pixels.
-        nearly: Whether the images only look the same: saved again at another size or quality.
-    """
-
-    files: tuple[Path, ...]
-    classes: tuple[str, ...]
-    parts: tuple[str, ...]
-    same_bytes: bool
-    nearly: bool = False
-
-    @property
-    def code(self) -> str:
-        """The kind of finding this makes: "leak", "label-conflict" or "copies"; "near-leak" or "near-copies"."""
-        if self.nearly:
-            return "near-leak" if len(set(self.parts)) > 1 else "near-copies"
-        return "leak" if len(set(self.parts)) > 1 else "label-conflict" if len(set(self.classes)) > 1 else "copies"
 
 
 @dataclass(frozen=True)
@@ -216,7 +190,7 @@ def check_data(
     except DataError as error:
         splits = parts.splits
         findings.append(Finding("error", "not-splittable", str(error)))
-    copies = (*_find_copies(parts, facts), *_find_near_copies(parts, facts))
+    copies = (*find_copies(parts, facts), *find_copies_by_look(parts, facts))
     findings += _catalog_mismatch(source.info, parts) if isinstance(source, NamedSource) else []
     findings += _unreadable(unreadable, len(paths))
     findings += _repeated(copies, drawn_from_train=not {"val", "test"} <= parts.splits.keys())
@@ -296,43 +270,6 @@ def _unreadable(unreadable: Sequence[Unreadable], total: int) -> list[Finding]:
         return []
     message = f"{len(unreadable):,} of {_number(total, 'image')} cannot be read; repair or remove them"
     return [Finding("error", "unreadable", message, tuple(image.path for image in unreadable))]
-
-
-def _find_copies(parts: Parts, facts: Mapping[Path, ImageFacts]) -> tuple[Copies, ...]:
-    groups: dict[bytes, list[tuple[Path, str, str]]] = {}
-    for part, split in parts.splits.items():
-        for path, label in zip(split.paths, split.labels, strict=True):
-            if path in facts:
-                groups.setdefault(facts[path].pixel_digest, []).append((path, parts.class_names[label], part))
-    found = []
-    for group in groups.values():
-        if len(group) > 1:
-            files, classes, where = zip(*group, strict=True)
-            same_bytes = len({facts[path].file_digest for path in files}) == 1
-            found.append(Copies(files, classes, where, same_bytes))
-    return tuple(found)
-
-
-def _find_near_copies(parts: Parts, facts: Mapping[Path, ImageFacts]) -> tuple[Copies, ...]:
-    """Groups of images that look the same; equal pixels of one part, which are told of already, count once."""
-    first: dict[tuple[str, bytes], tuple[Path, str, str]] = {}
-    for part, split in parts.splits.items():
-        for path, label in zip(split.paths, split.labels, strict=True):
-            if path in facts:
-                first.setdefault((part, facts[path].pixel_digest), (path, parts.class_names[label], part))
-    images = {path: (path, name, part) for path, name, part in first.values()}
-    pairs = find_near_copies({path: facts[path].look for path in images}, list(images), list(images))
-    group: dict[Path, list[Path]] = {}
-    for one, other in pairs:
-        if facts[one].pixel_digest == facts[other].pixel_digest:
-            continue
-        joined = list(dict.fromkeys([*group.get(one, [one]), *group.get(other, [other])]))
-        group.update(dict.fromkeys(joined, joined))
-    found = []
-    for members in {id(members): members for members in group.values()}.values():
-        files, classes, where = zip(*sorted((images[path] for path in members), key=lambda image: image[0]), strict=True)
-        found.append(Copies(files, classes, where, same_bytes=False, nearly=True))
-    return tuple(sorted(found, key=lambda copies: copies.files))
 
 
 def _repeated(copies: Sequence[Copies], drawn_from_train: bool) -> list[Finding]:

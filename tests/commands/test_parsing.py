@@ -10,7 +10,7 @@ import pytest
 
 from svp.commands import UsageError
 from svp.commands.parsing import run_function
-from svp.commands.train import _GROUPS, make_parser
+from svp.commands.train import make_parser
 from svp.settings import Device
 from svp.training import TrainConfig
 
@@ -90,12 +90,10 @@ def test_help_comes_from_the_docstring(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_every_setting_of_a_run_is_an_option_with_help() -> None:
-    sections = {"method", "options", "augment", "inputs"}
-    assert sorted(name for names in _GROUPS.values() for name in names) == sorted(
-        {f.name for f in fields(TrainConfig)} - sections
-    )
     parser = make_parser(["svp", "lora"])
     text = parser.format_help()
+    for setting in {field.name for field in fields(TrainConfig)} - {"options", "augment", "inputs"}:
+        assert f"  --{setting.replace('_', '-')} " in text
     for line in text.splitlines():
         assert not line.startswith("  --") or not line.endswith(("(default: )", "None)"))
         assert not line.strip().startswith(("Of ", "As ", "By ", "Such "))

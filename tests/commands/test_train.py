@@ -8,16 +8,14 @@ import json
 import re
 import shlex
 import threading
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from svp.cli import main
-from svp.commands.train import make_parser
 from svp.data import AugmentConfig
-from svp.training.config import TrainConfig, make_config
+from svp.training.config import make_config
 from svp.training.display import Display
 from svp.tuners import SVP
 from tests.commands.conftest import FAST
@@ -34,13 +32,6 @@ def test_help_shows_options_as_they_are_typed(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     assert "--method.svp.shared-layers N" in capsys.readouterr().out
-
-
-def test_every_setting_can_be_given() -> None:
-    known = {action.dest for action in make_parser(["svp"])._actions}
-    for setting in fields(TrainConfig):
-        inner = {"options": "options.svp.hidden_dim", "augment": "augment.crop", "inputs": "inputs.crop_pct"}
-        assert inner.get(setting.name, setting.name) in known
 
 
 def test_options_reach_the_run(run: Path) -> None:

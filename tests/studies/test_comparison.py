@@ -59,7 +59,7 @@ def test_the_learning_rate_is_chosen_on_validation_images(values: dict[str, Any]
     assert finding.at_edge
     for validation, test in (((0.9, 0.1), (0.0, 1.0)), ((0.1, 0.9), (1.0, 0.0))):
         for job, selection, top1 in zip(made, validation, test, strict=False):
-            row = json.loads((job.directory / "metrics.jsonl").read_text()) | {"selection_top1": selection}
+            row = json.loads((job.directory / "metrics.jsonl").read_text()) | {"selection_value": selection}
             (job.directory / "metrics.jsonl").write_text(json.dumps(row) + "\n")
             result = json.loads((job.directory / "result.json").read_text()) | {"top1": top1, "selection_top1": selection}
             (job.directory / "result.json").write_text(json.dumps(result))

@@ -3,7 +3,7 @@
 import gc
 import os
 
-os.environ.setdefault("GOMP_SPINCOUNT", "300")  # idle threads soon sleep: test machines are shared
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # idle threads soon sleep: test machines are shared
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches beyond loopback
 
 from collections.abc import Iterator

@@ -38,6 +38,10 @@ SAMPLE = 1000
 """Files that are decoded before the first step of a run that checks a sample."""
 
 
+FEW_NEAR_COPIES = 0.005
+"""Share of the validation and test images that may look like training images without a warning: some do by chance."""
+
+
 def open_images_of(config: TrainConfig, accelerator: Accelerator) -> ImageData:
     """The images of a run, as its protocol uses them."""
     with accelerator.main_process_first():  # a named data set is made once
@@ -90,13 +94,15 @@ def check_images(config: TrainConfig, data: ImageData, accelerator: Accelerator,
 
 
 def _warn_of_near_copies(data: ImageData, checked: CheckedFiles, display: Display) -> None:
-    pairs = find_near_copies(checked.looks, data.train.paths, [*data.val.paths, *data.test.paths])
-    if pairs:
-        held_out = len({path for _, path in pairs})
+    held_out = [*data.val.paths, *data.test.paths]
+    pairs = find_near_copies(checked.looks, data.train.paths, held_out)
+    number = len({path for _, path in pairs})
+    if number > FEW_NEAR_COPIES * len(held_out):
         one, other = pairs[0]
         display.say(
-            f"warning: {held_out} validation and test images look the same as training images, such as {other} and {one}: "
-            "scores may be too good; svp data check lists copies, --group keeps images that belong together in one part"
+            f"warning: {number} of {len(held_out)} validation and test images look the same as training images, such as "
+            f"{other} and {one}: scores may be too good; svp data check lists copies, --group keeps images that belong "
+            "together in one part"
         )
 
 

@@ -215,6 +215,7 @@ def test_inputs_of_a_run_are_kept_with_the_adapter(photos: Path, settings: dict[
         "crop_pct": 0.8,
         "crop_mode": "squash",
         "interpolation": "bicubic",
+        "value_range": "file",
     }
     written = make_config({}, run.directory / "config.yaml")
     assert written.inputs.interpolation == "bicubic"  # the model's own, written out

@@ -101,12 +101,14 @@ def define_op(
                 flat[:2] = [flat[0] if want else None for want in ctx.wanted[:2]]
             return None, None, None, *flat
 
+    node = type(f"svp_{name}", (Differentiable,), {})  # what ``grad_fn`` and profilers call it
+
     def differentiable(keyset: Any, *arguments: Any) -> Any:
         given, options = arguments[:count], arguments[count:]
         flat, below = _flat(given), keyset & torch._C._after_autograd_keyset
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in flat):
             lengths = [len(value) if isinstance(value, Sequence) else None for value in given]
-            return Differentiable.apply(below, lengths, options, *flat)
+            return node.apply(below, lengths, options, *flat)
         with torch._C._AutoDispatchBelowAutograd():
             return op.redispatch(below, *arguments)
 

@@ -47,6 +47,7 @@ def test_a_full_disk_stops_training_with_one_line(photos: Path, tmp_path: Path) 
     assert line.endswith("Make room there or name another place; --resume goes on from what is finished")
 
 
+@pytest.mark.exhaustive
 @posix
 def test_a_full_disk_leaves_what_was_predicted(run: Path, photos: Path, tmp_path: Path) -> None:
     link_photos(photos, tmp_path / "new", 100)
@@ -98,6 +99,7 @@ def test_own_images_need_no_home_that_can_be_written(run: Path, photos: Path, tm
     assert nowhere in line
 
 
+@pytest.mark.exhaustive
 @posix
 def test_few_files_may_be_open(run: Path, photos: Path, tmp_path: Path) -> None:
     """What cannot be opened for want of a number is no damaged image."""

@@ -91,6 +91,7 @@ def test_in_the_middle_of_an_epoch(whole: Path, tmp_path: Path, capsys: pytest.C
     assert_resumes_to(whole, tmp_path / "killed", capsys)
 
 
+@pytest.mark.exhaustive
 def test_in_the_middle_of_a_checkpoint_write(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     process = svp_process(KILL_IN_A_WRITE, command(whole.parent / "photos", tmp_path / "killed"))
     assert process.wait(200) == -signal.SIGKILL

@@ -101,7 +101,7 @@ def define_op(
                 flat[:2] = [flat[0] if want else None for want in ctx.wanted[:2]]
             return None, None, None, *flat
 
-    node = type(f"svp_{name}", (Differentiable,), {})  # what ``grad_fn`` and profilers call it
+    node: Any = type(f"svp_{name}", (Differentiable,), {})  # what ``grad_fn`` and profilers call it
 
     def differentiable(keyset: Any, *arguments: Any) -> Any:
         given, options = arguments[:count], arguments[count:]

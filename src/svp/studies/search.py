@@ -63,7 +63,7 @@ class Search:
             ConfigError: The point is no valid setting.
         """
         config = make_config(merge(self.base, normalized(point_settings(point, "+".join(self.base["method"])))))
-        cell = Cell(self.data, describe(point), config, (float(config.lr or 0.0),))
+        cell = Cell(self.data, describe(point), config, (config.rate,))
         job = cell.job(folder, cell.candidates[0], self.seed, tuning=True)
         directory = job.directory.with_name(f"trial{number:04d}-{job.directory.name}")
         return replace(job, config=replace(job.config, out=str(directory)))

@@ -76,7 +76,7 @@ class Job:
         return reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}..."
 
     def __str__(self) -> str:
-        rate = f"lr {self.config.lr:g}"
+        rate = f"lr {self.config.rate:g}"
         named = rate in self.method.split(", ")  # points of a grid are
         return ", ".join([self.data, self.method, *([] if named else [rate]), f"seed {self.config.seed}"])
 
@@ -192,7 +192,7 @@ class Study:
         elif own is None and self.tune and self.tune.lr:
             candidates = self.tune.lr
         else:
-            candidates = (float(config.lr or 0.0),)
+            candidates = (config.rate,)
         return Cell(data, method, config, candidates)
 
 
@@ -205,11 +205,11 @@ def run_name(config: TrainConfig) -> str:
     different = _difference(config.to_dict(), defaults.to_dict())
     different = {name: value for name, value in different.items() if name not in WITHOUT_EFFECT}
     # what depends on the method or names the run counts even where it is a default
-    different |= {"data": config.data, "lr": config.lr, "weight_decay": config.weight_decay}
+    different |= {"data": config.data, "lr": config.rate, "weight_decay": config.weight_decay}
     options = different.get("method", {})
     different["method"] = {"name": config.method, **options.get(config.method, options)}  # the form that 0.1.0 hashed
     digest = hashlib.sha256(json.dumps(different, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{_file_name(data_name(config.data))}-{_file_name(config.method)}-lr{config.lr:g}-seed{config.seed}-{digest}"
+    return f"{_file_name(data_name(config.data))}-{_file_name(config.method)}-lr{config.rate:g}-seed{config.seed}-{digest}"
 
 
 def _difference(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class TrainConfig:
         minutes: Time for the whole run, test included, instead of `epochs`: the first epoch shows how many fit.
         patience: Stop after so many epochs without a better one on the validation images; never if left out.
         batch_size: Images per optimizer step, over all processes.
-        lr: Peak learning rate of AdamW; the method's own (of several, the lowest) if left out.
+        lr: Peak learning rate of AdamW; the method's own (of several, the lowest) if left out. "auto" chooses one first, by
+            short runs on validation images.
         lr_base_size: Batch size that the learning rate is meant for: the peak is lr * batch size / this. Not scaled if left
             out.
         weight_decay: Weight decay of AdamW, on matrices only; the method's own (of several, the highest) if left out.
@@ -108,7 +109,7 @@ class TrainConfig:
     minutes: float | None = None
     patience: int | None = None
     batch_size: int = 32
-    lr: float | None = None
+    lr: float | Literal["auto"] | None = None
     lr_base_size: int | None = None
     weight_decay: float | None = None
     schedule: Schedule = "cosine"
@@ -166,7 +167,7 @@ class TrainConfig:
             _check_at_least(name, getattr(self, name), low)
         for name in ("lr", "clip_grad", "minutes"):
             value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
+            if value not in (None, "auto") and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} is {value}, expected a number above 0")
         for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "mixup", "cutmix"):
             _check_at_least(name, getattr(self, name), 0)
@@ -180,6 +181,10 @@ class TrainConfig:
             raise ConfigError(f"train_fraction is {self.train_fraction}, expected 0 < train_fraction <= 1")
         if self.train_fraction is not None and self.shots is not None:
             raise ConfigError(f"shots is {self.shots} and train_fraction is {self.train_fraction}, expected only one of them")
+        if self.lr == "auto" and self.protocol != "validation":
+            raise ConfigError(
+                f"lr auto needs validation images, protocol {self.protocol} has none: give a number, or leave the protocol out"
+            )
         if self.calibrate and self.protocol != "validation":
             raise ConfigError(
                 f"calibrate needs validation images, protocol {self.protocol} has none: leave one of the two settings out"
@@ -194,14 +199,25 @@ class TrainConfig:
         written = methods_to_dict(parse_methods(self.method, **self.options))
         object.__setattr__(self, "options", written if len(written) > 1 else written[self.method])
         if self.lr is None:
-            object.__setattr__(self, "lr", min(method.default_lr for method in methods))
+            object.__setattr__(self, "lr", default_rate(self.method))
         if self.weight_decay is None:
             object.__setattr__(self, "weight_decay", max(method.default_weight_decay for method in methods))
 
     @property
+    def rate(self) -> float:
+        """`lr` as a number.
+
+        Raises:
+            ConfigError: It is "auto", which a run alone finds out.
+        """
+        if not isinstance(self.lr, float | int):
+            raise ConfigError(f"lr is {self.lr}, which only svp train finds out: give a number, or several to a study's tune")
+        return self.lr
+
+    @property
     def peak_lr(self) -> float:
         """The peak learning rate after scaling with the batch size."""
-        lr = self.lr or 0.0  # __post_init__ has set it
+        lr = self.rate
         return lr * self.batch_size / self.lr_base_size if self.lr_base_size else lr
 
     def to_dict(self) -> dict[str, Any]:
@@ -211,6 +227,11 @@ class TrainConfig:
         if self.inputs.value_range is not None:
             values["inputs"]["value_range"] = list(self.inputs.value_range)  # YAML has no tuples
         return values | {"method": options if "+" in self.method else {self.method: options}}
+
+
+def default_rate(method: str) -> float:
+    """The learning rate of a method, of several the lowest."""
+    return min(part.default_lr for part in get_methods(method))
 
 
 def _check_at_least(name: str, value: float | None, low: int) -> None:

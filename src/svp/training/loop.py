@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
-from svp.data import normalized
+from svp.data import ImageData, normalized
 from svp.errors import Interrupted
 from svp.runs.devices import make_accelerator, separate_accelerate_state
 from svp.runs.directory import RunDirectory
@@ -22,9 +24,10 @@ from svp.training.config import TrainConfig, make_config
 from svp.training.display import Display
 from svp.training.images import open_images_of
 from svp.training.machine import reset_peak_memory
-from svp.training.nonfinite import LossOnItsWay, check_outcome, explain_nonfinite
+from svp.training.nonfinite import LossOnItsWay, NonFiniteLossError, check_outcome, explain_nonfinite
 from svp.training.outcome import finish
 from svp.training.plan import epochs_of, is_over, plan_epochs
+from svp.training.rate_search import Merit, find_rate
 from svp.training.recipes import ConfigError
 from svp.training.setup import (
     Prepared,
@@ -33,6 +36,7 @@ from svp.training.setup import (
     prepare,
     resolve,
     seed_everything,
+    write_settings,
 )
 from svp.tuners import save_adapter
 from svp.tuners.adapter_files import save_trained
@@ -99,23 +103,50 @@ def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow]
     data = open_images_of(config, accelerator)
     config = resolve(config, data, accelerator)
     directory = RunDirectory(Path(config.out or ""))
+    if config.lr == "auto" and config.resume and directory.config_file.is_file():
+        config = replace(config, lr=make_config({}, directory.config_file).lr)
     check_directory(directory, config, data)
     if directory.result_file.is_file():
         display.say(f"{directory.path} is finished already")
         return Run(directory.path, directory.read_result())
-    prepared = prepare(config, data, directory, accelerator, display)
-    claim_directory(prepared)
     try:
-        rows, best = _restore(prepared)
-        started -= sum(row.seconds for row in rows)
-        prepared.schedule.plan(epochs_of(config, rows))
-        while not is_over(config, rows, best):
-            best = _epoch(prepared, len(rows), rows, best, started)
-            if after_epoch is not None:
-                after_epoch(rows[-1])
+        if config.lr == "auto":
+            if accelerator.is_main_process:
+                directory.path.mkdir(parents=True, exist_ok=True)
+                write_settings(config, directory)  # an interrupted search can go on
+            short = partial(_train_shortly, data=data, accelerator=accelerator)
+            config = replace(config, lr=find_rate(config, short, display, write=accelerator.is_main_process))
+        prepared = prepare(config, data, directory, accelerator, display)
+        claim_directory(prepared)
+        rows, best, started = _train_epochs(prepared, started, after_epoch)
         return Run(directory.path, finish(prepared, rows, best, started))
     except KeyboardInterrupt as interrupt:
         raise Interrupted(directory.path) from interrupt
+
+
+def _train_epochs(
+    prepared: Prepared, started: float, after_epoch: Callable[[EpochRow], None] | None = None
+) -> tuple[list[EpochRow], int, float]:
+    """All epochs that are left; returns the rows, the epoch to keep, and when an uninterrupted run would have begun."""
+    rows, best = _restore(prepared)
+    started -= sum(row.seconds for row in rows)
+    prepared.schedule.plan(epochs_of(prepared.config, rows))
+    while not is_over(prepared.config, rows, best):
+        best = _epoch(prepared, len(rows), rows, best, started)
+        if after_epoch is not None:
+            after_epoch(rows[-1])
+    return rows, best, started
+
+
+def _train_shortly(config: TrainConfig, data: ImageData, accelerator: Accelerator) -> Merit:
+    """A run of the search for a learning rate, without its test; a loss that is not finite is the worst merit."""
+    try:
+        prepared = prepare(config, data, RunDirectory(Path(config.out or "")), accelerator, Display(False))
+        claim_directory(prepared)
+        rows, best, _ = _train_epochs(prepared, time.time())
+    except NonFiniteLossError:
+        return float("-inf"), float("-inf")
+    return rows[best].merit
 
 
 def _restore(prepared: Prepared) -> tuple[list[EpochRow], int]:

@@ -168,12 +168,17 @@ def claim_directory(prepared: Prepared) -> None:
         directory.path.mkdir(parents=True, exist_ok=True)
         for entry in filter(is_temporary, directory.path.rglob("*")):
             entry.unlink()  # half a file of a process that was killed
-        values = prepared.config.to_dict()
-        values.pop("resume")
-        recipe = values.pop("recipe")  # its values stand in the file, its name on top
-        directory.write_settings(values, f"recipe: {recipe}" if recipe else "")
+        write_settings(prepared.config, directory)
         directory.write_splits(prepared.data, prepared.contents)
     accelerator.wait_for_everyone()
+
+
+def write_settings(config: TrainConfig, directory: RunDirectory) -> None:
+    """Write ``config.yaml``."""
+    values = config.to_dict()
+    values.pop("resume")
+    recipe = values.pop("recipe")  # its values stand in the file, its name on top
+    directory.write_settings(values, f"recipe: {recipe}" if recipe else "")
 
 
 def prepare(
@@ -247,7 +252,7 @@ def prepare(
         f"on {accelerator.device.type}, {accelerator.mixed_precision.replace('no', 'fp32')}"
     )
     if config.lr_base_size:
-        display.say(f"peak learning rate {peak_lr:g} = {config.lr:g} * {batch_size} / {config.lr_base_size}")
+        display.say(f"peak learning rate {peak_lr:g} = {config.rate:g} * {batch_size} / {config.lr_base_size}")
     return Prepared(
         config=config,
         directory=directory,
@@ -278,7 +283,7 @@ def prepare(
 
 def scaled_lr(config: TrainConfig, batch_size: int) -> float:
     """Peak learning rate for the batch size that is really used: lr * batch_size / lr_base_size, or lr without a base."""
-    lr = config.lr or 0.0  # TrainConfig has set it
+    lr = config.rate
     return lr * batch_size / config.lr_base_size if config.lr_base_size else lr
 
 

@@ -9,11 +9,14 @@ everywhere; PNG and PDF.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
 
@@ -117,10 +120,20 @@ def _color_of(method: str) -> tuple[str, list[int]]:
 @contextmanager
 def style() -> Iterator[None]:
     """Make and save figures inside."""
+    _find_place_of_settings()
     import matplotlib as mpl
 
     with mpl.rc_context(_SETTINGS):
         yield
+
+
+def _find_place_of_settings() -> None:
+    """Matplotlib 3.9 cannot be imported where there is no home directory, unless it is told of another place."""
+    if "matplotlib" not in sys.modules and "MPLCONFIGDIR" not in os.environ:
+        try:
+            Path.home()
+        except RuntimeError:
+            os.environ["MPLCONFIGDIR"] = mkdtemp(prefix="matplotlib-")
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -95,7 +95,7 @@ def test_own_images_need_no_home_that_can_be_written(run: Path, photos: Path, tm
     named = ["train", "--data", "digits", *FAST, "--out", str(tmp_path / "digits")]
     codes, errors = run_after("", predict, ["data", "check", str(photos)], named, home=nowhere)
     assert codes == ["0", "0", "1"]
-    (line,) = errors.splitlines()
+    (line,) = [line for line in errors.splitlines() if line.startswith("svp")]  # an old Matplotlib warns too
     assert nowhere in line
 
 

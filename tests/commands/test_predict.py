@@ -100,7 +100,7 @@ def test_what_was_done_stays_and_resume_goes_on(
     if stop == signal.SIGINT:
         assert called.returncode == 130
         assert f"--resume goes on with {out}" in errors
-        assert errors.count("\n") == 2
+        assert len(errors.strip().splitlines()) == 1
     begun = len(read_rows(out)) if suffix == "parquet" else out.read_bytes().count(b"\n")
     assert 0 < begun < 2000
 

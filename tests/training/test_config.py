@@ -166,7 +166,7 @@ def test_options_alone_refine_the_method_of_the_file(tmp_path: Path) -> None:
         ({"cache": "ram"}, "cache is 'ram', expected 'none', 'memory' or 'disk'"),
         ({"epochs": "ten"}, "epochs is 'ten', expected a whole number"),
         ({"epochs": 2.5}, "epochs is 2.5, expected a whole number"),
-        ({"lr": "high"}, "lr is 'high', expected a number or null"),
+        ({"lr": "high"}, "lr is 'high', expected 'auto', a number or null"),
         ({"mixup": None}, "mixup is None, expected a number"),
         ({"resume": "yes"}, "resume is 'yes', expected true or false"),
         ({"model": 3}, "model is 3, expected text"),

@@ -40,11 +40,11 @@ def serve(
     from svp.app.server import free_port, import_gradio
 
     import_gradio()  # what can be wrong is told before weights are loaded
-    chosen = free_port(host, port)
+    free_port(host, port)  # one that is taken is told before the models are opened
     from svp.app import Limits, Server, Workbench
 
     workbench = Workbench(list(runs), device, Limits(max_pixels, max_file_size * 1_000_000, max_images))
-    server = Server(workbench, samples, host, chosen, not no_browser)
+    server = Server(workbench, samples, host, port, not no_browser)
     print(f"{', '.join(workbench.adapters)} at {server.url} (Ctrl-C stops)", flush=True)
     try:
         server.wait()

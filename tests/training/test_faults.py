@@ -92,16 +92,16 @@ def test_a_run_among_the_images_is_refused(photos: Path, settings: dict[str, Any
 
 
 def test_the_last_good_state_is_kept(photos: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from svp.training import loop
+    from svp.training import steps
 
-    good = loop._loss
+    good = steps.loss_of
     calls = iter(range(100))
 
     def failing(*args: Any) -> torch.Tensor:
         loss = good(*args)
         return loss * float("nan") if next(calls) == 4 else loss
 
-    monkeypatch.setattr(loop, "_loss", failing)
+    monkeypatch.setattr(steps, "loss_of", failing)
     with pytest.raises(NonFiniteLossError, match="epoch 2, step 2: all layers' outputs are finite"):
         svp.train(photos, **settings)
     monkeypatch.undo()

@@ -106,7 +106,7 @@ def test_under_the_other_protocols(
 ) -> None:
     """Cut off by an exception: what lies on the disk then is what a kill between two writes leaves."""
     more = ("--protocol", protocol, "--shots", "8", "--epochs", "3")
-    train_epoch = loop._train_epoch
+    train_epoch = loop.train_epoch
 
     def failing(prepared: Prepared, epoch: int) -> float:
         if epoch == 2:
@@ -114,7 +114,7 @@ def test_under_the_other_protocols(
         return train_epoch(prepared, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_train_epoch", failing)
+        patch.setattr(loop, "train_epoch", failing)
         with pytest.raises(Cut):
             main(command(photos, tmp_path / "killed", *more))
     main(command(photos, tmp_path / "whole", *more))

@@ -160,14 +160,14 @@ def test_trainval_keeps_the_last_epoch_whatever_its_scores(photos: Path, setting
 def test_a_stopped_trainval_run_holds_its_latest_epoch_and_says_so(
     photos: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = loop._train_epoch
+    good = loop.train_epoch
 
     def failing(prepared: Prepared, epoch: int) -> float:
         if epoch == 3:
             raise KeyboardInterrupt
         return good(prepared, epoch)
 
-    monkeypatch.setattr(loop, "_train_epoch", failing)
+    monkeypatch.setattr(loop, "train_epoch", failing)
     with pytest.raises(KeyboardInterrupt):
         svp.train(photos, protocol="trainval", **settings | {"epochs": 4})
     out = Path(settings["out"])

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from svp.data import ImageData, normalized
 from svp.errors import Interrupted
@@ -24,7 +23,7 @@ from svp.training.config import TrainConfig, make_config
 from svp.training.display import Display
 from svp.training.images import open_images_of
 from svp.training.machine import reset_peak_memory
-from svp.training.nonfinite import LossOnItsWay, NonFiniteLossError, check_outcome, explain_nonfinite
+from svp.training.nonfinite import NonFiniteLossError, check_outcome
 from svp.training.outcome import finish
 from svp.training.plan import epochs_of, is_over, plan_epochs
 from svp.training.rate_search import Merit, find_rate
@@ -38,6 +37,7 @@ from svp.training.setup import (
     seed_everything,
     write_settings,
 )
+from svp.training.steps import train_epoch
 from svp.tuners import save_adapter
 from svp.tuners.adapter_files import save_trained
 
@@ -171,7 +171,7 @@ def _epoch(prepared: Prepared, epoch: int, rows: list[EpochRow], best: int, run_
     started, accelerator = time.time(), prepared.accelerator
     # all randomness follows from (seed, epoch, process): a resumed run draws what an uninterrupted one would have
     seed_everything(prepared.config.seed, epoch, accelerator.process_index)
-    train_loss = _train_epoch(prepared, epoch)
+    train_loss = train_epoch(prepared, epoch)
     trained = time.time()
     batches = normalized(prepared.scored_loader, prepared.inputs)
     scores = score(prepared.wrapped, batches, accelerator, len(prepared.data.class_names))
@@ -223,41 +223,3 @@ def _planned(prepared: Prepared, first: EpochRow, elapsed: float) -> EpochRow:
     epochs = int(prepared.accelerator.gather(fitting).min())  # the clocks of processes differ
     prepared.schedule.plan(epochs)
     return replace(first, planned_epochs=epochs)
-
-
-def _train_epoch(prepared: Prepared, epoch: int) -> float:
-    """One pass over the training images; returns the mean loss."""
-    config, loader, accelerator = prepared.config, prepared.train_loader, prepared.accelerator
-    prepared.wrapped.train()
-    loader.set_epoch(epoch)  # type: ignore[attr-defined]
-    total = torch.zeros((), device=accelerator.device)
-    indices: list[Tensor] = []
-    with prepared.display.progress(f"epoch {epoch + 1}", len(loader)) as (bar, task):
-        for step, (images, labels, index) in enumerate(normalized(loader, prepared.inputs)):
-            prepared.schedule.set(epoch, step)
-            if config.check != "all":
-                indices.append(index)
-            loss = _loss(prepared, images, labels)
-            on_its_way = LossOnItsWay(loss)
-            accelerator.backward(loss)
-            value = on_its_way.value()
-            if not np.isfinite(value):  # before the step: the weights are still those that gave this loss
-                paths = [prepared.train_images.paths[i if i >= 0 else -1 - i] for i in index.tolist()]
-                raise explain_nonfinite(prepared.model, images, value, epoch, step, paths)
-            if config.clip_grad:
-                accelerator.clip_grad_norm_(prepared.tuner.trainable_parameters(), config.clip_grad)
-            prepared.optimizer.step()
-            prepared.optimizer.zero_grad()
-            total += loss.detach()
-            bar.update(task, advance=1, note=f"loss {value:.3f}")
-    if indices:
-        late = [-1 - i for i in torch.cat(indices).tolist() if i < 0]
-        prepared.late.add(prepared.train_images, late, gathered=False)
-    mean: Tensor = accelerator.reduce(total / len(loader), reduction="mean")
-    return mean.item()
-
-
-def _loss(prepared: Prepared, images: Tensor, labels: Tensor) -> Tensor:
-    if prepared.mixup is not None:
-        images, labels = prepared.mixup(images, labels)
-    return prepared.criterion(prepared.wrapped(images), labels)

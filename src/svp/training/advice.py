@@ -43,4 +43,4 @@ def _help(result: Result, scores: Scores, data: ImageData, rows: Sequence[EpochR
     if result.top1 < 1 and recalls:
         name = min(recalls, key=lambda name: recalls[name])
         trained = class_sizes(data.train, len(data.class_names))[data.class_names.index(name)]
-        yield f"More images of {name} would help most: it is right on {recalls[name]:.0%} of them, {trained} were trained on."
+        yield f"More images of {name} would help most: it is right on {recalls[name]:.0%} of them, and training had {trained}."

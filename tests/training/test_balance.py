@@ -82,7 +82,7 @@ def test_classes_take_turns_and_images_within_a_class(split: Split) -> None:
 def test_uneven_classes_are_named_until_something_is_done(split: Split, balance: Any, choose_by: str, warns: bool) -> None:
     told = warn_of_uneven_classes(split, NAMES, balance, choose_by)
     assert (told is not None) == warns
-    assert told is None or "from 1 images of green to 9 of amber" in told
+    assert told is None or "from green with 1 training images to amber with 9" in told
     even = Split(split.paths[8:11], (0, 1, 2), "even")
     assert warn_of_uneven_classes(even, NAMES, "none", "top1") is None
 

@@ -33,6 +33,12 @@ def test_a_run_takes_the_time_it_is_given(photos: Any, settings: dict[str, Any],
     assert rows[-1].lr < settings["lr"] / 10  # a course of three epochs, not of seven
 
 
+def test_there_is_always_one_epoch(photos: Any, settings: dict[str, Any]) -> None:
+    run = svp.train(photos, **settings | dict(minutes=1e-4, epochs=7))
+    assert run.result.epochs == 1
+    assert [row.planned_epochs for row in RunDirectory(run.directory).read_metrics()] == [1]
+
+
 def test_the_plan_outlives_a_kill(photos: Any, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "plan_epochs", lambda *_: 3)
     whole = svp.train(photos, **settings | dict(minutes=2.0))

@@ -78,11 +78,11 @@ def class_sizes(split: Split, num_classes: int) -> list[int]:
 def warn_of_uneven_classes(split: Split, class_names: Sequence[str], balance: Balance, choose_by: str) -> str | None:
     """A line that names the extremes and what can be done, where classes are uneven and nothing has been done."""
     sizes = class_sizes(split, len(class_names))
-    most, least = max(sizes), max(min(sizes), 1)
-    if most / least < UNEVEN or (balance != "none" and choose_by != "top1"):
+    most, least = max(sizes), min(sizes)
+    if most < UNEVEN * max(least, 1) or (balance != "none" and choose_by != "top1"):
         return None
     return (
-        f"warning: classes are uneven, from {least} images of {class_names[sizes.index(min(sizes))]} "
-        f"to {most} of {class_names[sizes.index(most)]}: --balance logits lets small ones count as much, "
+        f"warning: classes are uneven, from {class_names[sizes.index(least)]} with {least} training images "
+        f"to {class_names[sizes.index(most)]} with {most}: --balance logits lets small ones count as much, "
         "--choose-by macro_f1 keeps the epoch that serves all of them"
     )

@@ -78,8 +78,8 @@ def save_adapter(
         inputs: How images are prepared, as an ``InputConfig`` or its fields; ``InputConfig.of_model`` of the model if None.
 
     Raises:
-        ValueError: The model is not tuned, `class_names` does not fit its head, `inputs` has an unknown or unfit field, or is
-            None for a model whose images are not square.
+        InputError: The model is not tuned, `class_names` does not fit its head, `temperature` is not above 0, `inputs` has an
+            unknown or unfit field, or is None for a model whose images are not square.
     """
     model = _unwrapped(model)
     tuner = getattr(model, "tuner", None)
@@ -88,6 +88,8 @@ def save_adapter(
     num_classes: int = model.num_classes  # type: ignore[assignment]
     if class_names and len(class_names) != num_classes:
         raise InputError(f"save_adapter: {len(class_names)} class names for a head of {num_classes} classes")
+    if not 0 < temperature < math.inf:
+        raise InputError(f"save_adapter: temperature is {temperature}, expected a number above 0")
     if inputs is None:
         inputs = InputConfig.of_model(model)
     elif not isinstance(inputs, InputConfig):

@@ -40,7 +40,7 @@ def choose_range(facts: Iterable[SampleFacts], by_type: bool = False) -> tuple[f
 
     Args:
         facts: What the files hold, one or more.
-        by_type: As svp 0.1.0 did: 16 bits for 16-bit samples, and 8 or 16 bits otherwise.
+        by_type: Whether the type alone decides, which svp 0.1.0 did: 16 bits for 16-bit samples, and 8 or 16 bits otherwise.
     """
     facts = list(facts)
     least, greatest = min(fact.least for fact in facts), max(fact.greatest for fact in facts)

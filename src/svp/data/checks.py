@@ -12,9 +12,10 @@ from svp.data.facts import ImageFacts, read_all_facts
 from svp.data.named.catalog import DatasetInfo, NamedSource
 from svp.data.opening import find_source, open_parts
 from svp.data.pipeline.value_ranges import describe_samples
+from svp.data.remembered import Found, Memory
 from svp.data.splits import DataError, ImageData, Parts, Split, enumerate_some
 from svp.data.splitting import complete
-from svp.data.unreadable import Unreadable, check_unreadable, remember_readable
+from svp.data.unreadable import Unreadable, check_unreadable
 from svp.errors import InputError
 
 Level = Literal["error", "warning", "info"]
@@ -180,7 +181,10 @@ def check_data(
     facts, unreadable = read_all_facts(
         paths, None if progress is None else lambda done: progress(done, len(paths)), max_pixels
     )
-    remember_readable(facts, max_pixels)
+    memory = Memory((), max_pixels)  # a run need not decode them again
+    for path, image in facts.items():
+        memory.add(path, Found(image.samples, image.note, image.content, image.look))
+    memory.write()
     findings: list[Finding] = []
     whole: ImageData | None = None
     try:

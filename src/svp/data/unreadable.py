@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import time
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
-import PIL
-
-from svp.data.fingerprints import content_fingerprint, fingerprint, state_text
+from svp.data.fingerprints import content_fingerprint
 from svp.data.near_copies import look_of
 from svp.data.pipeline.decoding import ImageReader, UnreadableImageError
 from svp.data.pipeline.threads import in_threads
 from svp.data.pipeline.value_ranges import SampleFacts
+from svp.data.remembered import Found, Memory
 from svp.data.splits import DataError, ImageData, Split, enumerate_some
-from svp.paths import home, write_atomically
 
 Result = TypeVar("Result")
 
 MAX_UNREADABLE = 0.05
 """Share of the training images that may be unreadable; more stops the run."""
-
-
-_SECONDS_BETWEEN = 30.0
-"""Seconds of checking after which what was found is kept."""
 
 
 @dataclass(frozen=True)
@@ -68,26 +58,6 @@ def decode_all(
     return decoded, tuple(unreadable)
 
 
-class Found(Protocol):
-    """What is told of a decoded file, beside its pixels; see `svp.data.facts.ImageFacts`."""
-
-    @property
-    def samples(self) -> SampleFacts | None:
-        """What its samples are, if they have more than 8 bits."""
-
-    @property
-    def note(self) -> str:
-        """What is odd about it, in words."""
-
-    @property
-    def content(self) -> str:
-        """What stands for its bytes."""
-
-    @property
-    def look(self) -> bytes:
-        """What it looks like in small."""
-
-
 @dataclass(frozen=True)
 class CheckedFiles:
     """What is known of files once all were decoded.
@@ -120,16 +90,13 @@ def check_files(
         progress: Called after each file with the number of files done.
         max_pixels: Largest image that is decoded, in pixels; Pillow's limit if None.
     """
-    memory, reader = _Memory(), ImageReader(max_pixels=max_pixels)
-    entries = {path: _entry(path, max_pixels) for path in paths}
-    new = [path for path in paths if entries[path] not in memory.known]
+    memory, reader = Memory(paths, max_pixels), ImageReader(max_pixels=max_pixels)
+    new = [path for path in paths if path not in memory.known]
 
-    def check(path: Path) -> _Remembered:
+    def check(path: Path) -> Found:
         decoded = reader.decode(path)
-        return _Remembered(decoded.samples, decoded.note, content_fingerprint(path), look_of(decoded.image))
-
-    def remember(path: Path) -> _Remembered:
-        memory.add(entries[path], found := check(path))
+        found = Found(decoded.samples, decoded.note, content_fingerprint(path), look_of(decoded.image))
+        memory.add(path, found)
         return found
 
     def tell(done: int) -> None:
@@ -140,11 +107,11 @@ def check_files(
     try:
         if len(new) < len(paths):
             tell(0)  # those that are known
-        decoded, unreadable = decode_all(new, remember, tell)
+        decoded, unreadable = decode_all(new, check, tell)
     finally:
         memory.write()  # also where it is stopped
-    seen = {path: memory.known[entry] for path, entry in entries.items() if entry in memory.known}
-    readable = {path: decoded[path] if path in decoded else seen[path] for path in paths if path in decoded or path in seen}
+    found = memory.known | decoded
+    readable = {path: found[path] for path in paths if path in found}
     return CheckedFiles(
         unreadable,
         {path: found.samples for path, found in readable.items() if found.samples is not None},
@@ -159,11 +126,6 @@ def find_unreadable(
 ) -> tuple[Unreadable, ...]:
     """The files that cannot be decoded, see `check_files`."""
     return check_files(paths, progress, max_pixels).unreadable
-
-
-def remember_readable(found: Mapping[Path, Found], max_pixels: int | None = None) -> None:
-    """Spare `check_files` files that were just decoded completely."""
-    _write_cache(_read_cache() | {_entry(path, max_pixels): _Remembered.of(facts) for path, facts in found.items()})
 
 
 def drop_unreadable(split: Split, unreadable: Sequence[Unreadable]) -> Split:
@@ -193,84 +155,3 @@ def check_unreadable(data: ImageData, unreadable: Sequence[Unreadable]) -> None:
             raise DataError(f"{found}, which leaves none of {enumerate_some(lost)}: {remedy}")
         if broken and not kept:
             raise DataError(f"{found}, which leaves none: {remedy}")
-
-
-@dataclass(frozen=True)
-class _Remembered:
-    samples: SampleFacts | None = None
-    note: str = ""
-    content: str = ""
-    look: bytes = b""
-
-    @classmethod
-    def of(cls, found: Found) -> _Remembered:
-        return cls(found.samples, found.note, found.content, found.look)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> _Remembered:
-        samples = values.get("samples")
-        look = b64decode(values.get("look", ""))
-        return cls(None if samples is None else SampleFacts(**samples), str(values.get("note", "")), values["content"], look)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Only what is odd, as most files are not."""
-        values: dict[str, Any] = {"note": self.note, "content": self.content, "look": b64encode(self.look).decode()}
-        if self.samples is not None:
-            values["samples"] = asdict(self.samples)
-        return {name: value for name, value in values.items() if value}
-
-
-class _Memory:
-    """What earlier checks found, and what this one finds; written whole at the end, and now and then before."""
-
-    def __init__(self) -> None:
-        self.known = _read_cache()
-        self._new: dict[str, _Remembered] = {}
-        self._next = time.monotonic() + _SECONDS_BETWEEN
-
-    def add(self, entry: str, found: _Remembered) -> None:
-        """Called from several threads."""
-        self._new[entry] = found
-
-    def write_now_and_then(self) -> None:
-        """Write if that was long ago, as measured by the time that writing takes."""
-        if (started := time.monotonic()) > self._next:
-            self.write()
-            ended = time.monotonic()
-            self._next = ended + max(_SECONDS_BETWEEN, 20 * (ended - started))
-
-    def write(self) -> None:
-        """Keep what is new, if anything is."""
-        if new := self._new.copy():
-            _write_cache(self.known | new)
-
-
-def _entry(path: Path, max_pixels: int | None) -> str:
-    return fingerprint(f"{path.absolute()} {state_text(path)}" + (f" {max_pixels}" if max_pixels is not None else ""))
-
-
-def _cache_file() -> Path:
-    return home() / "cache" / f"readable-3-pillow-{PIL.__version__}.json"  # another release may read other files
-
-
-def _read_cache() -> dict[str, _Remembered]:
-    try:
-        return {entry: _Remembered.from_dict(values) for entry, values in json.loads(_cache_file().read_bytes()).items()}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-    ):  # RuntimeError: no home, or nested too deep
-        return {}
-
-
-def _write_cache(found: Mapping[str, _Remembered]) -> None:
-    """Replace the cache file as a whole; a place that cannot be written costs the next run time, nothing else."""
-    with contextlib.suppress(OSError, RuntimeError):
-        file = _cache_file()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({entry: found[entry].to_dict() for entry in sorted(found)})
-        write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))

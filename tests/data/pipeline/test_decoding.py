@@ -1,6 +1,5 @@
 """Decoding: every mode comes out as the RGB one would see; what cannot be decoded is named, counted and remembered."""
 
-import json
 import struct
 import zlib
 from dataclasses import replace
@@ -23,6 +22,7 @@ from svp.data import (
 )
 from svp.data.pipeline import samples
 from svp.data.pipeline.decoding import DecodedImage, ImageReader
+from svp.data.remembered import Memory
 
 
 @pytest.fixture(autouse=True)
@@ -219,14 +219,24 @@ def test_cache_of_several_folders_is_kept(files: list[Path], monkeypatch: pytest
     assert decoded == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"3", b"null", b'[1, {"a": 2}]', b"[" * 100_000])
-def test_a_broken_cache_is_ignored_and_replaced(files: list[Path], home: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"SQLite format 3\0" + bytes(4096)], ids=range(4))
+def test_a_broken_cache_is_ignored_and_replaced(
+    files: list[Path], home: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
     find_unreadable(files)
     (cache,) = (home / "cache").iterdir()  # nothing temporary is left
-    good = json.loads(cache.read_bytes())
     cache.write_bytes(content)
-    assert len(find_unreadable(files)) == 2
-    assert json.loads(cache.read_bytes()) == good
+    decoded = count_decoding(monkeypatch)
+    for _ in range(2):  # one check finds it broken, and its successor finds what that one wrote
+        decoded.clear()
+        assert len(find_unreadable(files)) == 2
+    assert {path.name for path in decoded} == {"worse.png", "bad.png"}
+
+
+def test_a_run_reads_what_is_known_of_its_own_images_alone(files: list[Path]) -> None:
+    find_unreadable(files)
+    assert set(Memory(files[:1], None).known) == {files[0]}
+    assert not Memory(files[:1], 10_000).known  # found by another limit
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(files: list[Path], home: Path) -> None:

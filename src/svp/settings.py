@@ -9,8 +9,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from svp.errors import InputError
 
-Device = Literal["auto", "cpu", "cuda"]
-"""Where a model runs; "auto" takes a GPU if there is one."""
+Device = str
+"""Where a model runs: "auto", or a device as PyTorch names it, such as "cpu", "cuda", "cuda:1", "xpu" or "mps"."""
 Precision = Literal["auto", "fp32", "bf16"]
 """Number format of the arithmetic; "auto" is bf16 on a GPU that has it and fp32 elsewhere."""
 

@@ -11,7 +11,7 @@ import pytest
 from svp.commands import UsageError
 from svp.commands.parsing import run_function
 from svp.commands.train import make_parser
-from svp.settings import Device
+from svp.settings import Device, Precision
 from svp.training import TrainConfig
 
 
@@ -26,6 +26,7 @@ def call(*argv: str) -> dict[str, Any]:
         batch_size: int = 32,
         lr: float | None = None,
         device: Device = "auto",
+        precision: Precision = "auto",
         compare: Sequence[str] = (),
         images: Sequence[str] | None = None,
         json: bool = False,
@@ -47,8 +48,8 @@ def call(*argv: str) -> dict[str, Any]:
 
 def test_defaults_are_those_of_the_signature() -> None:
     assert call("r", "a", "b") == {
-        "run": "r", "paths": ["a", "b"], "batch_size": 32, "lr": None, "device": "auto", "compare": [], "images": None,
-        "json": False,
+        "run": "r", "paths": ["a", "b"], "batch_size": 32, "lr": None, "device": "auto", "precision": "auto", "compare": [],
+        "images": None, "json": False,
     }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def test_flags_lists_and_numbers() -> None:
     [
         (["r"], "paths"),
         (["r", "a", "--batch-size", "x"], "--batch-size: Expected a int. Got value: x"),
-        (["r", "a", "--device", "gpu"], "cuda"),
+        (["r", "a", "--precision", "fp16"], "fp32"),
         (["r", "a", "--devic", "cpu"], "nrecognized arguments: --devic"),
     ],
 )

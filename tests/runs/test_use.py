@@ -31,7 +31,7 @@ def nameless(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"device": "gpu"}, "device is 'gpu', expected 'auto', 'cpu' or 'cuda'"),
+        ({"device": "gpu"}, "device is 'gpu', expected auto, cpu, cuda, cuda:1, xpu, mps"),
         ({"precision": "fp16"}, "precision is 'fp16', expected 'auto', 'fp32' or 'bf16'"),
         ({"batch_size": 0}, "batch_size is 0, expected 1 or more"),
     ],

@@ -161,7 +161,7 @@ def test_options_alone_refine_the_method_of_the_file(tmp_path: Path) -> None:
     [
         ({"schedule": "linear"}, "schedule is 'linear', expected 'cosine' or 'released'"),
         ({"precision": "fp16"}, "precision is 'fp16', expected 'auto', 'fp32' or 'bf16'"),
-        ({"device": "gpu"}, "device is 'gpu', expected 'auto', 'cpu' or 'cuda'"),
+        ({"device": "gpu"}, "device is 'gpu', expected auto, cpu, cuda, cuda:1, xpu, mps"),
         ({"protocol": "test"}, "protocol is 'test', expected 'validation', 'trainval' or 'paper'"),
         ({"cache": "ram"}, "cache is 'ram', expected 'none', 'memory' or 'disk'"),
         ({"epochs": "ten"}, "epochs is 'ten', expected a whole number"),

@@ -314,6 +314,17 @@ def hooks(model: nn.Module) -> int:
     return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
 
 
+def test_a_step_follows_the_device_and_reads_nothing_from_it(case: tuple[str, Row]) -> None:
+    model = tuned(case)
+    optimizer = torch.optim.AdamW(model.tuner.trainable_parameters(), foreach=False)
+    model.to("meta")  # has shapes and no values: a tensor made elsewhere, or a value that is asked for, is an error
+    with torch.no_grad():
+        assert model.eval()(images(model)).shape == (2, CLASSES)
+    loss_of(model.train()).backward()
+    assert all(p.grad is not None and p.grad.is_meta for p in model.tuner.trainable_parameters())
+    optimizer.step()
+
+
 def test_every_method_is_under_contract() -> None:
     assert set(VIM) == set(svp.list_methods())
     on_vit = {name for name in svp.list_methods() if isinstance(small_vit(), get_methods(name)[0].backbones)}

@@ -85,7 +85,7 @@ class Workbench:
 
     Args:
         runs: Run directories, or other directories with an adapter pair.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda:1" and the like, see `svp.runs.devices.choose_device`.
         limits: How much is taken in.
 
     Attributes:

@@ -181,7 +181,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "gpu": torch.get_device_module(device).get_device_name(device) if device.type in ("cuda", "xpu") else None,
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -32,7 +32,7 @@ def serve(
         host: Address to listen on. The default is reachable from this machine alone.
         port: Port to listen on; 0 takes a free one.
         no_browser: Do not open a browser.
-        device: Where the models run; auto takes a GPU if there is one.
+        device: Where the models run: auto, cpu, cuda, cuda:1, xpu or mps; auto takes a GPU if there is one.
         max_pixels: Largest image accepted, in pixels.
         max_file_size: Largest image file accepted, in megabytes.
         max_images: Largest number of images accepted at a time.

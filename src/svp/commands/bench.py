@@ -30,7 +30,7 @@ def bench(
         models: Vim models to measure; vim_small and vim_tiny if left out.
         rounds: Number of times everything is timed, in turns.
         batch_size: Images per batch.
-        device: Where the models run; auto takes a GPU if there is one.
+        device: Where the models run: auto, cpu, cuda, cuda:1, xpu or mps; auto takes a GPU if there is one.
         out: Folder for bench.json and the figure of the resolution.
     """
     for option, value, low in (("--rounds", rounds, 1), ("--batch-size", batch_size, 2)):

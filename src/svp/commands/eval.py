@@ -39,7 +39,7 @@ def score(
         run: Run directory of `svp train`.
         data: Labelled images: a folder, table or archive; the run's own test images if left out.
         batch_size: Images per batch.
-        device: Where the model runs; auto takes a GPU if there is one.
+        device: Where the model runs: auto, cpu, cuda, cuda:1, xpu or mps; auto takes a GPU if there is one.
         precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
         max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
         json: Print JSON instead of a table.

@@ -29,7 +29,7 @@ def show(
         layer: Layer to show, counted from 0; the mean of all layers if left out.
         compare: Another run on the same backbone to show beside; may be repeated.
         out: Folder for the figures; RUN/gates if left out.
-        device: Where the models run; auto takes a GPU if there is one.
+        device: Where the models run: auto, cpu, cuda, cuda:1, xpu or mps; auto takes a GPU if there is one.
     """
     from svp.inspection.runs import show_gates
 

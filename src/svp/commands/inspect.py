@@ -31,7 +31,7 @@ def draw(
         batch_size: Images per batch.
         compare: Another run on the same backbone to show beside; may be repeated.
         out: Folder for the figures; RUN/inspection if left out.
-        device: Where the models run; auto takes a GPU if there is one.
+        device: Where the models run: auto, cpu, cuda, cuda:1, xpu or mps; auto takes a GPU if there is one.
     """
     from svp.inspection.runs import inspect_run
 

@@ -61,7 +61,7 @@ def classify(
         resume: Go on with what an earlier call left in --out (csv, jsonl, parquet); no image is classified again.
         features: File (.npz) for the feature vectors, written besides.
         batch_size: Images per batch.
-        device: Where the model runs; auto takes a GPU if there is one.
+        device: Where the model runs: auto, cpu, cuda, cuda:1, xpu or mps; auto takes a GPU if there is one.
         precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
         max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
         ray: Address of a Ray cluster that does the work (auto: the one on this machine; local: one of the command's own);

@@ -93,4 +93,4 @@ def quarters(num_patches: int) -> list[npt.NDArray[np.int64]]:
 
 
 def _numpy(t: Tensor) -> Array:
-    return t.double().cpu().numpy()
+    return t.cpu().double().numpy()

@@ -44,7 +44,7 @@ def image_maps(record: Gates, layer: int | None = None, direction: Direction = "
     parts = mean("contribution")
     values = {"update": mean("update"), "forget": mean("forget"), "contribution": parts / parts.sum(dim=-1, keepdim=True)}
     chosen = {gate: v[:, 0].mean(dim=0) if layer is None else v[layer, 0] for gate, v in values.items()}
-    return {gate: record.image_map(v).double().cpu().numpy() for gate, v in chosen.items()}
+    return {gate: record.image_map(v).cpu().double().numpy() for gate, v in chosen.items()}
 
 
 def prompt_maps(record: Gates, layer: int | None = None) -> dict[str, Array]:
@@ -52,7 +52,7 @@ def prompt_maps(record: Gates, layer: int | None = None) -> dict[str, Array]:
     if (prompts := record.prompts) is None:
         return {}
     chosen = {name: v[:, 0].mean(dim=0) if layer is None else v[layer, 0] for name, v in prompts.tokens.items()}
-    return {name: record.image_map(v).double().cpu().numpy() for name, v in chosen.items()}
+    return {name: record.image_map(v).cpu().double().numpy() for name, v in chosen.items()}
 
 
 def patch_extent(model: VisionMamba) -> tuple[float, float, float, float]:

@@ -81,7 +81,7 @@ def record_predictions(
     features, probabilities, labels = [], [], []
     for images, classes in batches:
         logits, entered = logits_and_features(model, images)
-        features.append(entered.double().cpu().numpy())
-        probabilities.append(logits.double().softmax(dim=-1).cpu().numpy())
+        features.append(entered.cpu().double().numpy())
+        probabilities.append(logits.cpu().double().softmax(dim=-1).numpy())
         labels.append(classes.cpu().numpy())
     return Predictions(np.concatenate(features), np.concatenate(probabilities), np.concatenate(labels), unreadable)

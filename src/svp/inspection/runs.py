@@ -144,7 +144,7 @@ def show_gates(
         compare: Further runs on the same backbone, shown beside.
         layer: Layer to show, counted from 0; the mean of all if None.
         out: Folder that is written; ``gates`` in the run directory if None.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda:1" and the like, see `svp.runs.devices.choose_device`.
         progress: Called with (images done, images in all).
 
     Returns:
@@ -220,7 +220,7 @@ def inspect_run(
         images: How many of them gates and features are taken from, evenly spread over the list; scores are of all.
         out: Folder that is written; ``inspection`` in the run directory if None.
         batch_size: Images at a time.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda:1" and the like, see `svp.runs.devices.choose_device`.
         progress: Called with (images done, images in all), every model's counted.
 
     Returns:

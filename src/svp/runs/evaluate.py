@@ -81,7 +81,7 @@ def evaluate(
         data: Images to score on: folder of class folders (or of ``test/`` with class folders), table, archive or
             ``hfds/OWNER/NAME``, see `svp.runs.own_images.images_to_score`; the run's own test images if None.
         batch_size: Images at a time.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda:1" and the like, see `svp.runs.devices.choose_device`.
         precision: "auto", "fp32" or "bf16".
         max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
 
@@ -90,7 +90,7 @@ def evaluate(
         RunError: The run's own test images are gone, or no epoch was finished.
         DataError: The classes of `data` are not those of the adapter, or it cannot be used.
         InputError: An unknown device or precision, or a `batch_size` below 1.
-        UnavailableError: A GPU is asked for and there is none.
+        UnavailableError: The device is not there.
     """
     check_at_least("batch_size", batch_size, 1)
     with separate_accelerate_state():

@@ -62,7 +62,7 @@ def predict(
         paths: Images, and folders of images (searched recursively).
         topk: Classes per image, at least 1; no more than there are.
         batch_size: Images at a time.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda:1" and the like, see `svp.runs.devices.choose_device`.
         precision: "auto", "fp32" or "bf16".
         features: Give the feature vectors too.
         max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
@@ -76,7 +76,7 @@ def predict(
         DataError: A path does not exist, or a folder holds no image.
         RunError: No epoch of the run was finished.
         InputError: An unknown device or precision; `topk` or `batch_size` is below 1.
-        UnavailableError: A GPU is asked for and there is none.
+        UnavailableError: The device is not there.
     """
     check_settings(topk, batch_size)
     images = ImageList(paths)

@@ -175,9 +175,11 @@ def score(
     for images, labels, index in loader:
         logits = model(images).float()
         loss = F.cross_entropy(logits, labels, reduction="none")
-        columns = (index.unsqueeze(1), labels.unsqueeze(1), logits.topk(k).indices)
-        row = torch.cat([*(c.double() for c in columns), loss.double().unsqueeze(1)], dim=1)
-        rows.append(accelerator.gather(row).cpu())
+        columns = accelerator.gather(torch.cat([index.unsqueeze(1), labels.unsqueeze(1), logits.topk(k).indices], dim=1))
+        losses = accelerator.gather(loss)
+        rows.append(
+            torch.cat([columns.cpu().double(), losses.cpu().double().unsqueeze(1)], dim=1)
+        )  # not all GPUs know float64
         probabilities.append(accelerator.gather(logits.softmax(dim=1)).cpu())
     table = torch.cat(rows).numpy()
     _, first = np.unique(table[:, 0], return_index=True)

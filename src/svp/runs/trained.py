@@ -50,14 +50,14 @@ def open_run(directory: str | Path, device: str | torch.device = "auto", *, back
 
     Args:
         directory: Run directory of ``svp.train``, or any directory with an adapter pair.
-        device: "auto", "cpu" or "cuda"; "auto" takes a GPU if there is one.
+        device: "auto", "cpu", "cuda:1" and the like; "auto" takes a GPU if there is one.
         backbone: Untuned model to put the adapter on, changed in place; made anew from ``adapter.json`` if None.
 
     Raises:
         WeightsError: The adapter cannot be loaded.
         RunError: No epoch of the run is finished.
         InputError: The device is unknown.
-        UnavailableError: A GPU is asked for and there is none.
+        UnavailableError: The device is not there.
     """
     target = device if isinstance(device, torch.device) else choose_device(device)
     place = RunDirectory(Path(directory))

@@ -16,6 +16,7 @@ from svp.data import AugmentConfig, CacheMode
 from svp.errors import InputError
 from svp.inputs import InputOverrides
 from svp.models.factory import full_name
+from svp.runs.devices import check_device
 from svp.runs.result import Metric
 from svp.settings import Device, Precision, check_fields
 from svp.training.balance import Balance
@@ -87,7 +88,7 @@ class TrainConfig:
             is seen; a "sample" of 1,000; or "none". What is found later is named, counted and kept out of training, too.
         seed: Seeds the initial weights, the splits, the order of images and their augmentation.
         precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
-        device: Where the model is trained; auto takes a GPU if there is one.
+        device: Where the model is trained: auto, cpu, cuda, cuda:1, xpu or mps; auto takes a GPU if there is one.
         num_workers: Processes that read images; chosen for the machine if left out.
         cache: Where decoded training and validation images are kept, shrunk: in memory, or on disk below
             $SVP_HOME/cache/images. Evaluation stays the same to the bit; augmented images may be coarser.
@@ -151,6 +152,7 @@ class TrainConfig:
         if not self.data:
             raise ConfigError("data is missing: a folder with one folder of images per class, or a data set's name")
         full_name(self.model)
+        check_device(self.device)
         methods = get_methods(self.method)
         lowest = {
             "epochs": 1,

@@ -27,6 +27,10 @@ def environment() -> dict[str, str]:
     return found
 
 
+_COUNT_MEMORY = ("cuda", "xpu")
+"""Devices that PyTorch counts the memory of."""
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Begin to measure ``peak_memory_mb`` anew: a process may hold several runs, one after the other.
 
@@ -34,9 +38,10 @@ def reset_peak_memory(device: torch.device) -> None:
     be reset (all but Linux and GPUs), the peak is the highest of all runs of the process so far.
     """
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    if device.type in _COUNT_MEMORY:
+        module = torch.get_device_module(device)
+        module.empty_cache()
+        module.reset_peak_memory_stats(device)
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # a container may forbid it; another C library may lack it
             ctypes.CDLL(None).malloc_trim(0)
@@ -45,8 +50,8 @@ def reset_peak_memory(device: torch.device) -> None:
 
 def peak_memory_mb(device: torch.device) -> float:
     """Peak memory since ``reset_peak_memory``, in MB: of the GPU where there is one, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
+    if device.type in _COUNT_MEMORY:
+        return float(torch.get_device_module(device).max_memory_allocated(device)) / 1e6
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset) / 1e6
     if sys.platform == "linux":  # ru_maxrss cannot be reset, and begins with that of the process which started this one

@@ -283,7 +283,7 @@ def choose_num_workers(
     """
     workers = asked
     if workers is None:
-        workers = min(8, usable_cpus()) if device.type == "cuda" and sys.platform == "linux" else 0
+        workers = min(8, usable_cpus()) if device.type != "cpu" and sys.platform == "linux" else 0
     free = shared_memory()
     if not workers or free is None:
         return workers

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from svp.cli import main
 from svp.training import loop
+from svp.training.plan import StepTimes
 from svp.training.setup import Prepared
 from tests.training.conftest import write_photos
 
@@ -108,10 +109,10 @@ def test_under_the_other_protocols(
     more = ("--protocol", protocol, "--shots", "8", "--epochs", "3")
     train_epoch = loop.train_epoch
 
-    def failing(prepared: Prepared, epoch: int) -> float:
+    def failing(prepared: Prepared, epoch: int, times: StepTimes) -> float:
         if epoch == 2:
             raise Cut
-        return train_epoch(prepared, epoch)
+        return train_epoch(prepared, epoch, times)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_epoch", failing)

@@ -21,6 +21,7 @@ from svp.data.sources.folder import FolderSource
 from svp.data.splits import Parts
 from svp.runs import RunError
 from svp.training import NonFiniteLossError, loop, outcome
+from svp.training.plan import StepTimes
 from svp.training.protocol import how_chosen, images_used
 from svp.training.setup import Prepared
 from tests.data.named.official_lists import write_images, write_vpt
@@ -162,10 +163,10 @@ def test_a_stopped_trainval_run_holds_its_latest_epoch_and_says_so(
 ) -> None:
     good = loop.train_epoch
 
-    def failing(prepared: Prepared, epoch: int) -> float:
+    def failing(prepared: Prepared, epoch: int, times: StepTimes) -> float:
         if epoch == 3:
             raise KeyboardInterrupt
-        return good(prepared, epoch)
+        return good(prepared, epoch, times)
 
     monkeypatch.setattr(loop, "train_epoch", failing)
     with pytest.raises(KeyboardInterrupt):

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ _GROUPS = {
     "method": (),
     "optimization": (
         *("epochs", "minutes", "patience", "batch_size", "lr", "lr_base_size", "weight_decay", "schedule"),
-        *("warmup_epochs", "warmup_lr", "min_lr", "clip_grad"),
+        *("warmup_epochs", "warmup_lr", "min_lr", "clip_grad", "ema"),
     ),
     "classes and scores": ("balance", "choose_by", "calibrate"),
     "augmentation": ("label_smoothing", "mixup", "cutmix"),
@@ -33,11 +33,14 @@ _GROUPS = {
 
 
 def run(argv: list[str]) -> int:
+    from svp.data import AugmentConfig
     from svp.training.config import make_config
     from svp.training.loop import train
     from svp.tuners import list_methods
 
     values = make_parser(list_methods()).parse_args(argv, defaults=False).as_dict()
+    if values.pop("augment_at_all", None) == "none":
+        values["augment"] = asdict(AugmentConfig.none()) | values.get("augment", {})
     config_file = values.pop("config", None)
     if config_file is None and values.get("out") and values.get("resume"):
         saved = Path(values["out"]) / "config.yaml"  # `svp train --out RUN --resume` needs nothing more
@@ -69,6 +72,8 @@ def make_parser(methods: Sequence[str]) -> Parser:
     rest = [field.name for field in fields(TrainConfig) if field.name not in elsewhere]
     for name, settings in _GROUPS.items():
         add_parameters(groups[name], TrainConfig, rest if name == "run" else settings)
+    text = "No variation of training images at all, but for what the options below say."
+    groups["augmentation"].add_argument("--augment", choices=["none"], dest="augment_at_all", help=text)
     add_parameters(groups["augmentation"], AugmentConfig, prefix="augment.")
     names = [field.name for field in fields(InputOverrides) if field.name != "value_range"]
     add_parameters(groups["preparation of images"], InputOverrides, names, prefix="inputs.")

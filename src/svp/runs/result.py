@@ -130,6 +130,8 @@ class EpochRow(_Record):
         planned_epochs: Number of epochs planned after the first one, which showed the speed; None if they were given.
         chosen_by: Metric that chooses the epoch, see `Metric`.
         selection_value: That metric on the part that chooses; None if there is none, or in rows of version 0.1.0.
+        warm_up_seconds: Part of `seconds` that only the first epoch of a process takes, as for compiling kernels and starting
+            workers; None where it is not known.
     """
 
     epoch: int
@@ -144,6 +146,7 @@ class EpochRow(_Record):
     planned_epochs: int | None = None
     chosen_by: str = "top1"
     selection_value: float | None = None
+    warm_up_seconds: float | None = None
 
     @property
     def merit(self) -> tuple[float, float]:

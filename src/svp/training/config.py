@@ -66,6 +66,8 @@ class TrainConfig:
         cutmix: Alpha of CutMix; 0 turns it off. With both, each batch takes one of them at random.
         drop_path: Stochastic depth rate of the last block.
         clip_grad: Largest norm of the gradient; not clipped if left out.
+        ema: Decay of a moving average of what trains, such as 0.999, which is scored and kept in its place; the decay grows up
+            to this over the first steps. No average if left out.
         grad_checkpointing: Recompute blocks in the backward pass, which takes less memory and about a third more time.
         augment: How training images are varied.
         inputs: What replaces the model's own preparation of images.
@@ -125,6 +127,7 @@ class TrainConfig:
     cutmix: float = 0.0
     drop_path: float = 0.0
     clip_grad: float | None = None
+    ema: float | None = None
     grad_checkpointing: bool = False
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     inputs: InputOverrides = field(default_factory=InputOverrides)
@@ -176,6 +179,8 @@ class TrainConfig:
         for name in ("label_smoothing", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 <= {name} < 1")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(f"ema is {self.ema}, expected 0 < ema < 1")
         for name in ("val_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.9:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 < {name} < 0.9")

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -19,13 +18,15 @@ from svp.runs.devices import make_accelerator, separate_accelerate_state
 from svp.runs.directory import RunDirectory
 from svp.runs.result import EpochRow, Result
 from svp.runs.scores import score
+from svp.training.average import averaged
 from svp.training.config import TrainConfig, make_config
 from svp.training.display import Display
 from svp.training.images import open_images_of
+from svp.training.kept_features import FeatureStore
 from svp.training.machine import reset_peak_memory
 from svp.training.nonfinite import NonFiniteLossError, check_outcome
 from svp.training.outcome import finish
-from svp.training.plan import epochs_of, is_over, plan_epochs
+from svp.training.plan import StepTimes, epochs_of, is_over, plan_epochs, seconds_left
 from svp.training.rate_search import Merit, find_rate
 from svp.training.recipes import ConfigError
 from svp.training.setup import (
@@ -110,40 +111,44 @@ def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow]
         display.say(f"{directory.path} is finished already")
         return Run(directory.path, directory.read_result())
     try:
+        features = FeatureStore()
         if config.lr == "auto":
             if accelerator.is_main_process:
                 directory.path.mkdir(parents=True, exist_ok=True)
                 write_settings(config, directory)  # an interrupted search can go on
-            short = partial(_train_shortly, data=data, accelerator=accelerator)
+            short = partial(_train_shortly, data=data, accelerator=accelerator, features=features)
             config = replace(config, lr=find_rate(config, short, display, write=accelerator.is_main_process))
         prepared = prepare(config, data, directory, accelerator, display)
         claim_directory(prepared)
-        rows, best, started = _train_epochs(prepared, started, after_epoch)
+        rows, best, started = _train_epochs(prepared, features, started, after_epoch)
         return Run(directory.path, finish(prepared, rows, best, started))
     except KeyboardInterrupt as interrupt:
         raise Interrupted(directory.path) from interrupt
 
 
 def _train_epochs(
-    prepared: Prepared, started: float, after_epoch: Callable[[EpochRow], None] | None = None
+    prepared: Prepared, features: FeatureStore, started: float, after_epoch: Callable[[EpochRow], None] | None = None
 ) -> tuple[list[EpochRow], int, float]:
     """All epochs that are left; returns the rows, the epoch to keep, and when an uninterrupted run would have begun."""
     rows, best = _restore(prepared)
     started -= sum(row.seconds for row in rows)
     prepared.schedule.plan(epochs_of(prepared.config, rows))
+    before = len(rows)
+    if not is_over(prepared.config, rows, best):
+        prepared = features.used_by(prepared)
     while not is_over(prepared.config, rows, best):
-        best = _epoch(prepared, len(rows), rows, best, started)
+        best = _epoch(prepared, len(rows), rows, best, started, is_first=len(rows) == before)
         if after_epoch is not None:
             after_epoch(rows[-1])
     return rows, best, started
 
 
-def _train_shortly(config: TrainConfig, data: ImageData, accelerator: Accelerator) -> Merit:
+def _train_shortly(config: TrainConfig, data: ImageData, accelerator: Accelerator, features: FeatureStore) -> Merit:
     """A run of the search for a learning rate, without its test; a loss that is not finite is the worst merit."""
     try:
         prepared = prepare(config, data, RunDirectory(Path(config.out or "")), accelerator, Display(False))
         claim_directory(prepared)
-        rows, best, _ = _train_epochs(prepared, time.time())
+        rows, best, _ = _train_epochs(prepared, features, time.time())
     except NonFiniteLossError:
         return float("-inf"), float("-inf")
     return rows[best].merit
@@ -159,6 +164,8 @@ def _restore(prepared: Prepared) -> tuple[list[EpochRow], int]:
         return [], -1
     prepared.tuner.load_state_dict(state["trained"])
     prepared.optimizer.load_state_dict(state["optimizer"])
+    if prepared.average is not None:
+        prepared.average.load_state_dict(state["average"])
     rows = [EpochRow.from_dict(row) for row in state["metrics"]]
     prepared.display.say(f"resuming after epoch {len(rows)}")
     if accelerator.is_main_process:
@@ -166,60 +173,71 @@ def _restore(prepared: Prepared) -> tuple[list[EpochRow], int]:
     return rows, int(state["best"])
 
 
-def _epoch(prepared: Prepared, epoch: int, rows: list[EpochRow], best: int, run_started: float) -> int:
+def _epoch(prepared: Prepared, epoch: int, rows: list[EpochRow], best: int, run_started: float, *, is_first: bool) -> int:
     """Train and evaluate one epoch, write everything down, return the epoch to keep so far."""
     started, accelerator = time.time(), prepared.accelerator
     # all randomness follows from (seed, epoch, process): a resumed run draws what an uninterrupted one would have
     seed_everything(prepared.config.seed, epoch, accelerator.process_index)
-    train_loss = train_epoch(prepared, epoch)
+    training_times, scoring_times = StepTimes(), StepTimes()
+    train_loss = train_epoch(prepared, epoch, training_times)
     trained = time.time()
-    batches = normalized(prepared.scored_loader, prepared.inputs)
-    scores = score(prepared.wrapped, batches, accelerator, len(prepared.data.class_names))
-    prepared.late.add(prepared.scored_loader.dataset.split, scores.late, gathered=True)  # type: ignore[attr-defined]
-    check_outcome(prepared.tuner, scores.loss, epoch)  # before anything good is overwritten
-    chooses = prepared.selection_split is not None
-    ended = time.time()
-    row = EpochRow(
-        epoch=epoch,
-        lr=prepared.optimizer.param_groups[0]["lr"],
-        train_loss=train_loss,
-        selection_split=prepared.selection_split,
-        selection_loss=scores.loss if chooses else None,
-        selection_top1=scores.top1 if chooses else None,
-        chosen_by=prepared.config.choose_by,
-        selection_value=scores.value(prepared.config.choose_by) if chooses else None,
-        seconds=ended - started,
-        training_seconds=trained - started,
-        validation_seconds=ended - trained,
-    )
-    if epoch == 0 and prepared.config.minutes is not None:
-        row = _planned(prepared, row, ended - run_started)
-    rows.append(row)
-    better = not chooses or best < 0 or rows[-1].merit > rows[best].merit
-    best = epoch if better else best
-    if accelerator.is_main_process:
-        if better:
+    with averaged(prepared.average):
+        batches = scoring_times.of(normalized(prepared.scored_loader, prepared.inputs))
+        scores = score(prepared.wrapped, batches, accelerator, len(prepared.data.class_names))
+        prepared.late.add(prepared.scored_loader.dataset.split, scores.late, gathered=True)  # type: ignore[attr-defined]
+        check_outcome(prepared.tuner, scores.loss, epoch)  # before anything good is overwritten
+        chooses = prepared.selection_split is not None
+        ended = time.time()
+        row = EpochRow(
+            epoch=epoch,
+            lr=prepared.optimizer.param_groups[0]["lr"],
+            train_loss=train_loss,
+            selection_split=prepared.selection_split,
+            selection_loss=scores.loss if chooses else None,
+            selection_top1=scores.top1 if chooses else None,
+            chosen_by=prepared.config.choose_by,
+            selection_value=scores.value(prepared.config.choose_by) if chooses else None,
+            seconds=ended - started,
+            training_seconds=trained - started,
+            validation_seconds=ended - trained,
+            warm_up_seconds=training_times.warm_up + scoring_times.warm_up if is_first else None,
+        )
+        test_seconds = _test_seconds(prepared, ended - trained - scoring_times.warm_up)
+        if epoch == 0 and prepared.config.minutes is not None:
+            row = _planned(prepared, row, ended - run_started, test_seconds)
+        rows.append(row)
+        better = not chooses or best < 0 or rows[-1].merit > rows[best].merit
+        best = epoch if better else best
+        if accelerator.is_main_process and better:
             save_trained(prepared.model, prepared.directory.path)
+    if accelerator.is_main_process:
         # last, so that what a resumed run finds beside it is never behind it
         prepared.directory.write_state(
             {
                 "trained": prepared.tuner.state_dict(),
                 "optimizer": prepared.optimizer.state_dict(),
+                "average": None if prepared.average is None else prepared.average.state_dict(),
                 "metrics": [row.to_dict() for row in rows],
                 "best": best,
             }
         )
         prepared.directory.write_metrics(rows)
     epochs = epochs_of(prepared.config, rows)
-    left = np.mean([row.seconds for row in rows]) * (epochs - epoch - 1)
-    prepared.display.epoch(rows[-1], epochs, float(left), better and chooses)
+    prepared.display.epoch(rows[-1], epochs, seconds_left(rows, epochs, test_seconds), better and chooses)
     return best
 
 
-def _planned(prepared: Prepared, first: EpochRow, elapsed: float) -> EpochRow:
+def _test_seconds(prepared: Prepared, validation_seconds: float) -> float:
+    """Seconds that scoring the test images will take, by those of the images that are scored after an epoch."""
+    each = prepared.seconds_per_image
+    if each is None:
+        each = validation_seconds / max(len(prepared.scored_loader.dataset), 1)  # type: ignore[arg-type]
+    return each * len(prepared.data.test)
+
+
+def _planned(prepared: Prepared, first: EpochRow, elapsed: float, test_seconds: float) -> EpochRow:
     """The row of the first epoch with the number of epochs that fit into the time; the schedule follows it."""
-    images = len(prepared.data.test) / max(len(prepared.scored_loader.dataset), 1)  # type: ignore[arg-type]
-    fitting = torch.tensor([plan_epochs(prepared.config, elapsed, first, images)], device=prepared.accelerator.device)
+    fitting = torch.tensor([plan_epochs(prepared.config, elapsed, first, test_seconds)], device=prepared.accelerator.device)
     epochs = int(prepared.accelerator.gather(fitting).min())  # the clocks of processes differ
     prepared.schedule.plan(epochs)
     return replace(first, planned_epochs=epochs)

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from svp.data import AugmentConfig
 from svp.errors import InputError
 from svp.tuners import Method, methods_to_dict, parse_methods
 
@@ -124,6 +125,7 @@ def normalized(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
     A method may be given as a name ("svp+lora"), as a ``Method`` or several, as a mapping {name: options}, or in the forms of
     0.1.0: options beside a ``name``, or options alone, which refine. Messages end with `where` the values stand.
+    ``augment: none`` stands for no augmentation at all.
 
     Raises:
         ConfigError: Something else stands where a name or settings belong.
@@ -134,6 +136,8 @@ def normalized(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     values = {
         name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value for name, value in values.items()
     }
+    if values.get("augment") == "none":
+        values["augment"] = asdict(AugmentConfig.none())
     for name, (kind, expected) in _KINDS.items():
         if name in values and not isinstance(values[name], kind):
             raise ConfigError(f"{name} is {values[name]!r}, expected {expected}{where}")

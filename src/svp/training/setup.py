@@ -36,6 +36,7 @@ from svp.models.factory import full_name
 from svp.paths import is_temporary
 from svp.runs.directory import RunDirectory
 from svp.runs.result import RunError
+from svp.training.average import Average
 from svp.training.balance import Criterion, make_criterion, warn_of_uneven_classes
 from svp.training.config import TrainConfig, differences, make_config
 from svp.training.display import Display
@@ -67,12 +68,14 @@ class Prepared:
         schedule: Sets the learning rate before every step.
         criterion: The loss.
         mixup: Mixes a batch; None if no images are mixed.
+        average: Moving average of what trains; None if none is asked for.
         train_images: The images trained on.
         train_loader: Batches of the images trained on, augmented.
         scored_loader: Batches of the images that are scored after every epoch.
         test_loader: Batches of the test images.
         batch_size: Images per step over all processes, fitted to the number of images.
         peak_lr: Peak learning rate, scaled with the fitted batch size if the settings say so.
+        seconds_per_image: What scoring an image takes, where the images scored after an epoch do not show it.
     """
 
     config: TrainConfig
@@ -91,12 +94,14 @@ class Prepared:
     schedule: Schedule
     criterion: Criterion
     mixup: Mixup | None
+    average: Average | None
     train_images: Split
     train_loader: DataLoader[Any]
     scored_loader: DataLoader[Any]
     test_loader: DataLoader[Any]
     batch_size: int
     peak_lr: float
+    seconds_per_image: float | None = None
 
     @property
     def selection_split(self) -> str | None:
@@ -272,6 +277,7 @@ def prepare(
             config.balance, readable["train"], len(data.class_names), config.label_smoothing, accelerator.device
         ),
         mixup=_make_mixup(config, len(data.class_names)),
+        average=Average(tuner, config.ema) if config.ema is not None else None,
         train_images=train_set.split,
         train_loader=loader,
         scored_loader=scored_loader,

@@ -8,18 +8,25 @@ from torch import Tensor
 
 from svp.data import normalized
 from svp.training.nonfinite import LossOnItsWay, explain_nonfinite
+from svp.training.plan import StepTimes
 from svp.training.setup import Prepared
 
 
-def train_epoch(prepared: Prepared, epoch: int) -> float:
-    """One pass over the training images; returns the mean loss."""
+def train_epoch(prepared: Prepared, epoch: int, times: StepTimes) -> float:
+    """One pass over the training images; returns the mean loss.
+
+    Args:
+        prepared: The run.
+        epoch: Number of the epoch, counted from 0.
+        times: Takes the time of every step.
+    """
     config, loader, accelerator = prepared.config, prepared.train_loader, prepared.accelerator
     prepared.wrapped.train()
     loader.set_epoch(epoch)  # type: ignore[attr-defined]
     total = torch.zeros((), device=accelerator.device)
     indices: list[Tensor] = []
     with prepared.display.progress(f"epoch {epoch + 1}", len(loader)) as (bar, task):
-        for step, (images, labels, index) in enumerate(normalized(loader, prepared.inputs)):
+        for step, (images, labels, index) in enumerate(times.of(normalized(loader, prepared.inputs))):
             prepared.schedule.set(epoch, step)
             if config.check != "all":
                 indices.append(index)
@@ -29,11 +36,14 @@ def train_epoch(prepared: Prepared, epoch: int) -> float:
             value = on_its_way.value()
             if not np.isfinite(value):  # before the step: the weights are still those that gave this loss
                 paths = [prepared.train_images.paths[i if i >= 0 else -1 - i] for i in index.tolist()]
-                raise explain_nonfinite(prepared.model, images, value, epoch, step, paths)
+                model = accelerator.unwrap_model(prepared.wrapped)
+                raise explain_nonfinite(model, images, value, epoch, step, paths)
             if config.clip_grad:
                 accelerator.clip_grad_norm_(prepared.tuner.trainable_parameters(), config.clip_grad)
             prepared.optimizer.step()
             prepared.optimizer.zero_grad()
+            if prepared.average is not None:
+                prepared.average.update(epoch * len(loader) + step + 1)
             total += loss.detach()
             bar.update(task, advance=1, note=f"loss {value:.3f}")
     if indices:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from svp.data.pipeline.cache import KeptImages, Place, keep_images
 from svp.data.pipeline.decoding import ImageReader, UnreadableImageError, decoding, load_prepared
+from svp.data.pipeline.features import FeatureDataset
 from svp.data.pipeline.stages import take_apart
 from svp.data.splits import Split
 from svp.inputs import InputConfig, Transform
@@ -28,7 +29,6 @@ Item = tuple[Tensor, int, int]
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images (batch, 3, height, width), labels and indices (batch,)."""
-
 
 _MOST_TRIED = 100
 """Images that are tried to stand in for one that cannot be read."""
@@ -138,6 +138,7 @@ class KeptImageDataset(Dataset[Item]):
 
 
 ImageDataset = ImageListDataset | KeptImageDataset
+AnyDataset = ImageDataset | FeatureDataset
 
 
 def open_images(
@@ -210,7 +211,7 @@ _TURN = 2**32  # more than there are epochs
 
 
 def make_loader(
-    dataset: ImageDataset,
+    dataset: AnyDataset,
     batch_size: int,
     *,
     train: bool,
@@ -239,7 +240,7 @@ def make_loader(
         batch_size,
         sampler=sampler,
         num_workers=num_workers,
-        collate_fn=_as_it_is if isinstance(dataset, KeptImageDataset) else None,
+        collate_fn=None if isinstance(dataset, ImageListDataset) else _as_it_is,
         pin_memory=pin_memory,
         drop_last=drop_last and len(dataset) >= batch_size,
         generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the caller's

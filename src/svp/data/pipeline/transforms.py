@@ -1,5 +1,7 @@
 """How training images are varied: timm's pipeline behind a checked configuration. Evaluation's is in `svp.inputs`."""
 
+from __future__ import annotations
+
 import math
 import re
 from dataclasses import dataclass
@@ -51,6 +53,17 @@ class AugmentConfig:
     auto_augment: str | None = "rand-m6-mstd0.5-inc1"
     color_jitter: float = 0.3
     random_erasing: float = 0.1
+
+    @classmethod
+    def none(cls) -> AugmentConfig:
+        """No variation: training images are prepared as those of evaluation."""
+        return cls(crop="none", hflip=0.0, auto_augment=None, color_jitter=0.0, random_erasing=0.0)
+
+    @property
+    def varies(self) -> bool:
+        """Whether an image may look different every time."""
+        chances = self.hflip, self.vflip, self.color_jitter, self.random_erasing
+        return self.crop == "random" or self.auto_augment is not None or any(chances)
 
     def __post_init__(self) -> None:
         if not 0 < self.scale_min <= 1:

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from svp.demo import SETTINGS, demo
+from svp.commands.demo import compare
+from svp.demo import demo
+from svp.errors import InputError
+from svp.limits import usable_cpus
+from svp.runs import RunDirectory
 
 WITHOUT_TORCH = """
 import sys
@@ -24,12 +28,43 @@ def test_title_comes_before_what_is_slow(tmp_path: Path) -> None:
     assert "torch" in done.stderr
 
 
-def test_three_methods_side_by_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+SMALL = "inherit: demo\nshots: 2\nepochs: 1\nval_fraction: 0.02\ntest_fraction: 0.02\n"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    """A recipe like the demo's."""
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(SMALL)
+    return str(recipe)
+
+
+def test_three_methods_side_by_side(tmp_path: Path, small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    compare(out, small)
+    shown = capsys.readouterr().out.splitlines()
+    places = [shown.index(line) for line in (f"{out}/linear", f"{out}/vpt_deep", f"{out}/svp", "test images, backbone frozen")]
+    assert places == sorted(places)  # one after the other
+    assert (out / "demo.png").is_file()
+    results = {method: RunDirectory(out / method).read_result() for method in ("linear", "vpt_deep", "svp")}
+    assert [result.method for result in results.values()] == list(results)
+    if usable_cpus() > 1:  # it ran in a process of its own
+        assert results["svp"].command == f"svp train --recipe {small} --out {out / 'svp'}"
+
+
+def test_a_second_process_that_is_killed_is_made_good(
+    tmp_path: Path, small: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in dict(shots=2, epochs=1, val_fraction=0.02, test_fraction=0.02).items():
-        monkeypatch.setitem(SETTINGS, name, value)
-    runs = demo(tmp_path / "demo")
-    assert [run.directory.name for run in runs] == ["linear", "vpt_deep", "svp"]
-    assert (tmp_path / "demo" / "demo.png").is_file()
-    assert "test images, backbone frozen" in capsys.readouterr().out
+    monkeypatch.setattr("svp.demo.RIVALS", {})
+    (tmp_path / "svp.log").write_text("what it had printed\n")
+    demo(tmp_path, small, subprocess.Popen([sys.executable, "-c", "import os; os.abort()"]))
+    shown = capsys.readouterr().out.splitlines()
+    assert shown.index("what it had printed") < shown.index(f"{tmp_path}/svp")
+    assert RunDirectory(tmp_path / "svp").read_result().epochs == 1
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(InputError, match="something else than an earlier demo: choose another --out"):
+        compare(tmp_path)
+    assert (tmp_path / "thesis.txt").is_file()

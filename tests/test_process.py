@@ -37,12 +37,22 @@ def test_freed_memory_is_kept() -> None:
 
 PARENT = """
 import sys, time
+from pathlib import Path
 from svp.process import run_beside
-sys.path.insert(0, sys.argv[1])
-import os
-os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-print(run_beside("endless"), flush=True)
+run_beside(["endless", "7"], Path(sys.argv[1]) / "log", threads=3)
 time.sleep(600)
+"""
+WITH_A_COMMAND = """
+import svp.commands
+svp.commands.COMMANDS["endless"] = "holds a pipe open for as long as it lives"
+svp.commands.__path__.append({folder!r})
+"""
+ENDLESS = """
+import os, time
+def run(argv):
+    held = open({pipe!r}, "w")
+    print(argv, os.environ["OMP_NUM_THREADS"], file=held, flush=True)
+    time.sleep(600)
 """
 
 
@@ -50,31 +60,29 @@ time.sleep(600)
 def test_what_runs_beside_ends_with_its_parent(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    # it holds the pipe open for as long as it lives
-    (tmp_path / "endless.py").write_text(
-        f"import time\nheld = open({str(pipe)!r}, 'w')\nheld.write('!')\nheld.flush()\ntime.sleep(600)"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    (tmp_path / "sitecustomize.py").write_text(WITH_A_COMMAND.format(folder=str(tmp_path)))  # Python imports it at its start
+    (tmp_path / "endless.py").write_text(ENDLESS.format(pipe=str(pipe)))
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], env={**os.environ, "PYTHONPATH": path})
     try:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == "True\n"
         with pipe.open() as end:
-            assert end.read(1) == "!"
+            assert end.readline() == "['7'] 3\n"
             parent.kill()
             assert end.read() == ""  # returns once nobody holds the other end
     finally:
         parent.kill()
-        parent.communicate()
+        parent.wait()
 
 
 ONE_CORE = """
 import os
+from pathlib import Path
 from svp.process import run_beside
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-print(run_beside("this"))
+print(run_beside(["train"], Path("never"), 1))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs an affinity that can be set")
 def test_without_a_second_core_nothing_runs_beside() -> None:
-    assert subprocess.run([sys.executable, "-c", ONE_CORE], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert subprocess.run([sys.executable, "-c", ONE_CORE], capture_output=True, text=True, check=True).stdout == "None\n"

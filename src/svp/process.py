@@ -10,7 +10,8 @@ import ctypes
 import os
 import subprocess
 import sys
-import threading
+from collections.abc import Sequence
+from pathlib import Path
 
 from svp.limits import allow_open_files, limit_threads, usable_cpus
 
@@ -39,42 +40,46 @@ def prepare() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def run_beside(module: str) -> bool:
-    """Start ``python -m module`` at low priority, silent; it ends with this process at the latest, however that ends.
+def run_beside(arguments: Sequence[str], log: Path, threads: int) -> subprocess.Popen[bytes] | None:
+    """Start ``svp`` with these arguments in a second process; it ends with this one at the latest, however that ends.
 
-    For work that may as well be left undone: an error in it goes unseen.
+    Args:
+        arguments: A command and its arguments.
+        log: File for all that it prints.
+        threads: CPU threads that it may use.
 
     Returns:
-        Whether it was started: not where there is one core, or no process can be started.
+        The process; None where there is one core, or no process can be started.
     """
     if usable_cpus() < 2:
-        return False
-    silent = subprocess.DEVNULL
+        return None
+    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
     try:
-        # its standard input is a pipe that closes as this process ends; a session of its own keeps it from Ctrl-C
-        helper = subprocess.Popen(
-            [sys.executable, "-c", _BESIDE, module],
-            stdin=subprocess.PIPE,
-            stdout=silent,
-            stderr=silent,
-            start_new_session=True,
-        )
+        with log.open("wb") as output:
+            # its standard input is a pipe that closes as this process ends; a session of its own keeps it from Ctrl-C
+            process = subprocess.Popen(
+                [sys.executable, "-u", "-c", _BESIDE, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, **variables},
+            )
     except OSError:
-        return False
-    threading.Thread(target=helper.wait, daemon=True).start()  # leaves no zombie
-    atexit.register(helper.kill)
-    return True
+        return None
+    atexit.register(process.kill)
+    return process
 
 
 _BESIDE = """
-import os, runpy, sys, threading
+import os, sys, threading
 
 def end_with_parent():
     os.read(0, 1)
-    os._exit(0)
+    os._exit(1)
 
 threading.Thread(target=end_with_parent, daemon=True).start()
-if hasattr(os, "nice"):
-    os.nice(10)
-runpy.run_module(sys.argv[1], run_name="__main__")
+sys.argv[0] = "svp"
+from svp.cli import main
+sys.exit(main())
 """

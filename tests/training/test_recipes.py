@@ -246,7 +246,7 @@ def test_every_recipe_builds_its_model_and_pipeline(recipe: str, more: dict[str,
             assert pixels.shape == (3, inputs.img_size, inputs.img_size)
             assert bool(torch.isfinite(pixels).all())
     written = config.to_dict()
-    for name, value in read_recipe(recipe).items():
+    for name, value in {**read_recipe(recipe), "data": str(photos)}.items():
         if name not in more:
             assert written[name] == (merge(written[name], value) if isinstance(value, dict) else value)
 
@@ -300,7 +300,7 @@ def test_a_file_that_inherits_itself_is_refused(tmp_path: Path) -> None:
 def test_a_missing_parent_is_named_with_its_heir(tmp_path: Path, parent: str, shown: str) -> None:
     write(tmp_path, mine=f"inherit: {parent}\n")
     with pytest.raises(
-        ConfigError, match=rf"mine\.yaml inherits {shown}, which is neither .* nor one of: nano, paper, paper/cifar10"
+        ConfigError, match=rf"mine\.yaml inherits {shown}, which is neither .* nor one of: demo, nano, paper, paper/cifar10"
     ):
         make_config({"data": "x"}, tmp_path / "mine.yaml")
 

@@ -61,7 +61,7 @@ def test_written_settings_read_back_equal(tmp_path: Path) -> None:
         ({"method": {"name": "svp", "cross": False, "inner": False}}, "cross and inner are both off"),
         ({"color": 3}, "color"),
         ({"schedule": "linear"}, "schedule"),
-        ({"recipe": "nothing"}, "recipe 'nothing' is neither a file nor one of: nano, paper, paper/cifar10, .*scratch"),
+        ({"recipe": "nothing"}, "recipe 'nothing' is neither a file nor one of: demo, nano, paper, paper/cifar10, .*scratch"),
         ({"augment": {"hflip": 2.0}}, "hflip"),
         ({"augment": {"auto_augment": "strong"}}, "auto_augment"),
         ({"augment": {"crop": "center"}}, "crop"),

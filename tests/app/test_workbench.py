@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch import Tensor
 
 import svp
 from svp.app import Upload, Workbench
+from svp.app.page import _bars, _row
 from svp.app.workbench import BASE
 from svp.data import UnreadableImageError, eval_transform, load_image
 from svp.inspection.maps import image_maps
@@ -42,6 +45,17 @@ def test_an_adapter_among_others_says_what_it_says_alone(
     shared = workbench.predict(images[0], method)
     assert shared.classes == alone.classes
     np.testing.assert_allclose(shared.probabilities, alone.probabilities, rtol=1e-6)
+
+
+def test_a_guess_below_the_threshold_is_none_of_these(small_runs: list[Path], images: list[Path], tmp_path: Path) -> None:
+    run = shutil.copytree(next(run for run in small_runs if run.name == "linear"), tmp_path / "strict")
+    info = json.loads((run / "adapter.json").read_text())
+    (run / "adapter.json").write_text(json.dumps(info | {"reject_below": 0.9}))
+    prediction = Workbench([run], "cpu").predict(images[0], "strict")
+    assert prediction.rejected
+    assert next(iter(_bars(prediction))) == f"none of these ({prediction.classes[0]})"
+    assert _row(prediction)[1].startswith(f"none of these ({prediction.classes[0]} ")
+    assert _bars(replace(prediction, rejected=False)) == dict(zip(prediction.classes, prediction.probabilities, strict=True))
 
 
 @pytest.mark.parametrize("layer", [None, 1])

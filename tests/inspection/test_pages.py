@@ -117,13 +117,14 @@ def test_inspect(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "confusion",
         "mistakes",
     ]
-    assert shown(tmp_path) == [*figures, "reliability"]
+    assert shown(tmp_path) == [*figures, "reliability", "risk-coverage"]
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert numbers["images"] == 19
     assert np.sum(numbers["confusion"]) == 18
     assert numbers["top1"] == pytest.approx(np.trace(numbers["confusion"]) / 19)
     scores = svp.evaluate(place / "svp", photos, device="cpu", precision="fp32")
     assert numbers["top1"] == pytest.approx(scores.top1)
+    assert 0 < numbers["area_under_risk_coverage"] < 1
     changes = numbers["relative_change_by_quarter_and_all"]
     assert list(changes) == ["SVP", "VPT-deep"]
     assert len(changes["SVP"]["update"]["change"]) == 5

@@ -92,6 +92,34 @@ def test_parquet_is_a_folder_of_files_with_the_same_columns(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_an_adapter_with_a_threshold_writes_a_column_more(form: Form, tmp_path: Path) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    target = tmp_path / f"p.{form}"
+    sure, unsure, lost = (
+        Prediction(Path("a"), ("cat",), (0.9,), rejected=False),
+        Prediction(Path("b"), ("cat",), (0.4,), rejected=True),
+        PREDICTIONS[5],
+    )
+    for prediction in (sure, unsure, lost):  # one call each
+        assert prediction.path not in read_done(target, form, 1, rejects=True)
+        writer = open_file(target, form, 1, ALONE, prediction is not sure, rejects=True)
+        writer.write([prediction])
+        writer.close()
+    done = read_done(target, form, 1, rejects=True)
+    assert (len(done), done.failed) == (3, 1)
+    if form == "csv":
+        assert [row["rejected"] for row in csv.DictReader(target.read_text().splitlines())] == ["false", "true", ""]
+        assert target.read_bytes().decode() == as_csv([sure, unsure, lost])
+    elif form == "jsonl":
+        rows = [json.loads(line) for line in target.read_text().splitlines()]
+        assert [row.get("rejected") for row in rows] == [False, True, None]
+    else:
+        rows = pytest.importorskip("pyarrow.parquet").read_table(target).to_pylist()
+        assert [row["rejected"] for row in rows] == [False, True, None]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_processes_write_parts_that_any_number_goes_on_with(form: Form, tmp_path: Path) -> None:
     if form == "parquet":
         pytest.importorskip("pyarrow")

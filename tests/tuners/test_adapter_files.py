@@ -39,7 +39,8 @@ def adapter(tmp_path: Path) -> Path:
 def test_what_the_json_says(adapter: Path) -> None:
     content = json.loads((adapter / "adapter.json").read_text(encoding="utf-8"))
     assert set(content) == {
-        *("method", "backbone", "backbone_sha256", "num_classes", "class_names", "inputs", "temperature", "format"),
+        *("method", "backbone", "backbone_sha256", "num_classes", "class_names", "inputs"),
+        *("temperature", "reject_below", "format"),
     }
     assert list(content["method"]) == ["svp"]
     assert content["method"]["svp"]["shared_layers"] == 2

@@ -16,6 +16,7 @@ from svp.app.uploads import Upload
 from svp.app.workbench import Workbench
 from svp.plotting import COLORS, GREY
 from svp.runs import Prediction, as_csv
+from svp.runs.rejection import NONE_OF_THESE
 from svp.tuners import method_title
 
 _CONCURRENT = 4  # images at a time: more wait, rather than share the cores of the same machine
@@ -215,11 +216,15 @@ def _with_clear_errors(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _bars(prediction: Prediction) -> dict[str, float]:
-    return dict(zip(prediction.classes, prediction.probabilities, strict=True))
+    first, *others = prediction.classes
+    names = [f"{NONE_OF_THESE} ({first})" if prediction.rejected else first, *others]
+    return dict(zip(names, prediction.probabilities, strict=True))
 
 
 def _row(prediction: Prediction) -> list[str]:
     best = [f"{name} {p:.1%}" for name, p in zip(prediction.classes[:3], prediction.probabilities, strict=False)]
+    if prediction.rejected:
+        best[0] = f"{NONE_OF_THESE} ({best[0]})"
     return [str(prediction.path), *best, *[""] * (3 - len(best)), prediction.error or ""]
 
 

@@ -137,7 +137,9 @@ class Workbench:
         if self.base_classes is None:
             return None
         own = self._classifier(adapter)
-        return self._classify_one(path, replace(own, model=self._models[BASE], class_names=self.base_classes))
+        return self._classify_one(
+            path, replace(own, model=self._models[BASE], class_names=self.base_classes, reject_below=0.0)
+        )
 
     def predict_batch(
         self, uploads: Sequence[Upload], adapter: str, progress: Callable[[int, int], None] | None = None
@@ -199,7 +201,9 @@ class Workbench:
         if adapter not in self.adapters:
             raise InputError(f"there is no adapter {adapter!r}, expected {' or '.join(map(repr, self.adapters))}")
         trained = self.adapters[adapter].trained
-        return Classifier(self._models[adapter], trained.class_names, trained.inputs, self.device)
+        return Classifier(
+            self._models[adapter], trained.class_names, trained.inputs, self.device, reject_below=trained.info.reject_below
+        )
 
     def _prepare(self, path: Path, inputs: InputConfig) -> Tensor:
         read = partial(read_image, limits=self.limits, value_range=inputs.value_range)

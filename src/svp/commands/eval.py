@@ -85,6 +85,11 @@ def _print_scores(scores: Evaluation) -> None:
         if metric != "top1":
             shown = "-" if value is None else f"{value:.3f}" if metric == "loss" else f"{value:.2%}"
             summary.add_row(name, shown)
+    if scores.accepted is not None:
+        right = "-" if scores.accepted.accuracy is None else f"{scores.accepted.accuracy:.2%}"
+        summary.add_row(f"accepted, from confidence {scores.accepted.threshold:.1%}", f"{scores.accepted.coverage:.2%}")
+        summary.add_row("top-1 of the accepted", right)
+        summary.add_row("area under the risk-coverage curve", f"{scores.accepted.area:.4f}")
     console.print(summary)
     warning = describe_seen(scores.n_test, scores.trained_on, scores.chosen_on)
     if warning:

@@ -97,16 +97,17 @@ def classify(
     classifier = open_classifier(run, device, precision, max_pixels)
     meeting = Meeting()
     topk = min(topk, len(classifier.class_names))
-    done = read_done(target, form, topk) if target and resume and form in ("csv", "jsonl", "parquet") else Done()
+    rejects = classifier.reject_below > 0
+    done = read_done(target, form, topk, rejects) if target and resume and form in ("csv", "jsonl", "parquet") else Done()
     writer: PredictionWriter
     if form == "table":
         writer = _TableWriter(share.file(target) if target else None)
     elif form == "parquet" or (target and form != "json"):
         assert target is not None
-        writer = open_file(target, form, topk, share, resume)
+        writer = open_file(target, form, topk, share, resume, rejects)
     else:
         stream = share.file(target).open("w", encoding="utf-8", errors="backslashreplace") if target else sys.stdout
-        writer = TextWriter(stream, form, topk)
+        writer = TextWriter(stream, form, topk, rejects=rejects)
     feature_file = FeatureFile(share.file(features_file), run) if features_file else None
 
     tally = _Tally(max(len(images) - len(done), 0) // processes, len(done), done.failed)
@@ -151,9 +152,10 @@ def _classify_on_ray(
     check_settings(topk, batch_size)
     images = ImageList([Path(path).absolute() for path in paths])
     _tell_left_out(images)
-    topk = min(topk, len(class_names(RunDirectory(Path(run)).read_adapter())))
-    done = read_done(target, "parquet", topk) if resume else Done()
-    open_file(target, "parquet", topk, Share(), resume)  # makes the folder, or clears it
+    info = RunDirectory(Path(run)).read_adapter()
+    topk, rejects = min(topk, len(class_names(info))), info.reject_below > 0
+    done = read_done(target, "parquet", topk, rejects) if resume else Done()
+    open_file(target, "parquet", topk, Share(), resume, rejects)  # makes the folder, or clears it
     tally = _Tally(max(len(images) - len(done), 0), len(done), done.failed)
     todo = (image for image in images if image not in done)
     try:
@@ -246,11 +248,14 @@ class _TableWriter:
 
 
 def _prediction_table(predictions: Sequence[Any]) -> Table:
+    from svp.runs.rejection import NONE_OF_THESE
     from svp.terminal import make_table
 
     topk = max((len(p.classes) for p in predictions), default=1)
     table = make_table("image", *(f"{k + 1}." for k in range(topk)))
     for p in predictions:
         cells = [f"{name} {value:.1%}" for name, value in zip(p.classes, p.probabilities, strict=True)]
+        if p.rejected:
+            cells[0] = f"{NONE_OF_THESE} ({cells[0]})"
         table.add_row(str(p.path), *(cells or [f"unreadable: {p.error}"]))
     return table

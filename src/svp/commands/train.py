@@ -22,10 +22,10 @@ _GROUPS = {
     "model": ("model", "weights", "img_size", "drop_path", "grad_checkpointing"),
     "method": (),
     "optimization": (
-        *("epochs", "minutes", "patience", "batch_size", "lr", "lr_base_size", "weight_decay", "schedule"),
+        *("epochs", "minutes", "patience", "batch_size", "lr", "head_lr", "lr_base_size", "weight_decay", "schedule"),
         *("warmup_epochs", "warmup_lr", "min_lr", "clip_grad", "ema"),
     ),
-    "classes and scores": ("balance", "choose_by", "calibrate"),
+    "classes and scores": ("balance", "choose_by", "calibrate", "reject"),
     "augmentation": ("label_smoothing", "mixup", "cutmix"),
     "preparation of images": (),
     "run": (),  # and all that stand nowhere else

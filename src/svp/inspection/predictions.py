@@ -57,6 +57,12 @@ class Predictions:
         """Number of images, unreadable ones included."""
         return len(self.labels) + len(self.unreadable)
 
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Whether the guesses are right, (images,)."""
+        right: npt.NDArray[np.bool_] = self.guesses == self.labels
+        return right
+
     def confusion(self) -> Integers:
         """How many images of a class (row) were taken for which (column), (classes, classes)."""
         classes = self.probabilities.shape[1]

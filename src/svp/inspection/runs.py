@@ -37,6 +37,7 @@ from svp.inspection.sections import (
     add_features,
     add_mistakes,
     add_reliability,
+    add_risk_coverage,
     add_scales,
 )
 from svp.models import VisionMamba
@@ -281,6 +282,7 @@ def inspect_run(
         shown = [pixels(load_prepared(split.paths[i], transform, reader), inputs) for i in worst]
         add_mistakes(page, predicted, worst, shown, compared.class_names)
         add_reliability(page, predicted)
+        add_risk_coverage(page, predicted, compared.trained.info.reject_below)
     page.add_numbers({"mistakes": [str(split.paths[i]) for i in worst]})
     return page.write()
 

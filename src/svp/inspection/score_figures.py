@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from svp.plotting import COLORS, COLUMN, GREY, MARKERS, PAGE, SMALL, new_figure, open_axis, percent, shorten
 from svp.runs.certainty import Reliability, wilson
+from svp.runs.rejection import RiskCoverage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,4 +136,33 @@ def plot_reliability(reliability: Reliability) -> Figure:
     for axis in (top, bottom):
         open_axis(axis)
         axis.yaxis.set_major_formatter(percent())
+    return figure
+
+
+def plot_risk_coverage(curve: RiskCoverage, accepted: float | None = None) -> Figure:
+    """Error among the surest images by their share of all, with 95 % intervals (Wilson), beside the best order there is.
+
+    Args:
+        curve: What is drawn.
+        accepted: Share of the images that the adapter's threshold accepts; None if it has none.
+    """
+    figure = new_figure(COLUMN, COLUMN * 0.85)
+    axis = figure.subplots()
+    counts = np.arange(1, len(curve.risk) + 1)
+    low, high = wilson(curve.risk, counts)
+    axis.fill_between(curve.coverage, low, high, color=COLORS[0], alpha=0.2, linewidth=0)
+    axis.plot(curve.coverage, curve.risk, color=COLORS[0], label="surest first")
+    right = len(counts) * (1 - curve.risk[-1])
+    best = np.maximum(counts - right, 0) / counts
+    axis.plot(curve.coverage, best, color=GREY, linestyle="--", linewidth=0.8, label="all that are right first")
+    if accepted:
+        place = round(accepted * len(counts)) - 1
+        ring: Any = dict(marker="o", mfc="none", mec=COLORS[1], ms=8, linestyle="none")
+        axis.plot(accepted, curve.risk[place], label=f"threshold: {accepted:.0%} accepted", **ring)
+    axis.set(xlabel="coverage: share of images with an answer", ylabel="error among them", xlim=(0, 1), ylim=(0, None))
+    axis.legend(loc="upper left")
+    figure.suptitle(f"area under the curve {curve.area:.3f}")
+    open_axis(axis)
+    axis.xaxis.set_major_formatter(percent())
+    axis.yaxis.set_major_formatter(percent())
     return figure

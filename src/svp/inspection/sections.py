@@ -14,8 +14,9 @@ from svp.inspection.activation import ACTIVATIONS, Activation, quarters, relativ
 from svp.inspection.gate_figures import plot_activation, plot_scales
 from svp.inspection.page import Page
 from svp.inspection.predictions import Predictions
-from svp.inspection.score_figures import plot_confusion, plot_features, plot_images, plot_reliability
+from svp.inspection.score_figures import plot_confusion, plot_features, plot_images, plot_reliability, plot_risk_coverage
 from svp.plotting import Look, shorten
+from svp.runs.rejection import acceptance, risk_coverage
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -165,3 +166,18 @@ def add_reliability(page: Page, predicted: Predictions) -> None:
     )
     numbers = {name: values.tolist() for name, values in asdict(reliability).items()}
     page.add_numbers({"expected_calibration_error": reliability.expected_calibration_error, "reliability": numbers})
+
+
+def add_risk_coverage(page: Page, predicted: Predictions, threshold: float = 0.0) -> None:
+    """What would leaving the less sure images unanswered gain? `threshold` is the adapter's; 0 if it has none."""
+    curve = risk_coverage(predicted.confidence, predicted.right)
+    accepted = acceptance(predicted.confidence, predicted.right, threshold) if threshold else None
+    told = f" The adapter answers from a confidence of {threshold:.1%}." if threshold else ""
+    page.add_figure(
+        "risk-coverage",
+        "Risk and coverage",
+        "Error among the images that the model is surest of, by their share of all, with 95 % intervals: the lower the curve "
+        f'on the left, the more a threshold for "none of these" gains (svp train --reject).{told}',
+        plot_risk_coverage(curve, accepted.coverage if accepted else None),
+    )
+    page.add_numbers({"area_under_risk_coverage": curve.area, "accepted": asdict(accepted) if accepted else None})

@@ -67,7 +67,7 @@ def fit_temperature(probabilities: npt.ArrayLike, labels: Integers) -> float:
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
-    logits = np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), np.finfo(np.float32).tiny))
+    logits = _logits(probabilities)
 
     def loss(log_temperature: float) -> float:
         scaled = log_softmax(logits / np.exp(log_temperature), axis=1)
@@ -75,6 +75,18 @@ def fit_temperature(probabilities: npt.ArrayLike, labels: Integers) -> float:
 
     widest = float(np.log(20))
     return float(np.exp(minimize_scalar(loss, bounds=(-widest, widest), method="bounded", options={"xatol": 1e-6}).x))
+
+
+def at_temperature(probabilities: npt.ArrayLike, temperature: float) -> Array:
+    """Probabilities, (n, classes), after their logits are divided by a number above 0."""
+    from scipy.special import softmax
+
+    scaled: Array = softmax(_logits(probabilities) / temperature, axis=1)
+    return scaled
+
+
+def _logits(probabilities: npt.ArrayLike) -> Array:
+    return np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), np.finfo(np.float32).tiny))
 
 
 def wilson(share: npt.ArrayLike, n: npt.ArrayLike) -> tuple[Array, Array]:

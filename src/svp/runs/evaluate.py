@@ -22,6 +22,7 @@ from svp.data import (
 from svp.errors import InputError
 from svp.runs.devices import make_accelerator, separate_accelerate_state
 from svp.runs.own_images import images_to_score
+from svp.runs.rejection import Acceptance
 from svp.runs.result import ClassScore, UnreadableImage, describe_unreadable
 from svp.runs.scores import score
 from svp.runs.trained import open_run
@@ -45,6 +46,7 @@ class Evaluation:
         metrics: All metrics by name, see `svp.runs.result.Metric`; None where one does not exist.
         trained_on: Number of the images that the model was trained on.
         chosen_on: Number of the images that its epoch was chosen on.
+        accepted: What the adapter's threshold for "none of these" does to the images; None if it has none.
     """
 
     run: str
@@ -59,6 +61,7 @@ class Evaluation:
     metrics: dict[str, float | None]
     trained_on: int = 0
     chosen_on: int = 0
+    accepted: Acceptance | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``svp eval --json`` prints them."""
@@ -126,6 +129,7 @@ def evaluate(
         metrics=scores.metrics(),
         trained_on=chosen.trained_on,
         chosen_on=chosen.chosen_on,
+        accepted=scores.accepted(trained.info.reject_below) if trained.info.reject_below else None,
     )
 
 

@@ -117,7 +117,7 @@ class _Worker:
         paths = [Path(os.fsdecode(name)) for name in names]
         found = list(classify(self._classifier, paths, len(paths), topk=self._topk, batch_size=self._batch_size))
         name = sha256(b"\0".join(names)).hexdigest()[:16]  # the same however often the block is done
-        write_parquet(self._folder / f"part-ray-{name}.parquet", found, self._topk)
+        write_parquet(self._folder / f"part-ray-{name}.parquet", found, self._topk, self._classifier.reject_below > 0)
         failed = [prediction for prediction in found if prediction.error]
         return {
             "images": [len(found)],

@@ -31,6 +31,8 @@ class Prediction:
         classes: Names of the likeliest classes, best first; empty if the image could not be read.
         probabilities: Theirs, 0..1.
         error: Why the image could not be read.
+        rejected: Whether the likeliest class is less sure than the adapter's threshold, so that the answer is "none of
+            these"; None if the adapter has no threshold or the image could not be read.
         features: What enters the head, (embed_dim,) in float32, where it was asked for.
     """
 
@@ -38,6 +40,7 @@ class Prediction:
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str | None = None
+    rejected: bool | None = None
     features: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
@@ -100,6 +103,7 @@ class Classifier:
         inputs: How images are prepared.
         device: Where the model is.
         max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
+        reject_below: Probability of the likeliest class below which the answer is "none of these"; 0 rejects none.
     """
 
     model: Callable[[Tensor], Tensor]
@@ -107,6 +111,7 @@ class Classifier:
     inputs: InputConfig
     device: torch.device
     max_pixels: int | None = None
+    reject_below: float = 0.0
 
 
 def open_classifier(
@@ -117,7 +122,7 @@ def open_classifier(
         accelerator = make_accelerator(device, precision)
         trained = open_run(run, accelerator.device)
         model = accelerator.prepare_model(trained.model, evaluation_mode=True)
-    return Classifier(model, trained.class_names, trained.inputs, trained.device, max_pixels)
+    return Classifier(model, trained.class_names, trained.inputs, trained.device, max_pixels, trained.info.reject_below)
 
 
 def classify(
@@ -201,7 +206,8 @@ def _classify_batch(
         else:
             p, c, vector = next(best)
             names = tuple(classifier.class_names[i] for i in c)
-            predictions.append(Prediction(path, names, tuple(p), features=vector))
+            rejected = p[0] < classifier.reject_below if classifier.reject_below else None
+            predictions.append(Prediction(path, names, tuple(p), rejected=rejected, features=vector))
     return predictions
 
 

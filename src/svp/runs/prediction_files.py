@@ -100,19 +100,19 @@ def _digest(name: str) -> int:
     return int.from_bytes(blake2b(name.encode("utf-8", "backslashreplace"), digest_size=8).digest(), "little")
 
 
-def read_done(target: Path, form: Form, topk: int) -> Done:
+def read_done(target: Path, form: Form, topk: int, rejects: bool = False) -> Done:
     """What earlier calls wrote to `target`, whatever their number of processes.
 
     Raises:
         InputError: A file is damaged, or has other columns than a call with `topk` writes.
     """
     if form == "parquet":
-        return Done(_parquet_rows(target, topk))
-    rows = (row for file in parts_of(target) for row in _text_rows(file, form, topk))
+        return Done(_parquet_rows(target, topk, rejects))
+    rows = (row for file in parts_of(target) for row in _text_rows(file, form, topk, rejects))
     return Done((path, error) for _, path, error in rows if path is not None)
 
 
-def open_file(target: Path, form: Form, topk: int, share: Share, resume: bool) -> PredictionWriter:
+def open_file(target: Path, form: Form, topk: int, share: Share, resume: bool, rejects: bool = False) -> PredictionWriter:
     """A writer of the share of one process.
 
     Args:
@@ -121,24 +121,25 @@ def open_file(target: Path, form: Form, topk: int, share: Share, resume: bool) -
         topk: Classes per image.
         share: Which process this is.
         resume: Keep what is there and go on behind it; otherwise it is replaced.
+        rejects: Whether the adapter has a threshold for "none of these": there is a column `rejected` then.
 
     Raises:
         InputError: See ``read_done``; the folder holds other files than predictions.
         UnavailableError: Parquet is asked for and pyarrow is not installed.
     """
     if form == "parquet":
-        return ParquetWriter(target, topk, share, resume)
+        return ParquetWriter(target, topk, share, resume, rejects)
     file = share.file(target)
     if not resume and share.rank == 0:
         for other in parts_of(target):
             if re.search(r"-of-(\d{5})$", other.stem, re.ASCII) and not other.stem.endswith(f"-of-{share.processes:05d}"):
                 other.unlink()  # of another number of processes: a later --resume would take it for done
-    end = max((offset for offset, *_ in _text_rows(file, form, topk)), default=0) if resume and file.is_file() else 0
+    end = max((offset for offset, *_ in _text_rows(file, form, topk, rejects)), default=0) if resume and file.is_file() else 0
     stream = file.open("r+" if end else "w", encoding="utf-8", errors="backslashreplace", newline="")
     if end:
         stream.truncate(end)  # half a row of a process that was killed
         stream.seek(end)
-    return TextWriter(stream, form, topk, begun=bool(end))
+    return TextWriter(stream, form, topk, begun=bool(end), rejects=rejects)
 
 
 # text ---------------------------------------------------------------------------------------------------------------------
@@ -152,19 +153,27 @@ class TextWriter:
         form: "csv", "jsonl" or "json".
         topk: Classes per image.
         begun: The stream has rows already.
+        rejects: Whether there is a column `rejected`.
     """
 
-    def __init__(self, stream: TextIO, form: Literal["csv", "jsonl", "json"], topk: int, begun: bool = False) -> None:
-        self._stream, self._form, self._topk = stream, form, topk
+    def __init__(
+        self,
+        stream: TextIO,
+        form: Literal["csv", "jsonl", "json"],
+        topk: int,
+        begun: bool = False,
+        rejects: bool = False,
+    ) -> None:
+        self._stream, self._form, self._topk, self._rejects = stream, form, topk, rejects
         self._begun, self._close = begun, stream is not sys.stdout
         if form == "csv" and not begun:
-            self._put(_csv_line(columns(topk)))
+            self._put(_csv_line(columns(topk, rejects)))
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         text = []
         for prediction in predictions:
             if self._form == "csv":
-                text.append(_csv_line(_cells(prediction, self._topk)))
+                text.append(_csv_line(_cells(prediction, self._topk, self._rejects)))
             elif self._form == "jsonl":
                 text.append(json.dumps(_values(prediction)) + "\n")
             else:
@@ -189,21 +198,24 @@ class TextWriter:
         return writing(Path(self._stream.name)) if self._close else nullcontext()
 
 
-def columns(topk: int) -> list[str]:
-    """Names of the columns: path, class and probability of the likeliest, second and so on, error."""
-    return ["path", *(f"{kind}_{k + 1}" for k in range(topk) for kind in ("class", "probability")), "error"]
+def columns(topk: int, rejects: bool = False) -> list[str]:
+    """Names of the columns: path, class and probability of the likeliest, second and so on, rejected if so, error."""
+    answer = [f"{kind}_{k + 1}" for k in range(topk) for kind in ("class", "probability")]
+    return ["path", *answer, *["rejected"] * rejects, "error"]
 
 
 def as_csv(predictions: Sequence[Prediction]) -> str:
     """A line for each image: path, class and probability of the likeliest, second and so on, error."""
     topk = max((len(p.classes) for p in predictions), default=0)
-    return "".join([_csv_line(columns(topk)), *(_csv_line(_cells(p, topk)) for p in predictions)])
+    rejects = any(p.rejected is not None for p in predictions)
+    return "".join([_csv_line(columns(topk, rejects)), *(_csv_line(_cells(p, topk, rejects)) for p in predictions)])
 
 
-def _cells(prediction: Prediction, topk: int) -> list[str]:
+def _cells(prediction: Prediction, topk: int, rejects: bool) -> list[str]:
     pairs = list(zip(prediction.classes, (f"{value:.6f}" for value in prediction.probabilities), strict=True))
     pairs += [("", "")] * (topk - len(pairs))
-    return [str(prediction.path), *(cell for pair in pairs for cell in pair), prediction.error or ""]
+    rejected = ["" if prediction.rejected is None else str(prediction.rejected).lower()] * rejects
+    return [str(prediction.path), *(cell for pair in pairs for cell in pair), *rejected, prediction.error or ""]
 
 
 def _csv_line(cells: Sequence[str]) -> str:
@@ -213,24 +225,26 @@ def _csv_line(cells: Sequence[str]) -> str:
 
 
 def _values(prediction: Prediction) -> dict[str, Any]:
+    rejected = {} if prediction.rejected is None else {"rejected": prediction.rejected}
     return dict(
         path=str(prediction.path),
         classes=prediction.classes,
         probabilities=prediction.probabilities,
+        **rejected,
         error=prediction.error,
     )
 
 
-def _text_rows(file: Path, form: Form, topk: int) -> Iterator[tuple[int, str | None, str | None]]:
+def _text_rows(file: Path, form: Form, topk: int, rejects: bool) -> Iterator[tuple[int, str | None, str | None]]:
     """Where each whole row ends, in bytes, its path (None for the header) and its error; half a row at the end is left out."""
     with file.open("rb") as stream:
         if form == "csv":
             records = _csv_records(stream)
             for number, (end, cells) in enumerate(records):
-                if number == 0 and cells != columns(topk):
+                if number == 0 and cells != columns(topk, rejects):
                     raise InputError(
                         f"cannot go on with {file}: its columns are {', '.join(cells)}, this call's are "
-                        f"{', '.join(columns(topk))}. Choose the same --topk and --format, or another --out"
+                        f"{', '.join(columns(topk, rejects))}. Choose the same --topk and --format, or another --out"
                     )
                 yield (end, cells[0], cells[-1]) if number else (end, None, None)
             return
@@ -270,8 +284,9 @@ class ParquetWriter:
     most a minute): whoever is killed loses no more.
     """
 
-    def __init__(self, folder: Path, topk: int, share: Share = Share(), resume: bool = False) -> None:
+    def __init__(self, folder: Path, topk: int, share: Share = Share(), resume: bool = False, rejects: bool = False) -> None:
         _pyarrow()
+        self._rejects = rejects
         self._folder, self._topk, self._name = folder, topk, f"part-{share.rank:05d}-{{:05d}}.parquet"
         self._rows: list[Prediction] = []
         self._began = self._last = time.monotonic()
@@ -296,12 +311,12 @@ class ParquetWriter:
 
     def _finish_file(self) -> None:
         if self._rows:
-            write_parquet(self._folder / self._name.format(self._number), self._rows, self._topk)
+            write_parquet(self._folder / self._name.format(self._number), self._rows, self._topk, self._rejects)
             self._number += 1
         self._rows, self._last = [], time.monotonic()
 
 
-def write_parquet(file: Path, predictions: Sequence[Prediction], topk: int) -> None:
+def write_parquet(file: Path, predictions: Sequence[Prediction], topk: int, rejects: bool = False) -> None:
     """Write one Parquet file, whole or not at all."""
     pyarrow: Any = _pyarrow()
     text, number = pyarrow.string(), pyarrow.float32()
@@ -309,12 +324,14 @@ def write_parquet(file: Path, predictions: Sequence[Prediction], topk: int) -> N
     for k in range(topk):
         data[f"class_{k + 1}"] = pyarrow.array([p.classes[k] if p.classes else None for p in predictions], text)
         data[f"probability_{k + 1}"] = pyarrow.array([p.probabilities[k] if p.classes else None for p in predictions], number)
+    if rejects:
+        data["rejected"] = pyarrow.array([p.rejected for p in predictions], pyarrow.bool_())
     data["error"] = pyarrow.array([p.error and written(Path(p.error)) for p in predictions], text)
     table = pyarrow.table(data)
     write_atomically(file, lambda path: pyarrow.parquet.write_table(table, path))
 
 
-def _parquet_rows(folder: Path, topk: int) -> Iterator[tuple[str, str | None]]:
+def _parquet_rows(folder: Path, topk: int, rejects: bool) -> Iterator[tuple[str, str | None]]:
     pyarrow: Any = _pyarrow()
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not _PART.fullmatch(file.name):
@@ -323,10 +340,10 @@ def _parquet_rows(folder: Path, topk: int) -> Iterator[tuple[str, str | None]]:
             table = pyarrow.parquet.read_table(file)
         except pyarrow.ArrowException as error:
             raise InputError(f"cannot go on with {folder}: {file.name} is damaged ({error}). Choose another --out") from error
-        if table.column_names != columns(topk):
+        if table.column_names != columns(topk, rejects):
             raise InputError(
                 f"cannot go on with {folder}: the columns of {file.name} are {', '.join(table.column_names)}, this call's are "
-                f"{', '.join(columns(topk))}. Choose the same --topk, or another --out"
+                f"{', '.join(columns(topk, rejects))}. Choose the same --topk, or another --out"
             )
         yield from zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True)
 

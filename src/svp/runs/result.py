@@ -114,6 +114,27 @@ class DataUsed(_Record):
 
 
 @dataclass(frozen=True)
+class Rejection(_Record):
+    """The threshold of a run with ``reject``. Shares are 0 to 1.
+
+    Args:
+        target: Accuracy of accepted guesses that was asked for.
+        promised: Accuracy that the validation images promise, with 95 % certainty; below the target if no threshold did.
+        threshold: Guesses with less confidence are "none of these".
+        coverage: Share of the test images that are accepted.
+        accuracy: Share of those that are right; None if none is accepted.
+        area: Area under the risk-coverage curve of the test images.
+    """
+
+    target: float
+    promised: float
+    threshold: float
+    coverage: float
+    accuracy: float | None
+    area: float
+
+
+@dataclass(frozen=True)
 class EpochRow(_Record):
     """A line of ``metrics.jsonl``.
 
@@ -198,6 +219,7 @@ class Result(_Record):
         metrics: All metrics of the test images by name, see `Metric`; None where one does not exist, and empty
             in files of version 0.1.0.
         temperature: What logits are divided by since ``calibrate`` fitted it; None if it did not.
+        rejection: The threshold for "none of these" and what it does to the test images; None without ``reject``.
     """
 
     top1: float
@@ -235,6 +257,7 @@ class Result(_Record):
     batch_size: int | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
     temperature: float | None = None
+    rejection: Rejection | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -249,6 +272,8 @@ class Result(_Record):
                 converted[name] = tuple(UnreadableImage.from_dict(image) for image in values[name])
         if "data" in values:
             converted["data"] = DataUsed.from_dict(values["data"])
+        if values.get("rejection") is not None:
+            converted["rejection"] = Rejection.from_dict(values["rejection"])
         if "per_class" in values:
             converted["per_class"] = {name: ClassScore.from_dict(score) for name, score in values["per_class"].items()}
         return super().from_dict(converted)

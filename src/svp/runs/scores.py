@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from svp.runs.certainty import reliability
+from svp.runs.rejection import Acceptance, acceptance
 from svp.runs.result import METRICS, ClassScore
 
 
@@ -87,10 +88,23 @@ class Scores:
         return float(average_precision_score(truth, scores, average="macro")) if truth.size else float("nan")
 
     @property
+    def confidence(self) -> npt.NDArray[np.float64]:
+        """Probability of the first guess of each image that could be read, (n,)."""
+        return self.probabilities.max(axis=1).astype(np.float64)
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Whether it is right, (n,)."""
+        return self.guesses[:, 0] == self.labels
+
+    @property
     def calibration_error(self) -> float:
         """Expected calibration error of the first guess, see `svp.runs.certainty.Reliability`."""
-        confidence = self.probabilities.max(axis=1).astype(np.float64)
-        return reliability(confidence, self.guesses[:, 0] == self.labels).expected_calibration_error
+        return reliability(self.confidence, self.right).expected_calibration_error
+
+    def accepted(self, threshold: float) -> Acceptance:
+        """What rejecting first guesses with less confidence does."""
+        return acceptance(self.confidence, self.right, threshold, len(self.unreadable))
 
     def value(self, metric: str) -> float:
         """The metric of that name, see `svp.runs.result.Metric`."""

@@ -32,6 +32,13 @@ def advice(result: Result, scores: Scores, data: ImageData, rows: Sequence[Epoch
     if pairs:
         told = [f"{names[truth]} for {names[guess]} ({count} of {images[truth]})" for truth, guess, count in pairs]
         yield f"It most often takes {', '.join(told)}."
+    if result.rejection is not None:
+        kept = result.rejection
+        short = "" if kept.promised >= kept.target else f", as no threshold promises the {kept.target:.0%} asked for"
+        yield (
+            f'A guess below {kept.threshold:.1%} is shown as "none of these"; of the others, the validation images promise '
+            f"that {kept.promised:.0%} or more are right{short}."
+        )
     yield from _help(result, scores, data, rows)
 
 

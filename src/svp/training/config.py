@@ -48,7 +48,9 @@ class TrainConfig:
         batch_size: Images per optimizer step, over all processes.
         lr: Peak learning rate of AdamW; the method's own (of several, the lowest) if left out. "auto" chooses one first, by
             short runs on validation images.
-        lr_base_size: Batch size that the learning rate is meant for: the peak is lr * batch size / this. Not scaled if left
+        head_lr: Peak learning rate of the head, where it is to differ from that of the method's other parameters; `lr` if
+            left out.
+        lr_base_size: Batch size that the learning rates are meant for: the peak is lr * batch size / this. Not scaled if left
             out.
         weight_decay: Weight decay of AdamW, on matrices only; the method's own (of several, the highest) if left out.
         schedule: Course of the learning rate. "cosine" changes it per step: linear warm-up, then half a cosine. "released"
@@ -61,6 +63,8 @@ class TrainConfig:
         choose_by: Metric on the validation images that the best epoch is the best by.
         calibrate: Divide the logits by a temperature that is fitted on the validation images at the end, so that what is
             said with 90 % is right nine times in ten. The classes that are guessed stay the same.
+        reject: Accuracy that accepted guesses shall have, such as 0.95. The least confidence that promises it is chosen on the
+            validation images at the end; a guess with less is shown as "none of these".
         label_smoothing: Share of the target that is spread over all classes.
         mixup: Alpha of mixup; 0 turns it off.
         cutmix: Alpha of CutMix; 0 turns it off. With both, each batch takes one of them at random.
@@ -113,6 +117,7 @@ class TrainConfig:
     patience: int | None = None
     batch_size: int = 32
     lr: float | Literal["auto"] | None = None
+    head_lr: float | None = None
     lr_base_size: int | None = None
     weight_decay: float | None = None
     schedule: Schedule = "cosine"
@@ -122,6 +127,7 @@ class TrainConfig:
     balance: Balance = "none"
     choose_by: Metric = "top1"
     calibrate: bool = False
+    reject: float | None = None
     label_smoothing: float = 0.1
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -170,7 +176,7 @@ class TrainConfig:
         }
         for name, low in lowest.items():
             _check_at_least(name, getattr(self, name), low)
-        for name in ("lr", "clip_grad", "minutes"):
+        for name in ("lr", "head_lr", "clip_grad", "minutes"):
             value = getattr(self, name)
             if value not in (None, "auto") and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} is {value}, expected a number above 0")
@@ -181,6 +187,8 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 <= {name} < 1")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"ema is {self.ema}, expected 0 < ema < 1")
+        if self.reject is not None and not 0 < self.reject < 1:
+            raise ConfigError(f"reject is {self.reject}, expected 0 < reject < 1")
         for name in ("val_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.9:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 < {name} < 0.9")
@@ -192,10 +200,11 @@ class TrainConfig:
             raise ConfigError(
                 f"lr auto needs validation images, protocol {self.protocol} has none: give a number, or leave the protocol out"
             )
-        if self.calibrate and self.protocol != "validation":
-            raise ConfigError(
-                f"calibrate needs validation images, protocol {self.protocol} has none: leave one of the two settings out"
-            )
+        for name in ("calibrate", "reject"):
+            if getattr(self, name) and self.protocol != "validation":
+                raise ConfigError(
+                    f"{name} needs validation images, protocol {self.protocol} has none: leave one of the two settings out"
+                )
         if self.patience is not None and self.protocol == "trainval":
             raise ConfigError(
                 "patience needs validation images, protocol trainval has none: leave one of the two settings out"

@@ -19,6 +19,7 @@ from svp.runs.directory import RunDirectory
 from svp.runs.result import EpochRow, Result
 from svp.runs.scores import score
 from svp.training.average import averaged
+from svp.training.confidence import check_reject
 from svp.training.config import TrainConfig, make_config
 from svp.training.display import Display
 from svp.training.images import open_images_of
@@ -106,6 +107,7 @@ def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow]
     directory = RunDirectory(Path(config.out or ""))
     if config.lr == "auto" and config.resume and directory.config_file.is_file():
         config = replace(config, lr=make_config({}, directory.config_file).lr)
+    check_reject(config, len(data.val))
     check_directory(directory, config, data)
     if directory.result_file.is_file():
         display.say(f"{directory.path} is finished already")

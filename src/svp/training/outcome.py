@@ -6,22 +6,22 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from svp.data import normalized
-from svp.runs.certainty import fit_temperature
 from svp.runs.evaluate import labels_of_unreadable
-from svp.runs.result import DataUsed, EpochRow, Result, describe_unreadable
+from svp.runs.rejection import Threshold
+from svp.runs.result import DataUsed, EpochRow, Rejection, Result, describe_unreadable
 from svp.runs.scores import Scores, score
 from svp.training.advice import advice
+from svp.training.confidence import fit_confidence
 from svp.training.display import Display, duration, plot_curves
 from svp.training.machine import environment, peak_memory_mb
 from svp.training.protocol import how_chosen
 from svp.training.setup import Prepared
-from svp.tuners import save_adapter
-from svp.tuners.adapter_files import divide_logits, load_trained
+from svp.tuners.adapter_files import load_trained
 
 
 def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: float) -> Result:
@@ -37,7 +37,7 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
     accelerator.wait_for_everyone()
     path = prepared.directory.path
     load_trained(prepared.model, path)
-    temperature = _calibrate(prepared) if prepared.config.calibrate else None
+    temperature, threshold = fit_confidence(prepared)
     lost = labels_of_unreadable(prepared.data.test, prepared.unreadable)
     scores = score(prepared.wrapped, prepared.test_loader, accelerator, len(prepared.data.class_names), lost)
     prepared.late.add(prepared.test_loader.dataset.split, scores.late, gathered=True)  # type: ignore[attr-defined]
@@ -82,6 +82,7 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
         per_class=scores.per_class(data.class_names),
         metrics=scores.metrics(),
         temperature=temperature,
+        rejection=_rejection(config.reject, threshold, scores),
         seed=config.seed,
         device=str(accelerator.device),
         processes=accelerator.num_processes,
@@ -101,16 +102,10 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
     return result
 
 
-def _calibrate(prepared: Prepared) -> float:
-    """Fit the temperature on the validation images, write it into the adapter and let the model divide by it."""
-    data, accelerator = prepared.data, prepared.accelerator
-    batches = normalized(prepared.scored_loader, prepared.inputs)
-    scores = score(prepared.wrapped, batches, accelerator, len(data.class_names))
-    temperature = fit_temperature(scores.probabilities, scores.labels)
-    if accelerator.is_main_process:  # the trained values as they are: a run that is killed here does this again
-        save_adapter(prepared.model, prepared.directory.path, data.class_names, prepared.inputs, temperature)
-    divide_logits(prepared.model, temperature)
-    return temperature
+def _rejection(target: float | None, threshold: Threshold | None, scores: Scores) -> Rejection | None:
+    if target is None or threshold is None:
+        return None
+    return Rejection(target, threshold.promised, **asdict(scores.accepted(threshold.confidence)))
 
 
 def _show(result: Result, scores: Scores, path: Path, display: Display) -> None:
@@ -125,6 +120,10 @@ def _show(result: Result, scores: Scores, path: Path, display: Display) -> None:
     ]
     if result.temperature is not None:
         rows.append(("temperature", f"{result.temperature:.2f}, calibration error {scores.calibration_error:.1%}"))
+    if result.rejection is not None:
+        right = "-" if result.rejection.accuracy is None else f"{result.rejection.accuracy:.1%}"
+        accepted = f"{result.rejection.coverage:.1%} accepted, {right} of them right"
+        rows.append((f"from confidence {result.rejection.threshold:.1%}", accepted))
     if result.unreadable_images:
         rows.append(("unreadable images", f"{len(result.unreadable_images)}; those of test count as wrong"))
     display.table(str(path), rows)

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from svp.paths import write_atomically
 from svp.runs.result import METRICS
@@ -24,6 +25,7 @@ FOLDER = "lr_search"
 
 FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
 _SECOND_ROUND = 2
+_NOT_OF_SHORT_RUNS: dict[str, Any] = dict(minutes=None, patience=None, calibrate=False, reject=None)
 
 Merit = tuple[float, float]
 """What is compared, of validation images: a metric that is the better the higher, then the negated loss."""
@@ -56,7 +58,15 @@ def find_rate(config: TrainConfig, train_shortly: Callable[[TrainConfig], Merit]
         for rate in alive:
             out = folder / f"{epochs}-{rate:g}"
             short = replace(
-                config, lr=rate, epochs=epochs, out=str(out), resume=True, minutes=None, patience=None, calibrate=False
+                config,
+                lr=rate,
+                epochs=epochs,
+                out=str(out),
+                resume=True,
+                minutes=None,
+                patience=None,
+                calibrate=False,
+                reject=None,
             )
             merits[rate] = train_shortly(short)
             value = abs(merits[rate][0])

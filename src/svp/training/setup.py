@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from timm.data import Mixup
-from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -42,6 +41,7 @@ from svp.training.config import TrainConfig, differences, make_config
 from svp.training.display import Display
 from svp.training.images import Keeper, check_images, with_value_range
 from svp.training.late import LateUnreadable
+from svp.training.optimizer import make_optimizer
 from svp.training.protocol import selection_part
 from svp.training.schedule import Schedule
 from svp.tuners import Tuner, tune
@@ -249,7 +249,7 @@ def prepare(
     scored_loader = make_loader(scored_set, eval_batch_size, train=False, num_workers=workers, pin_memory=pin)
     stand_in = config.check != "all"
     test_set = ImageListDataset(readable["test"], eval_transform(inputs), reader=reader, stand_in=stand_in)
-    optimizer = create_optimizer_v2(model, opt="adamw", lr=peak_lr, weight_decay=config.weight_decay, fused=True)
+    optimizer = make_optimizer(model, config, peak_lr)
     wrapped, prepared_optimizer, loader, scored_loader = accelerator.prepare(model, optimizer, loader, scored_loader)
     display.say(
         f"{config.method} on {origin.name} ({config.weights} weights): "

@@ -43,6 +43,7 @@ class AdapterInfo:
         inputs: How images are prepared for the model.
         temperature: What logits are divided by so that probabilities are as sure as they should be, above 0. ``load_adapter``
             divides the head by it.
+        reject_below: Probability of the likeliest class below which an image is none of the classes; 0 rejects none.
         format: Version of the file format.
     """
 
@@ -53,6 +54,7 @@ class AdapterInfo:
     class_names: tuple[str, ...]
     inputs: InputConfig
     temperature: float = 1.0
+    reject_below: float = 0.0
     format: int = _FORMAT
 
     @property
@@ -67,6 +69,7 @@ def save_adapter(
     class_names: Sequence[str] = (),
     inputs: InputConfig | Mapping[str, Any] | None = None,
     temperature: float = 1.0,
+    reject_below: float = 0.0,
 ) -> AdapterInfo:
     """Write the adapter pair of a tuned model into `directory`, which is made if need be.
 
@@ -75,11 +78,12 @@ def save_adapter(
         directory: Where ``adapter.safetensors`` and ``adapter.json`` go.
         class_names: Names of the classes, in the order of the outputs.
         temperature: What ``load_adapter`` divides the logits by, above 0.
+        reject_below: Probability of the likeliest class below which ``svp.predict`` says "none of these", 0 to 1.
         inputs: How images are prepared, as an ``InputConfig`` or its fields; ``InputConfig.of_model`` of the model if None.
 
     Raises:
-        InputError: The model is not tuned, `class_names` does not fit its head, `temperature` is not above 0, `inputs` has an
-            unknown or unfit field, or is None for a model whose images are not square.
+        InputError: The model is not tuned, `class_names` does not fit its head, `temperature` or `reject_below` is out of
+            range, `inputs` has an unknown or unfit field, or is None for a model whose images are not square.
     """
     model = _unwrapped(model)
     tuner = getattr(model, "tuner", None)
@@ -90,6 +94,8 @@ def save_adapter(
         raise InputError(f"save_adapter: {len(class_names)} class names for a head of {num_classes} classes")
     if not 0 < temperature < math.inf:
         raise InputError(f"save_adapter: temperature is {temperature}, expected a number above 0")
+    if not 0 <= reject_below <= 1:
+        raise InputError(f"save_adapter: reject_below is {reject_below}, expected 0 to 1")
     if inputs is None:
         inputs = InputConfig.of_model(model)
     elif not isinstance(inputs, InputConfig):
@@ -102,6 +108,7 @@ def save_adapter(
         class_names=tuple(class_names),
         inputs=inputs,
         temperature=temperature,
+        reject_below=reject_below,
     )
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -180,6 +187,8 @@ def read_adapter_info(directory: str | Path) -> AdapterInfo:
         _check_types(f"{path} is damaged: entry", values, _ENTRIES if values["format"] > 1 else _ENTRIES_OF_1)
         if not (0 < values.get("temperature", 1.0) < math.inf):
             raise WeightsError(f"{path} is damaged: temperature is {values['temperature']}, expected a number above 0")
+        if not (0 <= values.get("reject_below", 0.0) <= 1):
+            raise WeightsError(f"{path} is damaged: reject_below is {values['reject_below']}, expected 0 to 1")
         values["inputs"] = _read_inputs(path, values["inputs"])
         _check_types(f"{path} is damaged: backbone", values["backbone"], _ORIGIN)
         if not all(isinstance(name, str) for name in values["class_names"]):
@@ -203,6 +212,7 @@ _ENTRIES = {
     "class_names": (list,),
     "inputs": (dict,),
     "temperature": (float,),
+    "reject_below": (float,),
     "format": (int,),
 }
 _ENTRIES_OF_1 = _ENTRIES | {"method": (str,), "options": (dict,)}

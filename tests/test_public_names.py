@@ -52,6 +52,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 GROUND = {
     "collector",
     "errors",
+    "hub",
     "inputs",
     "limits",
     "pages",

@@ -25,6 +25,7 @@ from torch import Tensor
 from svp.app.uploads import Limits, Upload, gather_images, read_image
 from svp.data import InputConfig, UnreadableImageError, eval_transform, load_prepared
 from svp.errors import InputError
+from svp.hub import local_folder
 from svp.inspection import Gates, gates
 from svp.inspection.gate_figures import plot_gate_maps
 from svp.inspection.maps import Array, Direction, image_maps, patch_extent, pixels
@@ -100,7 +101,7 @@ class Workbench:
     """
 
     def __init__(self, runs: Sequence[str | Path], device: str = "auto", limits: Limits | None = None) -> None:
-        directories = [Path(run) for run in runs]
+        directories = [local_folder(run) for run in runs]
         infos = _read_infos(directories)
         self.limits = limits or Limits()
         self.device = choose_device(device)
@@ -111,7 +112,7 @@ class Workbench:
         self.adapters: dict[str, Adapter] = {}
         self._models = {BASE: _OneAtATime(base)}
         self.num_bytes = _count_bytes([base])
-        for name, directory in zip(_names(directories), directories, strict=True):
+        for name, directory in zip(_names([Path(run) for run in runs]), directories, strict=True):
             trained = open_run(directory, self.device, backbone=copy.deepcopy(base))
             trained.model.tuner.share_backbone(base)
             trained.model.requires_grad_(False)

@@ -7,6 +7,7 @@ COMMANDS = {
     "eval": "score a trained adapter",
     "predict": "classify images with a trained adapter",
     "export": "write a trained adapter with its backbone as one file that runs without svp",
+    "hub": "share a trained adapter on the Hugging Face Hub",
     "gates": "lay the gates of a trained model over images, beside those of its backbone",
     "inspect": "draw gates, features, mistakes and calibration of a run over its test images",
     "demo": "adapt a small Vim to handwritten digits, without a network",

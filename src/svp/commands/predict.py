@@ -143,6 +143,7 @@ def _classify_on_ray(
     max_pixels: int | None,
 ) -> int:
     from svp.data import ImageList
+    from svp.hub import local_folder
     from svp.runs import RunDirectory
     from svp.runs.on_ray import predict_on_ray
     from svp.runs.predict import check_settings
@@ -152,7 +153,7 @@ def _classify_on_ray(
     check_settings(topk, batch_size)
     images = ImageList([Path(path).absolute() for path in paths])
     _tell_left_out(images)
-    info = RunDirectory(Path(run)).read_adapter()
+    info = RunDirectory(local_folder(run)).read_adapter()
     topk, rejects = min(topk, len(class_names(info))), info.reject_below > 0
     done = read_done(target, "parquet", topk, rejects) if resume else Done()
     open_file(target, "parquet", topk, Share(), resume, rejects)  # makes the folder, or clears it

@@ -14,6 +14,7 @@ from svp.errors import InputError
 from svp.export import onnx_file, torch_file
 from svp.export.check import Comparison, compare, read_some
 from svp.export.program import trace
+from svp.hub import folder_for_output
 from svp.paths import write_atomically
 from svp.runs import RunDirectory, RunError, TrainedModel, open_run
 
@@ -62,11 +63,10 @@ def export_run(
         raise InputError(f"unknown format {format!r}; known: {', '.join(_FORMATS)}")
     kind = _FORMATS[format]
     kind.require()
-    run = Path(run)
-    target = Path(out) if out else run / f"model{kind.SUFFIX}"
+    target = Path(out) if out else folder_for_output(run) / f"model{kind.SUFFIX}"
     trained, expected = open_run(run, "cpu"), open_run(run, "cpu").model.float()
     model, inputs = trained.model.float(), trained.inputs
-    normalized = read_some(_images_of(run, images), inputs)
+    normalized = read_some(_images_of(trained.directory, images), inputs)
     if model.tuner.mergeable:
         model.tuner.merge()
     program = trace(model, inputs)

@@ -25,6 +25,7 @@ from svp.data import (
     make_loader,
 )
 from svp.errors import InputError
+from svp.hub import folder_for_output
 from svp.inspection.activation import record_activation
 from svp.inspection.gate_figures import plot_gate_maps, plot_prompt_maps
 from svp.inspection.maps import image_maps, patch_extent, pixels, prompt_maps
@@ -165,7 +166,7 @@ def show_gates(
     transform, reader = eval_transform(compared.inputs), ImageReader(compared.inputs.value_range)
     where = f"mean of {depth} layers" if layer is None else f"layer {layer}, counted from 0"
     page = Page(
-        Path(out) if out else Path(run) / "gates",
+        Path(out) if out else folder_for_output(run) / "gates",
         f"Gates of {compared.subject}",
         [*compared.facts(), f"{where}, mean of both scans"],
     )
@@ -235,9 +236,10 @@ def inspect_run(
     """
     check_at_least("images", images, 2)
     check_at_least("batch_size", batch_size, 1)
+    target = Path(out) if out else folder_for_output(run) / "inspection"
     compared = open_runs(run, compare, device)
-    directory, inputs = Path(run), compared.inputs
-    chosen = images_to_score(directory, data, compared.class_names)
+    inputs = compared.inputs
+    chosen = images_to_score(compared.trained.directory, data, compared.class_names)
     split = chosen.split
     unreadable = find_unreadable(split.paths)
     lost = labels_of_unreadable(split, unreadable)
@@ -272,7 +274,7 @@ def inspect_run(
         facts.append(f"{len(unreadable)} more cannot be read and count as wrong in top-1: {named}")
     if compared.trained.how_chosen:
         facts.append(f"epoch chosen: {compared.trained.how_chosen}")
-    page = Page(Path(out) if out else directory / "inspection", f"Inside {compared.subject}", facts)
+    page = Page(target, f"Inside {compared.subject}", facts)
     with style():
         add_activation(page, activations, compared.looks)
         add_scales(page, activations)

@@ -3,6 +3,7 @@
 from svp.runs.directory import RunDirectory
 from svp.runs.evaluate import Evaluation, evaluate
 from svp.runs.feature_file import save_features
+from svp.runs.hub import Pushed, push_to_hub
 from svp.runs.predict import Prediction, predict
 from svp.runs.prediction_files import as_csv
 from svp.runs.result import ClassScore, DataUsed, EpochRow, Result, RunError, UnreadableImage
@@ -14,6 +15,7 @@ __all__ = [
     "EpochRow",
     "Evaluation",
     "Prediction",
+    "Pushed",
     "Result",
     "RunDirectory",
     "RunError",
@@ -23,5 +25,6 @@ __all__ = [
     "evaluate",
     "open_run",
     "predict",
+    "push_to_hub",
     "save_features",
 ]

@@ -99,7 +99,7 @@ def evaluate(
     with separate_accelerate_state():
         accelerator = make_accelerator(device, precision)
         trained = open_run(run, accelerator.device)
-        chosen = images_to_score(Path(run), data, trained.class_names)
+        chosen = images_to_score(trained.directory, data, trained.class_names)
         split = chosen.split
         unreadable = find_unreadable(split.paths, max_pixels=max_pixels)
         readable = drop_unreadable(split, unreadable)

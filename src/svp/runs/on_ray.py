@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from svp.errors import UnavailableError
+from svp.hub import local_folder
 from svp.process import prepare
 from svp.runs.predict import Prediction, classify, open_classifier
 from svp.runs.prediction_files import write_parquet
@@ -91,7 +92,7 @@ def predict_on_ray(
     settings = dict(topk=topk, batch_size=batch_size, precision=precision, max_pixels=max_pixels)
     counts = ray.data.from_arrow(blocks).map_batches(
         _Worker,
-        fn_constructor_kwargs=settings | {"run": str(Path(run).absolute()), "folder": str(folder)},
+        fn_constructor_kwargs=settings | {"run": str(local_folder(run).absolute()), "folder": str(folder)},
         batch_size=None,  # a block
         batch_format="pyarrow",
         num_cpus=1,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from svp.hub import local_folder
 from svp.inputs import InputConfig
 from svp.models import Backbone
 from svp.runs.devices import choose_device
@@ -49,7 +50,8 @@ def open_run(directory: str | Path, device: str | torch.device = "auto", *, back
     """Open a trained model.
 
     Args:
-        directory: Run directory of ``svp.train``, or any directory with an adapter pair.
+        directory: Run directory of ``svp.train``, or any directory with an adapter pair, or ``hf-hub:OWNER/NAME[@REVISION]``
+            for an adapter of the Hugging Face Hub.
         device: "auto", "cpu", "cuda:1" and the like; "auto" takes a GPU if there is one.
         backbone: Untuned model to put the adapter on, changed in place; made anew from ``adapter.json`` if None.
 
@@ -57,10 +59,10 @@ def open_run(directory: str | Path, device: str | torch.device = "auto", *, back
         WeightsError: The adapter cannot be loaded.
         RunError: No epoch of the run is finished.
         InputError: The device is unknown.
-        UnavailableError: The device is not there.
+        UnavailableError: The device is not there, or an adapter of the Hub cannot be fetched.
     """
     target = device if isinstance(device, torch.device) else choose_device(device)
-    place = RunDirectory(Path(directory))
+    place = RunDirectory(local_folder(directory))
     how_chosen = place.how_chosen()
     model = load_adapter(place.path, backbone)
     info: AdapterInfo = model.adapter

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from svp.errors import InputError
+from svp.hub import local_folder
 from svp.inputs import InputConfig
 from svp.models import Backbone, Origin, WeightsError
 from svp.models.checkpoints import load_into
@@ -174,8 +175,10 @@ def read_adapter_info(directory: str | Path) -> AdapterInfo:
 
     Raises:
         WeightsError: Not an adapter directory, or a file this version cannot read.
+        HubError: An adapter of the Hub cannot be fetched.
     """
-    path = Path(directory) / "adapter.json"
+    directory = local_folder(directory)
+    path = directory / "adapter.json"
     if not path.is_file():
         raise WeightsError(
             f"{directory} holds no adapter.json: expected a run directory of `svp train`, or what save_adapter wrote"
@@ -240,15 +243,17 @@ def load_adapter(directory: str | Path, backbone: Backbone | None = None) -> Bac
     """Load an adapter pair onto its backbone and return the model, ready for evaluation.
 
     Args:
-        directory: Holds ``adapter.safetensors`` and ``adapter.json``; a run directory does.
+        directory: Holds ``adapter.safetensors`` and ``adapter.json``; a run directory does. Or
+            ``hf-hub:OWNER/NAME[@REVISION]`` for an adapter of the Hugging Face Hub.
         backbone: An untuned model to put the adapter on, changed in place (not if an error is raised); made anew from
             ``adapter.json`` if None, in the dtype of the adapter.
 
     Raises:
         WeightsError: Damaged or missing files, or a backbone with other weights than those the adapter was trained on; names
             both hashes.
+        HubError: An adapter of the Hub cannot be fetched.
     """
-    directory = Path(directory)
+    directory = local_folder(directory)
     info = read_adapter_info(directory)
     if backbone is None:
         backbone = _make_backbone(directory, info)

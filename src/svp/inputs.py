@@ -11,14 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
+from svp.bands import EachBand, per_channel
 from svp.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-Transform: TypeAlias = "Callable[[Image], Tensor]"
-"""RGB image to float tensor, (3, height, width)."""
+Picture: TypeAlias = "Image | tuple[Image, ...]"
+"""An RGB image, or the bands of one with another number of channels than three."""
+
+Transform: TypeAlias = "Callable[[Any], Tensor]"
+"""Image, or its bands, to float tensor, (channels, height, width)."""
 
 ValueRange: TypeAlias = "tuple[float, float] | Literal['file', 'type']"
 """What becomes black and what becomes white, of images with more than 8 bits per sample.
@@ -38,7 +42,7 @@ class InputConfig:
 
     Attributes:
         img_size: Height and width in pixels.
-        mean: Mean per channel, of values in 0..1.
+        mean: Mean per channel, of values in 0..1; as many as the model takes channels.
         std: Standard deviation per channel, of values in 0..1.
         crop_pct: Share of the resized image that evaluation keeps, per side, above 0 up to 1.
         crop_mode: "center" resizes the short side and cuts the rest off, "squash" resizes both sides, "border" resizes
@@ -51,8 +55,8 @@ class InputConfig:
     """
 
     img_size: int = 224
-    mean: tuple[float, float, float] = _IMAGENET_MEAN
-    std: tuple[float, float, float] = _IMAGENET_STD
+    mean: tuple[float, ...] = _IMAGENET_MEAN
+    std: tuple[float, ...] = _IMAGENET_STD
     crop_pct: float = 0.875
     crop_mode: CropMode = "center"
     interpolation: str = "bicubic"
@@ -64,8 +68,10 @@ class InputConfig:
         if self.img_size < 1:
             raise InputError(f"img_size (={self.img_size}) must be at least 1")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not all(_is_number(value) and math.isfinite(value) for value in values):
-                raise InputError(f"{name} (={values}) must be three finite numbers, one per channel")
+            if not values or not all(_is_number(value) and math.isfinite(value) for value in values):
+                raise InputError(f"{name} (={values}) must be finite numbers, one per channel")
+        if len(self.mean) != len(self.std):
+            raise InputError(f"mean (={self.mean}) and std (={self.std}) must be of as many channels")
         if min(self.std) <= 0:
             raise InputError(f"std (={self.std}) must be positive")
         if not _is_number(self.crop_pct):
@@ -83,6 +89,8 @@ class InputConfig:
     def of_model(cls, model: Any) -> InputConfig:
         """The preparation that a model of ``svp.create_model`` was trained with, at the model's image size.
 
+        For another number of channels than three, mean and std are those that `svp.bands.per_channel` makes of the model's.
+
         Raises:
             InputError: The model takes images that are not square.
         """
@@ -91,12 +99,29 @@ class InputConfig:
             raise InputError(f"the model takes images of {height} x {width} pixels, only square ones can be prepared")
         cfg = model.pretrained_cfg
         names = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
-        return cls.from_dict({"img_size": height} | {name: cfg[name] for name in names if cfg.get(name)})
+        own = cls.from_dict({"img_size": height} | {name: cfg[name] for name in names if cfg.get(name)})
+        return own.of_channels(getattr(model, "in_chans", 3))
+
+    def of_channels(self, channels: int) -> InputConfig:
+        """The same for another number of channels, see `svp.bands.per_channel`."""
+        if channels == self.channels:
+            return self
+        return replace(self, mean=per_channel(self.mean, channels), std=per_channel(self.std, channels))
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return len(self.mean)
 
     @property
     def resized(self) -> int:
         """Side in pixels that evaluation resizes to before it crops to `img_size`."""
         return math.floor(self.img_size / self.crop_pct)
+
+    @property
+    def of_each_band(self) -> list[tuple[tuple[float], tuple[float]]]:
+        """Mean and standard deviation of each channel."""
+        return [((mean,), (std,)) for mean, std in zip(self.mean, self.std, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as values that JSON and YAML can hold."""
@@ -154,9 +179,9 @@ class InputOverrides:
         kept = ("crop_pct", "crop_mode", "interpolation", "value_range")
         changes: dict[str, Any] = {name: value for name in kept if (value := getattr(self, name)) is not None}
         if self.normalization == "imagenet":
-            changes |= {"mean": _IMAGENET_MEAN, "std": _IMAGENET_STD}
+            changes |= {name: per_channel(v, own.channels) for name, v in (("mean", _IMAGENET_MEAN), ("std", _IMAGENET_STD))}
         elif self.normalization == "none":
-            changes |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+            changes |= {"mean": (0.0,) * own.channels, "std": (1.0,) * own.channels}
         return replace(own, **changes)
 
     def resolved(self, own: InputConfig) -> InputOverrides:
@@ -167,6 +192,12 @@ class InputOverrides:
 
 def eval_transform(inputs: InputConfig) -> Transform:
     """Resize to `InputConfig.resized`, central crop to `img_size`, normalization; images of any shape take little memory."""
+    if inputs.channels != 3:
+        return EachBand([_eval_steps(inputs, mean, std) for mean, std in inputs.of_each_band])
+    return _eval_steps(inputs, inputs.mean, inputs.std)
+
+
+def _eval_steps(inputs: InputConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> Transform:
     from timm.data.transforms_factory import create_transform
 
     from svp.resizing import BorderResize, CentralResize
@@ -176,8 +207,8 @@ def eval_transform(inputs: InputConfig) -> Transform:
         interpolation=inputs.interpolation,
         crop_pct=inputs.crop_pct,
         crop_mode=inputs.crop_mode,
-        mean=inputs.mean,
-        std=inputs.std,
+        mean=mean,
+        std=std,
     )
     if inputs.crop_mode == "center":
         filtered_by = transform.transforms[0].interpolation

@@ -55,3 +55,23 @@ def test_another_file_under_the_same_name_is_refused(published: VisionMamba, mon
     message = rf"{FILE} is damaged or not the published file: sha256 [0-9a-f]{{64}}, expected 0000"
     with pytest.raises(WeightsError, match=message):
         svp.create_model("vim_tiny", pretrained=True)
+
+
+@pytest.mark.parametrize("in_chans", [1, 2, 4, 13])
+def test_weights_for_rgb_are_adapted_to_other_channels_from_everywhere(in_chans: int, tmp_path: Path) -> None:
+    rgb = svp.create_model("vim_nano", pretrained=True)
+    torch.save(rgb.state_dict(), tmp_path / "weights.pth")
+    weight = rgb.patch_embed.proj.weight
+    expected = weight.sum(1, keepdim=True) if in_chans == 1 else weight[:, [i % 3 for i in range(in_chans)]] * (3 / in_chans)
+    for model in (
+        svp.create_model("vim_nano", pretrained=True, in_chans=in_chans),
+        svp.create_model("vim_nano", pretrained=tmp_path / "weights.pth", in_chans=in_chans),
+        timm.create_model("vim_nano_patch4_32", pretrained=True, in_chans=in_chans),
+    ):
+        torch.testing.assert_close(model.patch_embed.proj.weight, expected, rtol=1e-3, atol=1e-3)  # ours is kept in half
+        assert torch.equal(model.pos_embed, rgb.pos_embed)
+    assert model(torch.zeros(1, in_chans, 32, 32)).shape == (1, 200)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    if in_chans == 4:
+        with pytest.raises(WeightsError, match=r"patch_embed\.proj\.weight: file \(128, 4, 4, 4\), model \(128, 5, 4, 4\)"):
+            svp.create_model("vim_nano", pretrained=tmp_path / "weights.pth", in_chans=5)

@@ -11,12 +11,10 @@ from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from PIL import Image
-
 from svp.data import IMAGE_SUFFIXES, DataError, ImageReader, UnreadableImageError
 from svp.data.pipeline.formats import EXPECTED_IMAGES, FORMATS_FOR_STRANGERS, HEAD, begins_as_image
 from svp.errors import InputError
-from svp.inputs import ValueRange
+from svp.inputs import InputConfig, Picture
 
 _CHUNK = 1 << 20
 
@@ -51,13 +49,13 @@ class Upload:
     path: Path
 
 
-def read_image(path: Path, limits: Limits, value_range: ValueRange = "file") -> Image.Image:
+def read_image(path: Path, limits: Limits, inputs: InputConfig | None = None) -> Picture:
     """Decode an image as ``svp.data.load_image`` does.
 
     Args:
         path: The file.
         limits: How much is taken in.
-        value_range: Values that become black and white in images with more than 8 bits per sample.
+        inputs: Says which channels are read, and which values become black and white; RGB if None.
 
     Raises:
         UnreadableImageError: No image of a known format, damaged, or beyond the limits.
@@ -66,7 +64,7 @@ def read_image(path: Path, limits: Limits, value_range: ValueRange = "file") -> 
     if size > limits.max_file_size:
         reason = f"{size / 1e6:,.1f} MB, expected at most {limits.max_file_size / 1e6:,.1f} MB"
         raise UnreadableImageError(f"{path}: {reason}", reason)
-    return ImageReader(value_range, limits.max_pixels, FORMATS_FOR_STRANGERS)(path)
+    return ImageReader.of(inputs or InputConfig(), limits.max_pixels, FORMATS_FOR_STRANGERS)(path)
 
 
 def gather_images(uploads: Sequence[Upload], limits: Limits, folder: Path) -> list[Upload]:

@@ -120,9 +120,9 @@ class Workbench:
             before, self.num_bytes = self.num_bytes, _count_bytes([one.model for one in self._models.values()])
             self.adapters[name] = Adapter(name, trained, self.num_bytes - before)
         self._record = lru_cache(maxsize=32)(self._record_gates)
-        size = infos[0].inputs.img_size
+        size, channels = infos[0].inputs.img_size, infos[0].inputs.channels
         for one in self._models.values():  # compile the kernels now, not in front of the first visitor
-            one(torch.zeros(1, 3, size, size, device=self.device))
+            one(torch.zeros(1, channels, size, size, device=self.device))
 
     def predict(self, path: Path, adapter: str) -> Prediction:
         """The likeliest classes of an image, by an adapter.
@@ -195,7 +195,7 @@ class Workbench:
     def _classify(
         self, paths: Sequence[Path], classifier: Classifier, progress: Callable[[int, int], None] | None = None
     ) -> Iterator[Prediction]:
-        read = partial(read_image, limits=self.limits, value_range=classifier.inputs.value_range)
+        read = partial(read_image, limits=self.limits, inputs=classifier.inputs)
         return classify(classifier, paths, len(paths), topk=_TOPK, progress=progress, read=read)
 
     def _classifier(self, adapter: str) -> Classifier:
@@ -207,7 +207,7 @@ class Workbench:
         )
 
     def _prepare(self, path: Path, inputs: InputConfig) -> Tensor:
-        read = partial(read_image, limits=self.limits, value_range=inputs.value_range)
+        read = partial(read_image, limits=self.limits, inputs=inputs)
         return load_prepared(path, eval_transform(inputs), read)
 
     def _record_gates(self, model: str, inputs: InputConfig, path: Path, stamp: tuple[int, int]) -> Gates:

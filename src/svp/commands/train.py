@@ -19,7 +19,7 @@ _GROUPS = {
         *("data", "data_root", "protocol", "shots", "train_fraction", "val_fraction", "test_fraction"),
         *("group", "group_regex", "archive_encoding", "check"),
     ),
-    "model": ("model", "weights", "img_size", "drop_path", "grad_checkpointing"),
+    "model": ("model", "weights", "img_size", "channels", "drop_path", "grad_checkpointing"),
     "method": (),
     "optimization": (
         *("epochs", "minutes", "patience", "batch_size", "lr", "head_lr", "lr_base_size", "weight_decay", "schedule"),

@@ -78,25 +78,31 @@ class CheckedFiles:
 
 
 def check_files(
-    paths: Sequence[Path], progress: Callable[[int], object] | None = None, max_pixels: int | None = None
+    paths: Sequence[Path],
+    progress: Callable[[int], object] | None = None,
+    max_pixels: int | None = None,
+    channels: int = 3,
 ) -> CheckedFiles:
     """Decode every file completely, in threads.
 
     What is found of readable files is remembered under `$SVP_HOME/cache` by path, size and time of change, and they are not
-    decoded again.
+    decoded again; this holds for files that are read with three channels.
 
     Args:
         paths: The files.
         progress: Called after each file with the number of files done.
         max_pixels: Largest image that is decoded, in pixels; Pillow's limit if None.
+        channels: What they are to be read with, see `ImageReader`.
     """
-    memory, reader = Memory(paths, max_pixels), ImageReader(max_pixels=max_pixels)
+    memory = Memory(paths if channels == 3 else [], max_pixels)
+    reader = ImageReader(max_pixels=max_pixels, channels=channels)
     new = [path for path in paths if path not in memory.known]
 
     def check(path: Path) -> Found:
         decoded = reader.decode(path)
         found = Found(decoded.samples, decoded.note, content_fingerprint(path), look_of(decoded.image))
-        memory.add(path, found)
+        if channels == 3:
+            memory.add(path, found)
         return found
 
     def tell(done: int) -> None:
@@ -122,10 +128,13 @@ def check_files(
 
 
 def find_unreadable(
-    paths: Sequence[Path], progress: Callable[[int], object] | None = None, max_pixels: int | None = None
+    paths: Sequence[Path],
+    progress: Callable[[int], object] | None = None,
+    max_pixels: int | None = None,
+    channels: int = 3,
 ) -> tuple[Unreadable, ...]:
     """The files that cannot be decoded, see `check_files`."""
-    return check_files(paths, progress, max_pixels).unreadable
+    return check_files(paths, progress, max_pixels, channels).unreadable
 
 
 def drop_unreadable(split: Split, unreadable: Sequence[Unreadable]) -> Split:

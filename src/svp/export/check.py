@@ -61,7 +61,7 @@ def read_some(paths: Sequence[Path], inputs: InputConfig) -> Tensor:
     """
     number = min(MAX_IMAGES, len(paths))
     chosen = [paths[k * len(paths) // number] for k in range(number)]
-    transform, reader = eval_transform(inputs), ImageReader(inputs.value_range)
+    transform, reader = eval_transform(inputs), ImageReader.of(inputs)
     images = []
     for path in chosen:
         try:
@@ -82,10 +82,10 @@ def compare(
     Args:
         model: Normalized images to logits.
         exported: Images in 0..1 to probabilities.
-        images: Normalized, (n, 3, img_size, img_size).
+        images: Normalized, (n, channels, img_size, img_size).
         inputs: Holds mean and std.
     """
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (inputs.mean, inputs.std))
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (inputs.mean, inputs.std))
     pairs = [(batch, batch * std + mean) for batch in torch.split(images, BATCH_SIZE)]
     model(pairs[0][0]), exported(pairs[0][1])  # the first call may compile
     expected, actual, seconds, seconds_svp = [], [], 0.0, 0.0

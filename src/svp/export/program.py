@@ -33,11 +33,11 @@ class Classifier(nn.Module):
     def __init__(self, model: nn.Module, inputs: InputConfig) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("mean", torch.tensor(inputs.mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(inputs.std).view(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(inputs.mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(inputs.std).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """RGB images in 0..1, (batch, 3, img_size, img_size) -> probabilities, (batch, num_classes)."""
+        """Images in 0..1, (batch, channels, img_size, img_size) -> probabilities, (batch, num_classes)."""
         return self.model((images - self.mean) / self.std).softmax(-1)
 
 
@@ -55,7 +55,7 @@ def trace(model: nn.Module, inputs: InputConfig) -> ExportedProgram:
         minimum = ".".join(map(str, MINIMUM_TORCH))
         raise UnavailableError(f"export needs PyTorch {minimum} or newer, this is {torch.__version__}: pip install -U torch")
     classifier = Classifier(model, inputs).eval().requires_grad_(False)  # the scan of what trains would have a backward
-    example = torch.zeros(2, 3, inputs.img_size, inputs.img_size)  # a batch of one would be taken for a constant
+    example = torch.zeros(2, inputs.channels, inputs.img_size, inputs.img_size)  # a batch of one would be taken for a constant
     with torch.no_grad(), use_backend("any_device"), _ScanAsOneNode():
         return torch.export.export(classifier, (example,), dynamic_shapes={"images": {0: Dim("batch")}})
 

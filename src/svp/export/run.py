@@ -41,7 +41,7 @@ def export_run(
 ) -> Exported:
     """Write a trained adapter with its backbone as one file that runs without svp, once it is found to say the same.
 
-    The program takes RGB images in 0..1, (batch, 3, img_size, img_size), normalizes them, and gives probabilities,
+    The program takes images in 0..1, (batch, channels, img_size, img_size), normalizes them, and gives probabilities,
     (batch, num_classes), for any batch. Class names and how to resize and cut images are in the file, see docs/export.md.
     What can be merged into the backbone is.
 

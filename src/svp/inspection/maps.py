@@ -64,6 +64,8 @@ def patch_extent(model: VisionMamba) -> tuple[float, float, float, float]:
 
 
 def pixels(image: Tensor, inputs: InputConfig) -> Array:
-    """An image as the model gets it, (height, width, 3), 0 to 1."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (inputs.mean, inputs.std))
-    return (image * std + mean).clamp(0, 1).permute(1, 2, 0).double().numpy()
+    """An image as the model gets it, (height, width, 3), 0 to 1: its first three channels, or the first as gray."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (inputs.mean, inputs.std))
+    shown = (image * std + mean).clamp(0, 1)
+    shown = shown[:3] if len(shown) > 2 else shown[:1].expand(3, -1, -1)
+    return shown.permute(1, 2, 0).double().numpy()

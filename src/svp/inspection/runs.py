@@ -163,7 +163,7 @@ def show_gates(
     depth = len(compared.models[BASE].layers)
     if layer is not None and not 0 <= layer < depth:
         raise InputError(f"layer is {layer}, expected 0 to {depth - 1}")
-    transform, reader = eval_transform(compared.inputs), ImageReader(compared.inputs.value_range)
+    transform, reader = eval_transform(compared.inputs), ImageReader.of(compared.inputs)
     where = f"mean of {depth} layers" if layer is None else f"layer {layer}, counted from 0"
     page = Page(
         Path(out) if out else folder_for_output(run) / "gates",
@@ -241,13 +241,13 @@ def inspect_run(
     inputs = compared.inputs
     chosen = images_to_score(compared.trained.directory, data, compared.class_names)
     split = chosen.split
-    unreadable = find_unreadable(split.paths)
+    unreadable = find_unreadable(split.paths, channels=inputs.channels)
     lost = labels_of_unreadable(split, unreadable)
     split = drop_unreadable(split, unreadable)
     if len(split) < 2:
         raise DataError(f"{split.origin}: {len(split)} images can be read, expected 2 or more")
     sample = _spread(split, images)
-    transform, reader = eval_transform(inputs), ImageReader(inputs.value_range)
+    transform, reader = eval_transform(inputs), ImageReader.of(inputs)
     done, total = 0, len(split) + 2 * len(sample) * len(compared.models)
 
     def batches(part: Split) -> Iterator[tuple[Tensor, Tensor]]:

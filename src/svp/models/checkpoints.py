@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
-from timm.models import VisionTransformer
+from timm.models import VisionTransformer, adapt_input_conv
 from torch import Tensor, nn
 
 from svp.errors import InputError
@@ -83,6 +83,7 @@ def hub_file(cfg: Mapping[str, Any]) -> tuple[str, str]:
 
 
 _TIMM_FILE = "model.safetensors"
+_PATCH_WEIGHT = "patch_embed.proj.weight"
 
 
 def _download(repo: str, filename: str, placed: Path) -> Path:
@@ -230,12 +231,15 @@ def adapt_to_model(state: dict[str, Tensor], model: nn.Module, source: str = "th
             state["pos_embed"] = resample_abs_pos_embed(pos_embed, new_size=list(grid), num_prefix_tokens=1)
         else:
             state["pos_embed"] = resize_pos_embed(pos_embed, (side, side), grid)
-    check_shapes(state, own, source, ignore=("head.weight", "head.bias", "patch_embed.proj.weight"))
+    check_shapes(state, own, source, ignore=("head.weight", "head.bias", _PATCH_WEIGHT))
     return state
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str = "the weights") -> LoadReport:
     """Load by name, the position embedding resized; a head of another size is left out, and the report says so.
+
+    Weights of a patch embedding for RGB are adapted to another number of channels as timm does it: summed over the colors for
+    one channel, else repeated and scaled by 3 / channels.
 
     A norm or linear map without bias gets one where `state` has one: a merged tuner may have put it there.
 
@@ -247,6 +251,9 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str = "the 
     other_head = [n for n in head if n not in own or own[n].shape != state[n].shape]
     left_out = head if other_head else []
     state = adapt_to_model({n: t for n, t in state.items() if n not in left_out}, model, source)
+    embedding = state.get(_PATCH_WEIGHT)
+    if embedding is not None and embedding.ndim == 4 and embedding.shape[1] == 3 != own[_PATCH_WEIGHT].shape[1]:
+        state[_PATCH_WEIGHT] = adapt_input_conv(own[_PATCH_WEIGHT].shape[1], embedding)
     check_shapes(state, own, source)
     for name, module in model.named_modules():
         bias = state.get(f"{name}.bias")

@@ -89,7 +89,9 @@ def create_model(
             a released ``.pth``, a ``.safetensors``. Only a head of another size may be missing from it.
         num_classes: Outputs of a fresh head; 0 for none; that of the weights if None.
         img_size: Input side in pixels; the position embedding is resized to it.
-        **overrides: Further arguments of the model, such as ``drop_path_rate`` or ``depth``.
+        **overrides: Further arguments of the model, such as ``drop_path_rate`` or ``depth``. With ``in_chans`` other than 3,
+            weights for RGB are adapted as timm does it: summed over the colors for 1, else repeated and scaled by
+            3 / ``in_chans``.
 
     Raises:
         ValueError: Unknown name or option; weights that do not fit (``WeightsError``).

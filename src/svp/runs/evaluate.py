@@ -101,16 +101,14 @@ def evaluate(
         trained = open_run(run, accelerator.device)
         chosen = images_to_score(trained.directory, data, trained.class_names)
         split = chosen.split
-        unreadable = find_unreadable(split.paths, max_pixels=max_pixels)
+        unreadable = find_unreadable(split.paths, max_pixels=max_pixels, channels=trained.inputs.channels)
         readable = drop_unreadable(split, unreadable)
         if not len(readable):
             raise DataError(
                 f"none of the {len(split)} images can be read; the first: {unreadable[0].path}: {unreadable[0].reason}"
             )
-        dataset = ImageListDataset(
-            readable, eval_transform(trained.inputs), reader=ImageReader(trained.inputs.value_range, max_pixels)
-        )
-        workers = choose_num_workers(None, accelerator.device, (batch_size, trained.inputs.img_size))
+        dataset = ImageListDataset(readable, eval_transform(trained.inputs), reader=ImageReader.of(trained.inputs, max_pixels))
+        workers = choose_num_workers(None, accelerator.device, (batch_size, trained.inputs.img_size, trained.inputs.channels))
         batch_size = max(batch_size // accelerator.num_processes, 1) * accelerator.num_processes
         loader = accelerator.prepare(make_loader(dataset, batch_size, train=False, num_workers=workers))
         model = accelerator.prepare_model(trained.model, evaluation_mode=True)

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from svp.data import ImageList, ImageReader, UnreadableImageError, eval_transform, load_prepared
 from svp.data.pipeline.threads import in_threads
-from svp.inputs import InputConfig
+from svp.inputs import InputConfig, Picture
 from svp.runs.devices import make_accelerator, separate_accelerate_state
 from svp.runs.evaluate import check_at_least
 from svp.runs.trained import open_run
@@ -98,7 +97,7 @@ class Classifier:
     """A model as images meet it.
 
     Args:
-        model: Normalized images, (batch, 3, height, width), to logits, (batch, classes).
+        model: Normalized images, (batch, channels, height, width), to logits, (batch, classes).
         class_names: Names of its outputs, in their order.
         inputs: How images are prepared.
         device: Where the model is.
@@ -134,7 +133,7 @@ def classify(
     batch_size: int = 32,
     features: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    read: Callable[[Path], Image.Image] | None = None,
+    read: Callable[[Path], Picture] | None = None,
 ) -> Iterator[Prediction]:
     """Classify image files, as ``predict`` does, with a model that is there already.
 
@@ -161,11 +160,11 @@ def classify_batches(
     batch_size: int = 32,
     features: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    read: Callable[[Path], Image.Image] | None = None,
+    read: Callable[[Path], Picture] | None = None,
 ) -> Iterator[list[Prediction]]:
     """The same, in lists of `batch_size` predictions, each as soon as it is known; the last one may be shorter."""
     transform = eval_transform(classifier.inputs)
-    read_file = read or ImageReader(classifier.inputs.value_range, classifier.max_pixels)
+    read_file = read or ImageReader.of(classifier.inputs, classifier.max_pixels)
     topk = min(topk, len(classifier.class_names))
 
     def prepare(path: Path) -> tuple[Path, Tensor | UnreadableImageError]:
@@ -216,7 +215,7 @@ def logits_and_features(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         model: Module with a submodule ``head``.
-        images: Normalized images, (batch, 3, height, width).
+        images: Normalized images, (batch, channels, height, width).
 
     Returns:
         Logits, (batch, classes), and features, (batch, embed_dim).

@@ -22,7 +22,7 @@ class TrainedModel:
 
     Args:
         directory: Where it was opened.
-        model: The tuned model, in evaluation mode and frozen: normalized images, (batch, 3, height, width), to logits,
+        model: The tuned model, in evaluation mode and frozen: normalized images, (batch, channels, height, width), to logits,
             (batch, classes).
         info: Contents of ``adapter.json``.
         inputs: How an image is prepared for the model.

@@ -40,6 +40,9 @@ class TrainConfig:
         model: Backbone, see `svp models list`.
         weights: "published", "random", or a file (.pth, .safetensors, or the run directory of a `full` training).
         img_size: Side of the input in pixels; the model's own if left out.
+        channels: Channels of an image: 3 is RGB, 1 gray, 2 gray and opacity, 4 RGB and opacity; others are the bands of NumPy
+            arrays (.npy) or TIFFs. The patch embedding is adapted: for 1, its weights are summed over RGB; for others, they
+            are repeated and scaled by 3 / channels.
         method: Tuning method, or several joined by "+".
         options: Options of the method; of several methods, a mapping for each by its name.
         epochs: Passes over the training images.
@@ -110,6 +113,7 @@ class TrainConfig:
     model: str = "vim_tiny"
     weights: str = "published"
     img_size: int | None = None
+    channels: int = 3
     method: str = "svp"
     options: dict[str, Any] = field(default_factory=dict)
     epochs: int = 20
@@ -171,6 +175,7 @@ class TrainConfig:
             "shots": 1,
             "num_workers": 0,
             "img_size": 1,
+            "channels": 1,
             "seed": 0,
             "max_pixels": 1,
         }
@@ -208,6 +213,10 @@ class TrainConfig:
         if self.patience is not None and self.protocol == "trainval":
             raise ConfigError(
                 "patience needs validation images, protocol trainval has none: leave one of the two settings out"
+            )
+        if self.channels != 3 and self.cache != "none":
+            raise ConfigError(
+                f"cache is {self.cache!r}, which keeps RGB images, and channels is {self.channels}: leave cache out"
             )
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ConfigError(f"batch_size is {self.batch_size}, mixup and CutMix need an even one")

@@ -81,7 +81,7 @@ def check_images(config: TrainConfig, data: ImageData, accelerator: Accelerator,
             f"{len(paths):,} of {sum(map(len, data.splits.values())):,} files are checked, as --check {config.check} says"
         )
     with accelerator.main_process_first(), display.progress("checking images", len(paths)) as (bar, task):
-        checked = check_files(paths, lambda done: bar.update(task, completed=done), config.max_pixels)
+        checked = check_files(paths, lambda done: bar.update(task, completed=done), config.max_pixels, config.channels)
     for image in checked.unreadable:
         display.say(f"warning: cannot read {image.path}: {image.reason}")
     for note, number in Counter(checked.notes.values()).most_common():

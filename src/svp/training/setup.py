@@ -121,7 +121,7 @@ def resolve(config: TrainConfig, data: ImageData, accelerator: Accelerator) -> T
     folder = Path(config.data).expanduser()
     weights = config.weights
     img_size = config.img_size or model_info(config.model).img_size
-    own = InputConfig.of_model(create_model(config.model, img_size=img_size, device="meta"))
+    own = InputConfig.of_model(create_model(config.model, img_size=img_size, in_chans=config.channels, device="meta"))
     return replace(
         config,
         out=out,
@@ -209,9 +209,8 @@ def prepare(
         name: drop_unreadable(split, unreadable)
         for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
     }
-    origin = Origin(
-        config.model, config.weights, {"img_size": config.img_size}, config.seed if config.weights == "random" else None
-    )
+    shape = {"img_size": config.img_size} | ({"in_chans": config.channels} if config.channels != 3 else {})
+    origin = Origin(config.model, config.weights, shape, config.seed if config.weights == "random" else None)
     model = origin.build(len(data.class_names), config.drop_path)
     model.set_grad_checkpointing(config.grad_checkpointing)
     seed_everything(config.seed)
@@ -229,12 +228,14 @@ def prepare(
     selection = selection_part(config.protocol)
     # where nothing chooses the epoch, a batch of training images shows whether it ended well
     scored = readable[selection] if selection else first(readable["train"], batch_size)
-    reader = ImageReader(inputs.value_range, config.max_pixels)
+    reader = ImageReader.of(inputs, config.max_pixels)
+    if config.channels != 3 and (config.augment.auto_augment or config.augment.color_jitter):
+        display.say(f"auto_augment and color_jitter are for RGB images: left out for {config.channels} channels")
     keep = Keeper(config, accelerator, display, reader)
     train_set = keep.open("training", readable["train"], train_transform(inputs, config.augment))
     scored_set = keep.open(selection or "some training", scored, eval_transform(inputs))
     pin = accelerator.device.type == "cuda"
-    share = (max(batch_size, eval_batch_size) // accelerator.num_processes, inputs.img_size)
+    share = (max(batch_size, eval_batch_size) // accelerator.num_processes, inputs.img_size, inputs.channels)
     workers = choose_num_workers(config.num_workers, accelerator.device, share, display.say)
     loader = make_loader(
         train_set,

@@ -167,7 +167,8 @@ def _read_tensors(directory: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]
 
 def _unknown_origin(model: Backbone) -> Origin:
     """What can be told of a model that ``svp.create_model`` did not make; its weights are treated as random."""
-    return Origin(model.pretrained_cfg["architecture"], "random", {"img_size": model.patch_embed.img_size})
+    shape = {"img_size": model.patch_embed.img_size} | ({"in_chans": model.in_chans} if model.in_chans != 3 else {})
+    return Origin(model.pretrained_cfg["architecture"], "random", shape)
 
 
 def read_adapter_info(directory: str | Path) -> AdapterInfo:

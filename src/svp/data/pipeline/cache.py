@@ -195,7 +195,7 @@ def _as_bytes(shapes: Sequence[tuple[int, int]]) -> bytes:
 def _decoded(paths: Sequence[Path], stages: Stages, reader: ImageReader) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
     def decode(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         with decoding(path):
-            return np.asarray(stages.kept(reader(path)))
+            return np.asarray(stages.kept(reader.decode(path).image))
 
     return in_threads(decode, paths)
 

@@ -1,4 +1,4 @@
-"""Image files to RGB."""
+"""Image files to RGB, or to as many bands as a model takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from svp.data.pipeline.formats import HEAD, enable_heif, is_heif, what_it_is
+from svp.data.pipeline.formats import HEAD, RefusedError, enable_heif, is_heif, what_it_is
 from svp.data.pipeline.repair import (
     exif_orientation,
     find_exif,
@@ -25,17 +25,20 @@ from svp.data.pipeline.repair import (
 )
 from svp.data.pipeline.value_ranges import SampleFacts
 from svp.errors import InputError
-from svp.inputs import Transform, ValueRange
+from svp.inputs import InputConfig, Picture, Transform, ValueRange
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from svp.data.pipeline.samples import Samples
 
 MAX_ASPECT = 100_000
 """How many times as long as wide an image may be."""
 
 NO_END_MARK = "a JPEG without its end mark; all pixels are there"
 
-_ORIENTATION = 0x0112
+_ORIENTATION, _SAMPLES_PER_PIXEL = 0x0112, 277
+_OF_BANDS = (".npy", ".tif", ".tiff")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -64,15 +67,17 @@ class DecodedImage:
 
     Attributes:
         image: RGB.
-        mode: Pillow's name of what the file holds: "RGB", "L" (gray), "RGBA", "P" (palette), "I;16", "CMYK", ...
+        mode: Pillow's name of what the file holds: "RGB", "L" (gray), "RGBA", "P" (palette), "I;16", "CMYK", ...; "array".
         samples: What its samples are, if they have more than 8 bits.
         note: What is odd about the file, in words; empty if nothing is.
+        bands: Its channels, where another number than three is asked for; `image` then shows it, as far as it can.
     """
 
     image: Image.Image
     mode: str
     samples: SampleFacts | None = None
     note: str = ""
+    bands: tuple[Image.Image, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,15 +88,24 @@ class ImageReader:
         value_range: Values that become black and white in images with more than 8 bits per sample.
         max_pixels: Largest image that is decoded, in pixels; Pillow's guard against decompression bombs if None.
         formats: Pillow's names of the only formats that are tried; all if None.
+        channels: 3 for RGB; 1 is gray, 2 gray and opacity, 4 RGB and opacity, where a TIFF may hold other bands; more are
+            those of a NumPy array (.npy) or TIFF.
     """
 
     value_range: ValueRange = "file"
     max_pixels: int | None = None
     formats: tuple[str, ...] | None = None
+    channels: int = 3
 
-    def __call__(self, path: str | Path) -> Image.Image:
-        """Decode a file as `load_image` does."""
-        return self.decode(path).image
+    @classmethod
+    def of(cls, inputs: InputConfig, max_pixels: int | None = None, formats: tuple[str, ...] | None = None) -> ImageReader:
+        """The reader of images that are prepared so."""
+        return cls(inputs.value_range, max_pixels, formats, inputs.channels)
+
+    def __call__(self, path: str | Path) -> Picture:
+        """Decode a file as `load_image` does: to RGB, or to bands if another number of channels than three is asked for."""
+        decoded = self.decode(path)
+        return decoded.bands or decoded.image
 
     def decode(self, path: str | Path) -> DecodedImage:
         """Decode a file as `load_image` does, and say what was found.
@@ -102,13 +116,26 @@ class ImageReader:
         path = Path(path)
         with decoding(path):
             try:
-                return self._decode(path)
-            except (_RefusedError, MemoryError):
+                return self._decode_bands(path) or self._decode(path)
+            except (RefusedError, MemoryError):
                 raise
             except Exception as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise  # no such file, for example
                 return self._decode_again(path, error)
+
+    def _decode_bands(self, path: Path) -> DecodedImage | None:
+        """Decode a file that holds bands and no colors; None if it is no such file."""
+        if path.suffix.lower() not in _OF_BANDS:
+            return None
+        from svp.data.pipeline.bands import read_bands
+
+        if (read := read_bands(path, self.channels, self.max_pixels, self.value_range)) is None:
+            return None
+        bands, facts = read
+        if self.channels == 3:
+            return DecodedImage(Image.merge("RGB", bands), "array", facts)
+        return DecodedImage(bands[0], "array", facts, bands=bands)
 
     def _decode_again(self, path: Path, error: Exception) -> DecodedImage:
         """Decode a file that a decoder has stumbled over, without what is in its way; raise `error` if that does not help."""
@@ -141,16 +168,37 @@ class ImageReader:
             return self._open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
         with reopen() as file:
-            mode, facts = file.mode, None
+            mode = file.mode
             if isinstance(source, Path) and file.format in ("JPEG", "MPO"):
                 _check_end(source)
-            samples = read_samples(file, reopen, lambda: significant_bits(_head(source)))
-            if samples is None:
+            samples = read_samples(file, reopen, lambda: significant_bits(_head(source)), self.channels in (2, 4))
+            bands: tuple[Image.Image, ...] = ()
+            if self.channels != 3:
+                bands, image = self._bands(file, samples)
+            elif samples is None:
                 image = _to_rgb(file, not has_false_alpha(file))
             else:
-                image, facts = samples.to_rgb(self.value_range), samples.facts
+                image = samples.to_rgb(self.value_range)
+            facts = None if samples is None else samples.facts
             turn = _TURNS.get(_orientation(file) if orientation is None else orientation)
-        return DecodedImage(image if turn is None else image.transpose(turn), mode, facts)
+        if turn is not None:
+            image, bands = image.transpose(turn), tuple(band.transpose(turn) for band in bands)
+        return DecodedImage(image, mode, facts, bands=bands)
+
+    def _bands(self, file: ImageFile, samples: Samples | None) -> tuple[tuple[Image.Image, ...], Image.Image]:
+        """As many bands as asked for of what Pillow opens, and an image that shows them."""
+        from svp.data.pipeline.bands import NEEDS_TIFFFILE, adapt_bands, bands_of, with_opacity
+        from svp.data.pipeline.samples import has_false_alpha
+
+        if self.channels == 4 and getattr(file, "tag_v2", {}).get(_SAMPLES_PER_PIXEL) == 4 and file.mode in ("RGB", "RGBX"):
+            raise RefusedError(NEEDS_TIFFFILE)
+        if self.channels in (2, 4):
+            bands = with_opacity(file) if samples is None else bands_of(samples, self.value_range)
+            bands = adapt_bands(bands, self.channels)
+            return bands, bands[0] if self.channels == 2 else Image.merge("RGB", bands[:3])
+        rgb = _to_rgb(file, not has_false_alpha(file)) if samples is None else samples.to_rgb(self.value_range)
+        bands = adapt_bands(rgb.split(), self.channels)
+        return bands, bands[0]
 
     def _open(self, source: Path | io.BytesIO) -> ImageFile:
         if self.max_pixels is None:
@@ -159,24 +207,20 @@ class ImageReader:
             except Image.DecompressionBombError as error:
                 with _open_without_limit(source, self.formats) as large:
                     size, pixels = f"{large.width} x {large.height} pixels", large.width * large.height
-                raise _RefusedError(
+                raise RefusedError(
                     f"{size}, above the limit that guards against a decompression bomb; --max-pixels {pixels} reads it"
                 ) from error
         else:
             file = _open_without_limit(source, self.formats)  # Pillow's own is one for the whole process
             if file.width * file.height > self.max_pixels:
-                raise _RefusedError(f"{file.width} x {file.height} pixels, expected at most {self.max_pixels:,} in all")
+                raise RefusedError(f"{file.width} x {file.height} pixels, expected at most {self.max_pixels:,} in all")
             _decode_small(file)
         if max(file.size) > MAX_ASPECT * min(file.size):
             file.close()
-            raise _RefusedError(
+            raise RefusedError(
                 f"{file.width} x {file.height} pixels, expected one side at most {MAX_ASPECT:,} times the other"
             )
         return file
-
-
-class _RefusedError(Exception):
-    """The image is not to be decoded, whatever is done to the file."""
 
 
 def load_image(
@@ -203,10 +247,10 @@ def load_image(
         UnreadableImageError: Whatever stops the file from being decoded: absent, cut short, no image, of a size that
             only a decompression bomb has, or above `max_pixels`.
     """
-    return ImageReader(value_range, max_pixels, formats)(path)
+    return ImageReader(value_range, max_pixels, formats).decode(path).image
 
 
-def load_prepared(path: Path, transform: Transform, read: Callable[[Path], Image.Image]) -> Tensor:
+def load_prepared(path: Path, transform: Transform, read: Callable[[Path], Picture]) -> Tensor:
     """Decode a file and transform it.
 
     Args:
@@ -301,7 +345,7 @@ def _check_end(path: Path) -> None:
 
 
 def _reason(error: Exception, path: Path) -> str:
-    if isinstance(error, _RefusedError):
+    if isinstance(error, RefusedError):
         return str(error)
     if isinstance(error, MemoryError):
         return "not enough memory"

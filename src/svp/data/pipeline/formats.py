@@ -16,6 +16,9 @@ _SUFFIXES = (
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
 """Suffixes of the files that count as images: what Pillow decodes by itself, and HEIC where pillow-heif is installed."""
 
+ARRAY_SUFFIX = ".npy"
+"""Suffix of NumPy arrays, which count as images if they have three axes."""
+
 EXPECTED_IMAGES = "images: .jpg, .png, .tif, .webp, .bmp, .gif and others that Pillow reads"
 """What a message says instead of all suffixes."""
 
@@ -60,6 +63,10 @@ _OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"AT&TFORM", "a DjVu document; save its pages as images first"),
 )
 """Offset, bytes that stand there, and what such a file is and what can be done."""
+
+
+class RefusedError(Exception):
+    """The image is not to be decoded, whatever is done to the file; the message says why."""
 
 
 def looks_like_image(path: Path) -> bool:

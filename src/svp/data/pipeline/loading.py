@@ -25,10 +25,10 @@ from svp.inputs import InputConfig, Transform
 from svp.limits import shared_memory, usable_cpus
 
 Item = tuple[Tensor, int, int]
-"""Image (3, height, width), label, index in the split."""
+"""Image (channels, height, width), label, index in the split."""
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Images (batch, 3, height, width), labels and indices (batch,)."""
+"""Images (batch, channels, height, width), labels and indices (batch,)."""
 
 _MOST_TRIED = 100
 """Images that are tried to stand in for one that cannot be read."""
@@ -250,8 +250,9 @@ def make_loader(
 
 def normalized(batches: Iterable[Batch], inputs: InputConfig) -> Iterator[Batch]:
     """The batches with uint8 images made ready for the model, on the device they are on; others as they are."""
-    values = torch.arange(256).repeat(3, 1, 1)  # by the arithmetic of torchvision's to_tensor and normalize
-    values = ((values / 255 - torch.tensor(inputs.mean).view(3, 1, 1)) / torch.tensor(inputs.std).view(3, 1, 1)).squeeze(1)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (inputs.mean, inputs.std))
+    values = torch.arange(256).repeat(len(mean), 1, 1)  # by the arithmetic of torchvision's to_tensor and normalize
+    values = ((values / 255 - mean) / std).squeeze(1)
     for images, labels, indices in batches:
         yield images if images.dtype != torch.uint8 else _look_up(images, values), labels, indices
 
@@ -269,7 +270,7 @@ def _look_up(images: Tensor, values: Tensor) -> Tensor:
 
 
 def choose_num_workers(
-    asked: int | None, device: torch.device, batch: tuple[int, int], say: Callable[[str], object] | None = None
+    asked: int | None, device: torch.device, batch: tuple[int, ...], say: Callable[[str], object] | None = None
 ) -> int:
     """Worker processes that read images: on a CPU the model needs the cores, and macOS and Windows start workers slowly.
 
@@ -279,7 +280,7 @@ def choose_num_workers(
     Args:
         asked: Number that the user wants; None leaves it to this function.
         device: Where the model is.
-        batch: Images of a batch, and the side of an image in pixels.
+        batch: Images of a batch, the side of an image in pixels and, if they are not three, its channels.
         say: Is told of fewer workers, and why; the error stream if None.
     """
     workers = asked
@@ -288,8 +289,8 @@ def choose_num_workers(
     free = shared_memory()
     if not workers or free is None:
         return workers
-    images, side = batch
-    each = _SHARED + _AHEAD * images * 3 * side * side * 4
+    images, side, channels = (*batch, 3)[:3]
+    each = _SHARED + _AHEAD * images * channels * side * side * 4
     fitting = min(workers, free // each)
     if fitting < workers:
         (say or _warn)(

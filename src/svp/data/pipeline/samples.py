@@ -36,7 +36,7 @@ class Samples:
     """The samples themselves.
 
     Attributes:
-        values: (height, width) or (height, width, 3).
+        values: (height, width) or (height, width, channels).
         missing: Where a sample has no value, as `values`; None if all have one.
         alpha: Opacity, 0..65535, (height, width); None if the image is opaque.
         premultiplied: Whether `values` are multiplied by it already.
@@ -51,19 +51,24 @@ class Samples:
     white_is_low: bool
     facts: SampleFacts
 
-    def to_rgb(self, value_range: ValueRange) -> Image.Image:
-        """As 8 bits: the low end of the range black, the high end white, what is beyond cut off; transparency over white."""
+    def to_8_bit(self, value_range: ValueRange) -> Array:
+        """`values` as 8 bits: the low end of the range black, the high end white, what is beyond cut off."""
         by_type = value_range == "type"
-        low, high = choose_range([self.facts], by_type) if isinstance(value_range, str) else value_range
-        high_bytes_only = by_type and self.values.ndim == 3
+        low, high = self._ends(value_range)
+        high_bytes_only = by_type and self.values.ndim == 3 and self.values.dtype == np.uint16
         gray = (self.values >> 8).astype(np.uint8) if high_bytes_only else _as_8_bit(self.values, low, high)
         if self.white_is_low and not by_type:
             gray = 255 - gray
         if self.missing is not None:
             gray[self.missing] = 0
-        image = Image.fromarray(gray).convert("RGB")
+        return gray
+
+    def to_rgb(self, value_range: ValueRange) -> Image.Image:
+        """The same as an RGB image; transparency over white."""
+        image = Image.fromarray(self.to_8_bit(value_range)).convert("RGB")
         if self.alpha is None:
             return image
+        _, high = self._ends(value_range)
         top = 65535 if high > TOPS[-2] else smallest_top(float(self.alpha.max()), TOPS)
         alpha = Image.fromarray(_as_8_bit(self.alpha, 0, top))
         if self.premultiplied:
@@ -72,14 +77,26 @@ class Samples:
         image.putalpha(alpha)
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
+    def _ends(self, value_range: ValueRange) -> tuple[float, float]:
+        return choose_range([self.facts], value_range == "type") if isinstance(value_range, str) else value_range
 
-def read_samples(image: ImageFile, reopen: Callable[[], ImageFile], bits: Callable[[], int | None]) -> Samples | None:
+
+def samples_of(values: Array) -> Samples:
+    """The samples of an array, (height, width, channels), of which no more is known."""
+    missing = _missing(values, None)
+    return Samples(values, missing if missing.any() else None, None, False, False, _facts(values, missing, None))
+
+
+def read_samples(
+    image: ImageFile, reopen: Callable[[], ImageFile], bits: Callable[[], int | None], keep_all: bool = False
+) -> Samples | None:
     """The samples of an opened file that is not decoded yet; None if they have 8 bits, or come from Pillow in 8 bits only.
 
     Args:
         image: The file.
         reopen: Opens it once more: color is decoded twice, for the high bytes and for the low bytes, as Pillow keeps 8 bits.
         bits: Finds the bits per sample that are used, where a PNG says so.
+        keep_all: Leave opacity, and what is no color, among the values.
     """
     alpha, premultiplied = None, False
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -88,14 +105,16 @@ def read_samples(image: ImageFile, reopen: Callable[[], ImageFile], bits: Callab
     elif (layout := _wide_color(image)) is not None:
         values = _wide_samples(image, reopen, layout)
         premultiplied = _first(_tag(image, _EXTRA_SAMPLES), 0) == 1
-        if layout[:2] == "LA":
+        if keep_all:
+            premultiplied = False
+        elif layout[:2] == "LA":
             alpha, values = values[..., 1], values[..., 0]
         elif values.shape[-1] == 4:
             alpha, values = values[..., 3], values[..., :3]
             alpha = alpha if _says_alpha(image) else None
     else:
         return None
-    if alpha is None and (transparent := _transparent_color(image)) is not None:
+    if alpha is None and not keep_all and (transparent := _transparent_color(image)) is not None:
         same = values == np.asarray(transparent, values.dtype)
         alpha = np.where(same.all(-1) if same.ndim == 3 else same, 0, 65535).astype(np.uint16)
     missing = _missing(values, _tag(image, _GDAL_NODATA))

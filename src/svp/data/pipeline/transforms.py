@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from timm.data.transforms_factory import create_transform
 from torchvision.transforms import Compose
 
+from svp.bands import EachBand
 from svp.data.pipeline.policies import fix_posterize
 from svp.errors import InputError
 from svp.inputs import InputConfig, Transform, check_choice, eval_transform
@@ -86,8 +87,17 @@ class AugmentConfig:
 def train_transform(inputs: InputConfig, augment: AugmentConfig) -> Transform:
     """Random resized crop or that of evaluation, flips, policy or color jitter, normalization, random erasing.
 
+    Images of another number of channels than three get no policy and no color jitter, which are made for colors.
+
     Draws from the generators of random, numpy and torch (CPU).
     """
+    if inputs.channels != 3:
+        plain = replace(augment, auto_augment=None, color_jitter=0.0)
+        return EachBand([_train_steps(inputs, mean, std, plain) for mean, std in inputs.of_each_band])
+    return _train_steps(inputs, inputs.mean, inputs.std, augment)
+
+
+def _train_steps(inputs: InputConfig, mean: tuple[float, ...], std: tuple[float, ...], augment: AugmentConfig) -> Compose:
     transform: Compose = create_transform(
         inputs.img_size,
         is_training=True,
@@ -97,14 +107,15 @@ def train_transform(inputs: InputConfig, augment: AugmentConfig) -> Transform:
         vflip=augment.vflip,
         auto_augment=augment.auto_augment,
         color_jitter=augment.color_jitter,
-        mean=inputs.mean,
-        std=inputs.std,
+        mean=mean,
+        std=std,
         re_prob=augment.random_erasing,
         re_mode="pixel",
         re_count=1,
     )
     if augment.crop == "none":
-        resize, cut, *_ = cast(Any, eval_transform(inputs)).transforms
+        one = inputs if len(mean) == 3 else replace(inputs, mean=mean * 3, std=std * 3)
+        resize, cut, *_ = cast(Any, eval_transform(one)).transforms
         transform.transforms[:1] = [resize, cut]  # the first is the random resized crop
     for step in transform.transforms:
         fix_posterize(step)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from svp.data.pipeline.formats import EXPECTED_IMAGES, IMAGE_SUFFIXES, looks_like_image
+from svp.data.pipeline.formats import ARRAY_SUFFIX, EXPECTED_IMAGES, IMAGE_SUFFIXES, looks_like_image
 from svp.data.splits import DataError, LeftOut, describe_left_out, enumerate_some
 
 ARCHIVE_SUFFIXES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"})
@@ -114,8 +114,16 @@ def files_below(folder: Path, above: frozenset[Path] = frozenset(), left_out: li
 
 
 def is_image(path: Path) -> bool:
-    """Whether the suffix is one of `IMAGE_SUFFIXES`, in any case, or there is none and the first bytes are an image's."""
-    return path.suffix.lower() in IMAGE_SUFFIXES or (not path.suffix and looks_like_image(path))
+    """Whether the suffix is one of `IMAGE_SUFFIXES`, in any case, or there is none and the first bytes are an image's.
+
+    A NumPy array is one if it has three axes.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ARRAY_SUFFIX:
+        from svp.data.pipeline.bands import is_image_array
+
+        return is_image_array(path)
+    return suffix in IMAGE_SUFFIXES or (not suffix and looks_like_image(path))
 
 
 def describe(files: Sequence[Path]) -> str:

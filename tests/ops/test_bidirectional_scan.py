@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,11 +14,16 @@ from torch import Tensor
 from svp.ops import Direction, bidirectional_scan
 from svp.ops.bidirectional_scan import cpu_numba
 from svp.ops.bidirectional_scan.library import bidirectional_scan_op
+from svp.ops.bidirectional_scan.reference import flat_weights
 from tests.ops.numba_helpers import TOLERANCES, assert_close
 from tests.ops.test_numba_scan import shape_of
 
 
-def direction(d_inner: int, d_conv: int, dt_rank: int, d_state: int, dtype: torch.dtype = torch.float32) -> Direction:
+def direction(
+    d_inner: int, d_conv: int, dt_rank: int, d_state: int, dtype: torch.dtype = torch.float32, states: int = 0
+) -> Direction:
+    """Weights of a direction, with an initial state for so many images."""
+
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=dtype)
 
@@ -29,6 +35,7 @@ def direction(d_inner: int, d_conv: int, dt_rank: int, d_state: int, dtype: torc
         dt_bias=normal(d_inner) - 3,
         A=-8 * torch.rand(d_inner, d_state, dtype=dtype) - 0.05,
         D=normal(d_inner),
+        initial_state=normal(states, d_inner, d_state) if states else None,
     )
 
 
@@ -41,20 +48,24 @@ def run(backend: str, xz: Tensor, forward: Direction, backward: Direction, train
     """Output, and gradients for a fixed gradient of the output."""
     xz = xz.detach().requires_grad_()
     sides = {
-        side: Direction(*(weight.detach().requires_grad_(train) for weight in weights))
+        side: mapped(lambda weight: weight.detach().requires_grad_(train), weights)
         for side, weights in (("forward", forward), ("backward", backward))
     }
     out = bidirectional_scan(xz, **sides, backend=backend)
     grad_out = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view(out.shape).to(out)
     wanted = {"xz": xz}
     if train:
-        wanted |= {f"{side}.{n}": w for side, weights in sides.items() for n, w in weights._asdict().items()}
+        wanted |= {f"{side}.{n}": w for side, weights in sides.items() for n, w in weights._asdict().items() if w is not None}
     grads = torch.autograd.grad(out, list(wanted.values()), grad_out)
     return {"out": out.detach()} | dict(zip(wanted, grads, strict=True))
 
 
+def mapped(function: Callable[[Tensor], Tensor], weights: Direction) -> Direction:
+    return Direction(*(None if weight is None else function(weight) for weight in weights))
+
+
 def doubled(weights: Direction) -> Direction:
-    return Direction(*(weight.double() for weight in weights))
+    return mapped(Tensor.double, weights)
 
 
 def check(xz: Tensor, forward: Direction, backward: Direction, tolerance: float | None = None) -> None:
@@ -99,7 +110,7 @@ def test_any_number_of_blocks_in_a_tile(blocks: int, monkeypatch: pytest.MonkeyP
 
 def test_bfloat16() -> None:
     xz, forward, backward = case(length=40)
-    rounded = [Direction(*(w.bfloat16() for w in weights)) for weights in (forward, backward)]
+    rounded = [mapped(Tensor.bfloat16, weights) for weights in (forward, backward)]
     # the convolved input and its projections are stored in bfloat16 too: two roundings meet in one value
     check(xz.bfloat16(), *rounded, tolerance=2 * TOLERANCES[torch.bfloat16])
 
@@ -143,6 +154,35 @@ def test_non_finite_input_reaches_the_output(value: float, channel: int) -> None
     )  # inf - inf may be NaN in one and, gated later, inf in the other
 
 
+@pytest.mark.parametrize("d_inner", [20, 32])
+@pytest.mark.parametrize("states", [1, 2])
+def test_initial_states_of_one_image_or_all(states: int, d_inner: int) -> None:
+    check(*case(length=70, d_inner=d_inner, d_state=17, states=states))
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_one_direction_may_start_at_zero(backend: str) -> None:
+    xz, forward, backward = case(states=1)
+    assert forward.initial_state is not None
+    expected = run(backend, xz, forward._replace(initial_state=torch.zeros_like(forward.initial_state)), backward)
+    actual = run(backend, xz, forward._replace(initial_state=None), backward)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+def test_state_alone_trains_without_gradients_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    xz, forward, backward = case(states=1)
+    expected = run("numba", xz, forward, backward, train=True)
+    asked: list[list[bool]] = []
+    real = cpu_numba.backward
+    monkeypatch.setattr(cpu_numba, "backward", lambda *args: (asked.append(args[2]), real(*args))[1])
+    assert forward.initial_state is not None
+    state = forward.initial_state.requires_grad_()
+    out = bidirectional_scan(xz, forward, backward, "numba")
+    out.backward(torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view(out.shape).to(out))
+    assert asked == [[False] * 15 + [True, False]]
+    assert torch.equal(state.grad, expected["forward.initial_state"])  # type: ignore[arg-type]
+
+
 def test_any_number_of_channels() -> None:
     check(*case(d_inner=20))
 
@@ -166,19 +206,20 @@ def test_nothing_but_the_input_is_kept_for_the_backward_pass() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         bidirectional_scan(xz.requires_grad_(), forward, backward, "numba")
-    known = {tensor.data_ptr() for tensor in (xz, *forward, *backward)}
+    known = {tensor.data_ptr() for tensor in (xz, *forward[:7], *backward[:7])}
     assert {tensor.data_ptr() for tensor in kept} <= known
 
 
-@pytest.mark.parametrize("train", [False, True])
-def test_opcheck(train: bool) -> None:
-    xz, forward, backward = case(batch=1, length=5, d_inner=16)
-    weights = [weight.requires_grad_(train) for weight in (*forward, *backward)]
+@pytest.mark.parametrize(("train", "states"), [(False, 0), (True, 0), (True, 1)])
+def test_opcheck(train: bool, states: int) -> None:
+    xz, forward, backward = case(batch=1, length=5, d_inner=16, states=states)
+    weights = [weight.requires_grad_(train) for weight in flat_weights(forward, backward)]
     torch.library.opcheck(bidirectional_scan_op, (xz.requires_grad_(), weights, "numba"))
 
 
-def test_compiles_without_a_break() -> None:
-    given_case = case()
+@pytest.mark.parametrize("states", [0, 1])
+def test_compiles_without_a_break(states: int) -> None:
+    given_case = case(states=states)
     compiled: Any = torch.compile(bidirectional_scan, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(*given_case, "numba"), bidirectional_scan(*given_case, "numba"))
 
@@ -186,7 +227,7 @@ def test_compiles_without_a_break() -> None:
 @pytest.mark.parametrize("field", Direction._fields)
 @pytest.mark.parametrize("side", ["forward", "backward"])
 def test_wrong_shapes_are_named(side: str, field: str) -> None:
-    xz, forward, backward = case()
+    xz, forward, backward = case(states=2)
     sides = {"forward": forward, "backward": backward}
     wrong = getattr(sides[side], field)
     sides[side] = sides[side]._replace(**{field: torch.cat([wrong, wrong])})

@@ -12,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import svp
 from svp.ops import Prompt, Prompts, add_rms_norm, bidirectional_scan, causal_conv1d, selective_scan
 from svp.ops.bidirectional_scan.library import bidirectional_scan_backward_op
+from svp.ops.bidirectional_scan.reference import flat_weights
 from svp.ops.causal_conv1d.library import causal_conv1d_backward_op
 from svp.ops.selective_scan.library import selective_scan_backward_op
-from tests.ops.test_bidirectional_scan import case
+from tests.ops.test_bidirectional_scan import case, mapped
 from tests.ops.test_numba_conv import arguments as conv_arguments
 from tests.ops.test_numba_scan import arguments as scan_arguments
 
@@ -31,12 +32,18 @@ def scan_backward(backend: str) -> tuple[Any, ...]:
     assert x is not None
     assert A is not None
     grad_state = torch.randn(1, *A.shape)
-    return [torch.randn_like(x), grad_state], *tensors, [True, False, True, True, False, True, True, False], True, backend
+    return (
+        [torch.randn_like(x), grad_state],
+        *tensors,
+        [True, False, True, True, False, True, True, False, True],
+        True,
+        backend,
+    )
 
 
 def bidirectional_backward() -> tuple[Any, ...]:
-    xz, forward, backward = case(batch=1, length=5, d_inner=16)
-    weights: list[Tensor] = [*forward, *backward]
+    xz, forward, backward = case(batch=1, length=5, d_inner=16, states=1)
+    weights = flat_weights(forward, backward)
     return [torch.randn(1, 5, 16)], xz, weights, [k % 2 == 0 for k in range(1 + len(weights))], "numba"
 
 
@@ -99,7 +106,7 @@ def test_flops_of_the_norm() -> None:
 def test_flops_of_both_directions() -> None:
     xz, forward, backward = case(batch=2, length=5, d_inner=16, d_conv=4, dt_rank=3, d_state=7)
     xz.requires_grad_()
-    frozen = [type(side)(*(t.detach() for t in side)) for side in (forward, backward)]
+    frozen = [mapped(Tensor.detach, side) for side in (forward, backward)]
     values, projections = 2 * 5 * 16, 2 * 2 * 5 * (16 * (3 + 14) + 16 * 3)
     convolution, scan = values * 10, values * (7 * 7 + 2 + 1 + 2)
     assert counted(lambda: bidirectional_scan(xz, *frozen, backend="numba")) == [

@@ -20,9 +20,9 @@ from svp.ops import selective_scan, use_backend
 from svp.ops.selective_scan import any_device, cpu_numba, library
 from tests.ops.numba_helpers import TOLERANCES, assert_close
 
-NAMES = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
+NAMES = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")
 SEQUENCES = ("x", "dt", "B", "C", "z")
-OPTIONAL = ("D", "z", "dt_bias")
+OPTIONAL = ("D", "z", "dt_bias", "initial_state")
 
 
 def arguments(
@@ -50,6 +50,7 @@ def arguments(
         D=noise(d_inner),
         z=noise(batch, length, d_inner),
         dt_bias=noise(d_inner),
+        initial_state=noise(batch, d_inner, d_state),
     )
     for name in SEQUENCES:
         t = tensors[name].to(dtype)

@@ -15,7 +15,7 @@ from svp.ops import BACKENDS, causal_conv1d, selective_scan, use_backend
 from svp.ops.selective_scan import any_device, library
 
 PLAIN = ["reference", "any_device"]
-OPTIONAL = ("D", "z", "dt_bias")
+OPTIONAL = ("D", "z", "dt_bias", "initial_state")
 
 
 def scan_arguments(
@@ -41,6 +41,7 @@ def scan_arguments(
         D=noise(d_inner),
         z=noise(batch, length, d_inner),
         dt_bias=noise(d_inner),
+        initial_state=noise(batch, d_inner, d_state),
     )
     for name in without:
         tensors[name] = None
@@ -48,7 +49,7 @@ def scan_arguments(
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("without", [(), ("D",), ("z",), ("dt_bias",), OPTIONAL], ids=lambda w: f"without={'+'.join(w)}")
+@pytest.mark.parametrize("without", [(), *((name,) for name in OPTIONAL), OPTIONAL], ids=lambda w: f"without={'+'.join(w)}")
 @pytest.mark.parametrize("backend", PLAIN)
 def test_scan_gradients_are_derivatives(backend: str, without: tuple[str, ...], reverse: bool) -> None:
     arguments = scan_arguments(without=without)
@@ -72,7 +73,7 @@ def test_scan_gradients_are_derivatives(backend: str, without: tuple[str, ...], 
     loss_on=st.sampled_from(["y", "state", "both"]),
     seed=st.integers(0, 5),
 )
-@example(1, 1, 1, 1, set(), {"x", "dt", "A", "B", "C", "D", "z", "dt_bias"}, True, "both", 0)
+@example(1, 1, 1, 1, set(), {"x", "dt", "A", "B", "C", *OPTIONAL}, True, "both", 0)
 @example(1, 7, 3, 2, set(), {"z"}, False, "y", 0)
 @example(2, 1, 3, 2, set(), {"x", "A"}, False, "state", 0)
 @example(1, 1, 1, 1, set(), {"C"}, False, "state", 0)
@@ -125,7 +126,7 @@ def test_only_needed_gradients_are_computed(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("backend", PLAIN)
 def test_reverse_is_flipped_tokens(backend: str) -> None:
     arguments = scan_arguments(length=7)
-    flipped = {name: t.flip(1) if t is not None and t.ndim == 3 else t for name, t in arguments.items()}
+    flipped = {name: t.flip(1) if name in ("x", "dt", "B", "C", "z") else t for name, t in arguments.items()}
     y, state = selective_scan(**arguments, reverse=True, return_last_state=True, backend=backend)
     y_flipped, state_flipped = selective_scan(**flipped, return_last_state=True, backend=backend)
     torch.testing.assert_close(y, y_flipped.flip(1), rtol=1e-12, atol=1e-14)
@@ -137,7 +138,7 @@ def test_reverse_is_flipped_tokens(backend: str) -> None:
 def test_single_token_by_hand(backend: str) -> None:
     a = scan_arguments(batch=1, length=1, d_inner=1, d_state=1)
     step = F.softplus(a["dt"] + a["dt_bias"])
-    h = step * a["B"] * a["x"]
+    h = torch.exp(step * a["A"]) * a["initial_state"] + step * a["B"] * a["x"]
     y, state = selective_scan(**a, return_last_state=True, backend=backend)
     torch.testing.assert_close(y, (a["C"] * h + a["D"] * a["x"]) * F.silu(a["z"]))
     torch.testing.assert_close(state, h)

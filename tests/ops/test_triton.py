@@ -14,6 +14,7 @@ from torch import Tensor
 
 from svp.ops import Direction, bidirectional_scan, causal_conv1d, selective_scan
 from svp.ops.bidirectional_scan.library import bidirectional_scan_op
+from svp.ops.bidirectional_scan.reference import flat_weights
 from svp.ops.causal_conv1d.library import causal_conv1d_op
 from svp.ops.selective_scan.library import selective_scan_op
 from tests.ops import test_bidirectional_scan as both
@@ -63,7 +64,7 @@ def check_conv(given_arguments: Arguments, activation: str | None, reverse: bool
 
 
 def moved(xz: Tensor, *sides: Direction, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
-    return xz.to(DEVICE, dtype), *(Direction(*(w.to(DEVICE, dtype) for w in side)) for side in sides)
+    return xz.to(DEVICE, dtype), *(both.mapped(lambda w: w.to(DEVICE, dtype), side) for side in sides)
 
 
 def check_both(xz: Tensor, forward: Direction, backward: Direction, at_least: float = 0.0) -> None:
@@ -238,7 +239,11 @@ def test_conv_keeps_nan_and_inf(name: str, value: float) -> None:
 # both directions --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sizes", [dict(length=1), dict(d_state=16, d_inner=16), dict(d_conv=2, dt_rank=1)], ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [dict(length=1), dict(d_state=16, d_inner=16), dict(d_conv=2, dt_rank=1), dict(batch=2, length=3, states=1)],
+    ids=str,
+)
 def test_both_directions_equal_reference(sizes: dict[str, int]) -> None:
     check_both(*moved(*both.case(**dict(batch=1, length=6, d_inner=10) | sizes)))
 
@@ -249,15 +254,19 @@ def test_both_directions_in_bfloat16() -> None:
 
 
 @pytest.mark.parametrize(
-    "trained", [{"forward.A"}, {"backward.conv_bias", "forward.x_proj"}], ids=lambda s: "+".join(sorted(s))
+    "trained",
+    [{"forward.A"}, {"backward.conv_bias", "forward.x_proj"}, {"backward.initial_state"}],
+    ids=lambda s: "+".join(sorted(s)),
 )
 def test_both_directions_with_some_weights_trained(trained: set[str]) -> None:
-    xz, *sides = moved(*both.case(batch=1, length=3, d_inner=5))
+    xz, *sides = moved(*both.case(batch=1, length=3, d_inner=5, states=1))
     expected = both.run("triton", xz, *sides, train=True)
     leaves = {}
     for side, weights in zip(("forward", "backward"), sides, strict=True):
         leaves |= {
-            f"{side}.{name}": weight.requires_grad_(f"{side}.{name}" in trained) for name, weight in weights._asdict().items()
+            f"{side}.{name}": weight.requires_grad_(f"{side}.{name}" in trained)
+            for name, weight in weights._asdict().items()
+            if weight is not None
         }
     out = bidirectional_scan(xz, *sides, backend="triton")
     grad_out = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view(out.shape).to(out)
@@ -289,7 +298,7 @@ def test_nothing_but_the_input_is_kept_for_the_backward_pass() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         bidirectional_scan(xz.requires_grad_(), forward, backward, "triton")
-    known = {tensor.data_ptr() for tensor in (xz, *forward, *backward)}
+    known = {tensor.data_ptr() for tensor in (xz, *forward[:7], *backward[:7])}
     assert {tensor.data_ptr() for tensor in kept} <= known
 
 
@@ -315,7 +324,7 @@ def test_opcheck_conv() -> None:
 @pytest.mark.parametrize("train", [False, True])
 def test_opcheck_both_directions(train: bool) -> None:
     xz, forward, backward = moved(*both.case(batch=1, length=2, d_inner=3))
-    weights = [weight.requires_grad_(train) for weight in (*forward, *backward)]
+    weights = [weight.requires_grad_(train) for weight in flat_weights(forward, backward)]
     torch.library.opcheck(bidirectional_scan_op, (xz.requires_grad_(), weights, "triton"))
 
 
@@ -395,7 +404,7 @@ def compile_only(kernel, programs, like, *arguments, **constants):
 for module in (gpu_triton, conv, scan, norm):
     module.launch = compile_only
 xz, forward, backward = case(d_state=4, d_inner=16)
-gpu_triton.backward([xz[..., :16].bfloat16()], ScanInputs(xz.bfloat16(), [*forward, *backward]), [True] * 15)
+gpu_triton.backward([xz[..., :16].bfloat16()], ScanInputs(xz.bfloat16(), [*forward[:7], *backward[:7]]), [True] * 15)
 hidden, scale = xz.bfloat16(), torch.ones(32)
 prompts = [hidden] * 2, [scale] * 2, torch.ones(xz.shape[1], dtype=torch.bool)
 options = 1e-5, torch.bfloat16

@@ -84,6 +84,7 @@ def scan_as_one_node(
     D: Tensor | None,
     z: Tensor | None,
     dt_bias: Tensor | None,
+    initial_state: Tensor | None,
     reverse: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
@@ -100,6 +101,8 @@ def scan_as_one_node(
     if reverse:
         sequences = [t.flip(0) for t in sequences]
     h = x.new_zeros(x.shape[0], A.shape[1], A.shape[0])
+    if initial_state is not None:
+        h = h + initial_state.transpose(1, 2)
     h, y = torch.ops.higher_order.scan(_token, [h], sequences, (A.T.contiguous(),))
     y = (y.flip(0) if reverse else y).transpose(0, 1)
     if D is not None:

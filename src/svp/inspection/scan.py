@@ -37,6 +37,7 @@ class Scan:
         C: (batch, length, d_state)
         D: Skip weight, (d_inner,).
         reverse: The scan runs from the last token to the first.
+        initial_state: State in front of the first token, (1, d_inner, d_state); zero if None. No token's attention reads it.
     """
 
     x: Tensor
@@ -46,6 +47,7 @@ class Scan:
     C: Tensor
     D: Tensor
     reverse: bool
+    initial_state: Tensor | None = None
 
     @property
     def order(self) -> range:
@@ -59,7 +61,7 @@ class Scan:
 
     def states(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(token, forget gate, state behind it), both (batch, d_inner, d_state), in the order of the scan."""
-        state = self.x.new_zeros(1)
+        state = self.x.new_zeros(1) if self.initial_state is None else self.initial_state
         for token in self.order:
             forget = self.forget(token)
             update = (self.dt[:, token] * self.x[:, token]).unsqueeze(-1) * self.B[:, token].unsqueeze(1)
@@ -110,7 +112,8 @@ def open_mixer(mixer: BidirectionalMamba, xz: Tensor) -> tuple[Scan, Scan, Tenso
 
 def _open_scan(mixer: BidirectionalMamba, x: Tensor, side: Side, reverse: bool) -> Scan:
     x, raw, A, B, C = (_wide(t) for t in mixer.scan_inputs(x, side))
-    return Scan(x, F.softplus(raw), A, B, C, _wide(side.D), reverse)
+    initial_state = None if side.initial_state is None else _wide(side.initial_state)
+    return Scan(x, F.softplus(raw), A, B, C, _wide(side.D), reverse, initial_state)
 
 
 def _wide(t: Tensor) -> Tensor:

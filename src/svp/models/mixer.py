@@ -68,6 +68,7 @@ class Side(NamedTuple):
         dt_proj: Map from the low-rank step size to the channels.
         A: Decay, negative, (d_inner, states).
         D: Skip weight, (d_inner,).
+        initial_state: State in front of the first token that the direction meets, (1, d_inner, states); zero if None.
     """
 
     conv1d: nn.Module
@@ -75,6 +76,7 @@ class Side(NamedTuple):
     dt_proj: nn.Module
     A: Tensor
     D: Tensor
+    initial_state: Tensor | None = None
 
 
 class BidirectionalMamba(nn.Module):
@@ -161,8 +163,10 @@ class BidirectionalMamba(nn.Module):
         if directions[0] is not None and directions[1] is not None:
             return self.out_proj(bidirectional_scan(xz, directions[0], directions[1]))
         x, z = xz.chunk(2, dim=-1)
-        y = selective_scan(*self.scan_inputs(x, forward), forward.D, z)
-        y_b = selective_scan(*self.scan_inputs(x, backward), backward.D, z, reverse=True)
+        y, y_b = (
+            selective_scan(*self.scan_inputs(x, side), side.D, z, initial_state=side.initial_state, reverse=reverse)
+            for side, reverse in ((forward, False), (backward, True))
+        )
         return self.out_proj((y + y_b) / 2)
 
     def sides(self) -> tuple[Side, Side]:
@@ -192,7 +196,8 @@ class BidirectionalMamba(nn.Module):
         conv_bias, dt_bias = conv1d[1], dt_proj[1]
         if conv_bias is None or dt_bias is None:
             return None
-        return Direction(conv1d[0].squeeze(1), conv_bias, _with_bias(*x_proj), dt_proj[0], dt_bias, side.A, side.D)
+        conv_weight = conv1d[0].squeeze(1)
+        return Direction(conv_weight, conv_bias, _with_bias(*x_proj), dt_proj[0], dt_bias, side.A, side.D, side.initial_state)
 
     def scan_inputs(self, x: Tensor, side: Side) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """What one direction's scan reads, every sub-module called.

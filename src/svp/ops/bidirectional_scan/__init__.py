@@ -7,8 +7,9 @@ from torch import Tensor
 from svp.errors import InputError
 from svp.ops.backend import describe, resolve
 from svp.ops.bidirectional_scan.library import bidirectional_scan_op
-from svp.ops.bidirectional_scan.reference import Direction, bidirectional_scan_composed
+from svp.ops.bidirectional_scan.reference import Direction, bidirectional_scan_composed, flat_weights
 from svp.ops.rows import LANES
+from svp.ops.selective_scan import check_initial_state
 
 __all__ = ["Direction", "bidirectional_scan"]
 
@@ -28,7 +29,7 @@ def bidirectional_scan(xz: Tensor, forward: Direction, backward: Direction, back
         x, z = xz                                          first and second half of the channels
         x'          = SiLU(causal_conv1d(x))               of every direction its own, as all that follows
         p_dt, B, C  = x_proj x'
-        y           = selective_scan(x', dt_proj p_dt, A, B, C, D, z, dt_bias)
+        y           = selective_scan(x', dt_proj p_dt, A, B, C, D, z, dt_bias, initial_state)
         out         = (y_forward + y_backward) / 2
 
     On "triton", and on "numba" if d_inner is a multiple of 16, fused kernels keep `xz` alone for the backward pass and leave
@@ -54,7 +55,7 @@ def bidirectional_scan(xz: Tensor, forward: Direction, backward: Direction, back
     _check_shapes(xz, forward, backward)
     chosen = resolve(backend, xz, *forward, *backward)
     if chosen == "triton" or (chosen == "numba" and xz.shape[2] % (2 * LANES) == 0):
-        out: Tensor = bidirectional_scan_op(xz, [*forward, *backward], chosen)
+        out: Tensor = bidirectional_scan_op(xz, flat_weights(forward, backward), chosen)
         return out
     return bidirectional_scan_composed(xz, forward, backward, chosen)
 
@@ -79,6 +80,7 @@ def _check_shapes(xz: Tensor, forward: Direction, backward: Direction) -> None:
             (d_inner, d_state),
             (d_inner,),
         )
-        for name, weight, shape in zip(Direction._fields, weights, expected, strict=True):
+        for name, weight, shape in zip(Direction._fields, weights[:7], expected, strict=False):
             if tuple(weight.shape) != shape:
                 raise InputError(f"bidirectional_scan: {side}.{name} has shape {tuple(weight.shape)}, expected {shape}")
+        check_initial_state(f"bidirectional_scan: {side}.", weights.initial_state, xz.shape[0], weights.A)

@@ -45,6 +45,8 @@ from svp.ops.selective_scan.cpu_numba import (
     chunk_states_kept,
     chunk_steps,
     chunk_sweep,
+    first_state,
+    from_blocks,
     groups_per_image,
     to_blocks,
 )
@@ -108,7 +110,7 @@ def _direction(image, block, length, direction, x, at, p, weights, y, h, step, s
     """Adds the output of one direction of one block of channels to the tile `y`."""
     d_state, skip = weights.decay_rate.shape[1], load(weights.D, block * LANES)
     B, C = _B_and_C(p, weights)
-    clear(h)
+    first_state(image, block, weights.initial_state, h)
     for start in range(0, length, _CHUNK):
         count = min(_CHUNK, length - start)
         token = start if direction == 1 else length - 1 - start
@@ -158,15 +160,15 @@ def _direction_backward(
 ):  # fmt: skip
     """One direction of one block of channels: adds its output to `y`, writes grad_raw, adds to grad_B and grad_C.
 
-    The gradient of x takes its place in the tile `x`. Gradients of A and D are kept per image. Tiles are in the order of the
-    tokens; everything per chunk is in that of the recurrence.
+    The gradient of x takes its place in the tile `x`. Gradients of A, D and the initial state are kept per image. Tiles are
+    in the order of the tokens; everything per chunk is in that of the recurrence.
     """
     d_state, channel = weights.decay_rate.shape[1], block * LANES
     B, C = _B_and_C(p, weights)
     first = 0 if direction == 1 else length - 1
     chunks = (length + chunk - 1) // chunk
     skip = load(weights.D, channel)
-    clear(starts[0])
+    first_state(image, block, weights.initial_state, starts[0])
     for c in range(chunks - 1):
         token = first + direction * c * chunk
         _raw_steps(chunk, image, token, direction, block, p, weights, step)
@@ -207,6 +209,9 @@ def _direction_backward(
         store(grad_AD[1], of_image, total_D)
         for n in range(d_state):
             store(grad_AD[0], of_image * d_state + n * LANES, load(of_A, n * LANES))
+    if grad_AD[2].shape[0]:
+        for n in range(0, d_state * LANES, LANES):  # grad_h has gone through the first token
+            store(grad_AD[2], (image * weights.D.shape[0] + channel) * d_state + n, load(grad_h, n))
 
 
 @kernel
@@ -282,7 +287,7 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
     """Gradients of those of `xz` and the weights that `needed` marks; one weight costs as much as all."""
     xz, weights = inputs
     call = _Call(xz, weights)
-    need_weights = any(needed[1:])
+    need_weights, need_states = any(needed[1:15]), any(needed[15:])
     batch, length, d_inner = call.inner
     d_state = weights[5].shape[1]
     padded_states = math.ceil(d_state / LANES) * LANES
@@ -290,7 +295,10 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
     grad_xz = torch.empty(batch, length, 2 * d_inner, dtype=call.dtype)
     grad_x, grad_raw = ([torch.empty(call.inner, dtype=call.dtype) for _ in range(2)] for _ in range(2))
     grad_BC = [[torch.zeros(call.items, length, padded_states) for _ in range(2)] for _ in range(2)]
-    grad_AD = [[torch.empty(kept, d_inner // LANES, d_state, LANES), torch.empty(kept, d_inner)] for _ in range(2)]
+    of_states = (batch if need_states else 0, d_inner // LANES, d_state, LANES)
+    grad_AD = [
+        [torch.empty(kept, *of_states[1:]), torch.empty(kept, d_inner), torch.empty(of_states)] for _ in range(2)
+    ]  # and of the initial states
     grad_taps = [torch.empty(kept * call.chunks, call.d_conv + 1, d_inner) for _ in range(2)]
     _backward(
         call.items,
@@ -320,10 +328,10 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
         need_weights,
         *(numpy_view(t) for t in (grad_xz, *grad_taps)),
     )
-    results = [grad_xz.to(xz.dtype)]
+    results: list[Tensor | None] = [grad_xz.to(xz.dtype)]
     for side in range(2 if need_weights else 0):
         of_taps, of_raw = grad_taps[side].sum(0), grad_raw[side].view(-1, d_inner)
-        of_A, of_D = (t.sum(0) for t in grad_AD[side])
+        of_A, of_D = (t.sum(0) for t in grad_AD[side][:2])
         of_weights = (
             of_taps[:-1].T,
             of_taps[-1].clone(),  # outputs must not share memory
@@ -335,7 +343,11 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
         )
         own = weights[7 * side : 7 * side + 7]
         results += [grad.to(weight.dtype).contiguous() for grad, weight in zip(of_weights, own, strict=True)]
-    return [grad for grad, need in zip(results, needed, strict=False) if need]
+    results += [None] * (15 - len(results))
+    if need_states:
+        for (*_, grad), state in zip(grad_AD, weights[14:], strict=True):
+            results.append(from_blocks(grad, d_inner).sum_to_size(state.shape).to(state.dtype))
+    return [grad for grad, need in zip(results, needed, strict=False) if need and grad is not None]
 
 
 class _Call:
@@ -348,7 +360,8 @@ class _Call:
         d_inner = width // 2
         self.inner = (batch, length, d_inner)
         self.d_conv, self.dt_rank = weights[0].shape[1], weights[3].shape[1]
-        self.kernel_weights = (_kernel_weights(*weights[:7]), _kernel_weights(*weights[7:]))
+        state, state_b = weights[14:] or 2 * [xz.new_empty(0, *weights[5].shape)]
+        self.kernel_weights = _kernel_weights(state, *weights[:7]), _kernel_weights(state_b, *weights[7:14])
         self.x: Rows = rows(xz[..., :d_inner], self.dtype)
         blocks = d_inner // LANES
         self.groups = groups_per_image(batch, blocks)
@@ -374,7 +387,9 @@ class _Call:
 
 
 def _kernel_weights(
-    conv_weight: Tensor, conv_bias: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor
-) -> Weights:
+    initial_state: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor,
+    A: Tensor, D: Tensor,
+) -> Weights:  # fmt: skip
     rates, decay_rate = to_blocks(dt_proj[None])[0], to_blocks(A.float()[None] * float(LOG2_E))[0]
-    return Weights(flat(conv_weight.T), flat(conv_bias), rates.numpy(), flat(dt_bias), decay_rate.numpy(), flat(D))
+    first = to_blocks(initial_state).numpy()
+    return Weights(flat(conv_weight.T), flat(conv_bias), rates.numpy(), flat(dt_bias), decay_rate.numpy(), flat(D), first)

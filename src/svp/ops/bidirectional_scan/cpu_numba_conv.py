@@ -25,6 +25,7 @@ class Weights(NamedTuple):
     dt_bias: npt.NDArray[np.float32]  # (d_inner,)
     decay_rate: npt.NDArray[np.float32]  # (blocks, d_state, 16), A * log2(e)
     D: npt.NDArray[np.float32]  # (d_inner,)
+    initial_state: npt.NDArray[np.float32]  # (images, blocks, d_state, 16), of one image for all or of none for zero
 
 
 @inlined

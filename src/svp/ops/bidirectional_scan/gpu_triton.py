@@ -82,8 +82,9 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
     grad_xz = torch.empty_like(xz, memory_format=torch.contiguous_format)
     grad_x, grad_z = grad_xz.chunk(2, dim=-1)
     ungated = torch.empty_like(call.convolved[0])
-    need = needed[1:8], needed[8:]
+    need, need_state = (needed[1:8], needed[8:15]), needed[15:] or [False, False]
     of_weights: list[list[Tensor | None]] = []  # by direction
+    of_states: list[Tensor | None] = []
     grad_convolved: list[Tensor] = []
     for side in range(2):
         _, _, need_x_proj, need_dt_proj, need_dt_bias, need_A, need_D = need[side]
@@ -91,10 +92,10 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
         x_proj, dt_proj = call.projections[side]
         # the second scan has the sum of both outputs, and so the gradient of the gate
         scan = call.scan(side, gated=True, other=ungated if side else None)
-        of_x, of_raw, of_A, of_B, of_C, of_D, _, of_dt_bias = scan.run_backward(
+        of_x, of_raw, of_A, of_B, of_C, of_D, _, of_dt_bias, of_state = scan.run_backward(
             grads[0],
             None,
-            [True, True, need_A, True, True, need_D, side == 1, need_dt_bias],
+            [True, True, need_A, True, True, need_D, side == 1, need_dt_bias, need_state[side]],
             ungated=None if side else ungated,
             grad_z=grad_z,
         )
@@ -106,6 +107,7 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
         of_x_proj = with_bias(of_p.T @ x, of_p, x_proj) if need_x_proj else None
         of_dt_proj = of_raw.T @ p[:, : dt_proj.shape[1]] if need_dt_proj else None
         of_weights.append([None, None, of_x_proj, of_dt_proj, of_dt_bias, of_A, of_D])
+        of_states.append(of_state)
 
     grad_taps = [new_grad_taps(call.x, weights[7 * side]) if any(need[side][:2]) else None for side in range(2)]
     call.launch(_conv_backward_kernel, *(rows(t) for t in grad_convolved), *call.inputs, rows(grad_x), *grad_taps)
@@ -113,7 +115,8 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
         if partial is not None:
             of_taps = partial.sum(0)  # (d_conv + 1, d_inner)
             of_weights[side][:2] = of_taps[:-1].T, of_taps[-1]
-    results = zip([grad_xz, *of_weights[0], *of_weights[1]], [xz, *weights], needed, strict=True)
+    of_all = [grad_xz, *of_weights[0], *of_weights[1], *(of_states if weights[14:] else [])]
+    results = zip(of_all, [xz, *weights], needed, strict=True)
     return [_own(grad, t.dtype) for grad, t, need in results if need and grad is not None]
 
 
@@ -129,7 +132,8 @@ class _Call:
     def __init__(self, xz: Tensor, weights: list[Tensor]) -> None:
         xz = xz.detach()
         self.x, self.z = xz.chunk(2, dim=-1)
-        self.sides = weights[:7], weights[7:]
+        self.sides = weights[:7], weights[7:14]
+        self.states: list[Any] = weights[14:] or [None, None]
         self.inputs = (rows(self.x), *parameters(*weights[0:2]), *parameters(*weights[7:9]))
         self.convolved = [xz.new_empty(self.x.shape) for _ in range(2)]
         self.launch(_conv_kernel, *self.inputs, *(rows(t) for t in self.convolved))
@@ -144,7 +148,8 @@ class _Call:
         p_dt, B, C = self.projected[side].split([dt_rank, d_state, d_state], dim=-1)
         dt = p_dt @ self.projections[side][1].T
         z = self.z if gated else None
-        return Scan(ScanInputs(self.convolved[side], dt, A, B, C, D, z, dt_bias), bool(side), other, scale=0.5)
+        given = ScanInputs(self.convolved[side], dt, A, B, C, D, z, dt_bias, self.states[side])
+        return Scan(given, bool(side), other, scale=0.5)
 
     def launch(self, kernel: Any, *arguments: Any) -> None:
         _, length, d_inner = self.x.shape

@@ -32,7 +32,7 @@ def bidirectional_backward_flops(inputs: Any, needed: list[bool]) -> int:
     Per token and channel 12 more: SiLU(z) / 2 and its product with the gradient 4; SiLU'(z) 4, the product with it and with
     half the gradient 2, with the sum of both outputs 2.
     """
-    need_weights = any(needed[1:])
+    need_weights = any(needed[1:15])
     of_conv = [True, need_weights, need_weights]
     of_scan = [True, True, need_weights, True, True, need_weights, False, need_weights]
     total = 12 * size(_channels(inputs))
@@ -53,7 +53,7 @@ def _sides(inputs: Any) -> Iterator[tuple[Any, Any, Any]]:
     """The shapes of either direction: its weights, the tensors of its convolution and those of its scan."""
     batch, length, _ = inputs.xz
     x: Any = _channels(inputs)
-    for own in (inputs.weights[:7], inputs.weights[7:]):
+    for own in (inputs.weights[:7], inputs.weights[7:14]):
         weights = Direction(*own)
         per_state: Any = (batch, length, weights.A[1])
         conv = ConvInputs(x, weights.conv_weight, weights.conv_bias)

@@ -26,6 +26,7 @@ class Direction(NamedTuple):
         dt_bias: Added to the step size before the softplus, (d_inner,).
         A: Decay, negative, (d_inner, d_state).
         D: Skip weight, (d_inner,).
+        initial_state: State in front of the direction's first token, (batch or 1, d_inner, d_state); zero if None.
     """
 
     conv_weight: Tensor
@@ -35,10 +36,15 @@ class Direction(NamedTuple):
     dt_bias: Tensor
     A: Tensor
     D: Tensor
+    initial_state: Tensor | None = None
 
 
 class Inputs(NamedTuple):
-    """The tensors of ``svp.ops.bidirectional_scan``; `weights` are the fields of both directions, one after the other."""
+    """The tensors of ``svp.ops.bidirectional_scan``.
+
+    `weights` are the first seven fields of both directions, one after the other, and behind them the initial states of both,
+    if there are any.
+    """
 
     xz: Tensor
     weights: list[Tensor]
@@ -58,7 +64,18 @@ def _one_direction(x: Tensor, z: Tensor, weights: Direction, reverse: bool, back
     p_dt, B, C = torch.split(F.linear(x.to(x_proj.dtype), x_proj, bias), [dt_rank, d_state, d_state], dim=-1)
     with _no_autocast(x.device.type):  # the step size is as small as its bias, of up to -7, makes it
         dt = F.linear(p_dt.to(weights.dt_proj.dtype), weights.dt_proj)
-    return selective_scan(x, dt, weights.A, B, C, weights.D, z, weights.dt_bias, reverse, backend=backend)
+    D, dt_bias, initial_state = weights.D, weights.dt_bias, weights.initial_state
+    return selective_scan(x, dt, weights.A, B, C, D, z, dt_bias, initial_state, reverse, backend=backend)
+
+
+def flat_weights(forward: Direction, backward: Direction) -> list[Tensor]:
+    """Both directions as ``Inputs.weights``; zeros where only the other direction has an initial state."""
+    weights = [weight for side in (forward, backward) for weight in side[:7] if weight is not None]
+    states = [side.initial_state for side in (forward, backward)]
+    if all(state is None for state in states):
+        return weights
+    sides = zip(states, (forward, backward), strict=True)
+    return weights + [side.A.new_zeros(1, *side.A.shape) if state is None else state for state, side in sides]
 
 
 def split_bias(x_proj: Tensor, d_inner: int) -> tuple[Tensor, Tensor | None]:

@@ -7,6 +7,7 @@ backward. This one keeps the arguments; the states of one scan live during its b
     gC[t] = sum_d gy[t] h[t]                                  gB[t] = sum_d g[t] step[t] x[t]
     e[t]  = g[t] h[t-1] decay[t]                              gA = sum_t e[t] step[t]
     gx[t] = step[t] sum_n g[t] B[t]                           gstep[t] = x[t] sum_n g[t] B[t] + sum_n e[t] A
+    of the initial state: decay[0] g[0]
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: b
     """Gradients of the inputs that `needed` marks, in their order."""
     dtype = state_dtype(inputs)
     x, dt, A, B, C = (t.to(dtype) for t in inputs[:5])
-    D, z, dt_bias = (t if t is None else t.to(dtype) for t in inputs[5:])
+    D, z, dt_bias, initial_state = (t if t is None else t.to(dtype) for t in inputs[5:])
     grad_y, grad_state = grads
     raw_step = dt if dt_bias is None else dt + dt_bias
     step = F.softplus(raw_step)
@@ -32,7 +33,8 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: b
     order = list(reversed(range(x.shape[1]))) if reverse else list(range(x.shape[1]))
 
     states: dict[int, Tensor] = {}
-    h = x.new_zeros(x.shape[0], x.shape[2], A.shape[1])  # (batch, d_inner, d_state)
+    # (batch or 1, d_inner, d_state)
+    h = x.new_zeros(x.shape[0], x.shape[2], A.shape[1]) if initial_state is None else initial_state
     for t in order:
         states[t] = h  # the state *before* token t
         h = torch.exp(step[:, t, :, None] * A) * h + step_x[:, t, :, None] * B[:, t, None, :]
@@ -70,7 +72,8 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: b
     if z is not None:
         sigmoid = torch.sigmoid(z)
         grad_z = grad_y * ungated * sigmoid * (1 + z * (1 - sigmoid))
-    results = (grad_x, grad_raw_step, grad_A, grad_B, grad_C, grad_D, grad_z, grad_raw_step.sum((0, 1)))
+    grad_initial = None if initial_state is None else grad_h.sum_to_size(initial_state.shape)
+    results = (grad_x, grad_raw_step, grad_A, grad_B, grad_C, grad_D, grad_z, grad_raw_step.sum((0, 1)), grad_initial)
     return [
         grad.to(given.dtype)
         for grad, given, need in zip(results, inputs, needed, strict=True)

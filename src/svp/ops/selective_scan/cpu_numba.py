@@ -12,7 +12,7 @@ exp2(step * decay_rate). ``first`` and ``direction`` are the token the recurrenc
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from svp.ops.selective_scan.reference import Inputs
 from svp.ops.simd import (
     LOG2_E,
     broadcast,
+    clear,
     empty,
     exp2,
     fma,
@@ -78,8 +79,25 @@ def chunk_states(count, image, token, direction, channel, d_state, decay_rate, B
         store(y, i * LANES, total)
 
 
+@function
+def first_state(image, block, initial_state, h):
+    """Fill `h`, (d_state, 16), with the state in front of the first token, out of (images, blocks, d_state, 16).
+
+    One image is that of all; without any the state is zero.
+    """
+    images, blocks, d_state = initial_state.shape[0], initial_state.shape[1], initial_state.shape[2]
+    if images == 0:
+        clear(h)
+        return
+    at = (image % images * blocks + block) * d_state * LANES
+    for n in range(0, d_state * LANES, LANES):
+        store(h, n, load(initial_state, at + n))
+
+
 @kernel
-def _forward(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction, y, last_state):
+def _forward(
+    item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, initial_state, has_D, has_z, first, direction, y, last_state
+):  # fmt: skip
     """One image, one group of channel blocks."""
     length, blocks, d_state = y.shape[1], decay_rate.shape[0], decay_rate.shape[1]
     image, group = item // groups, item % groups
@@ -87,7 +105,7 @@ def _forward(item, groups, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z,
     step, step_x, sums = empty(_FORWARD_CHUNK * LANES), empty(_FORWARD_CHUNK * LANES), empty(_FORWARD_CHUNK * LANES)
     for block in range(group * blocks // groups, (group + 1) * blocks // groups):
         channel = block * LANES
-        h[:] = _ZERO
+        first_state(image, block, initial_state, h)
         for start in range(0, length, _FORWARD_CHUNK):
             count = min(_FORWARD_CHUNK, length - start)
             token = first + direction * start
@@ -176,10 +194,10 @@ def chunk_sweep(
 
 @kernel
 def _backward(
-    item, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, has_D, has_z, first, direction,
+    item, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, initial_state, has_D, has_z, first, direction,
     need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
 ):  # fmt: skip
-    """One image, one group of channel blocks. `grad_state`, the gradient of the last state, is overwritten."""
+    """One image, one group of channel blocks. `grad_state`, the gradient of the last state, becomes that of the first."""
     length, blocks, d_state = grad_x.shape[1], decay_rate.shape[0], decay_rate.shape[1]
     image, group = item // groups, item % groups
     width = d_state * LANES
@@ -187,7 +205,6 @@ def _backward(
     step, step_x, sums = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
     grad_s, grad_step, grad_step_x = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
     starts = empty(chunks * width).reshape(chunks, width)  # the state before every chunk
-    starts[0] = _ZERO
     states, decays = empty((chunk + 1) * width), empty(chunk * width)
     products_B, products_C = empty(grad_B.shape[2] * LANES), empty(grad_B.shape[2] * LANES)
     products_B[:] = _ZERO
@@ -197,6 +214,7 @@ def _backward(
     for block in range(group * blocks // groups, (group + 1) * blocks // groups):
         channel = block * LANES
         skip, bias, total_D = load(D, channel), load(dt_bias, channel), splat(_ZERO)
+        first_state(image, block, initial_state, starts[0])
         for c in range(chunks - 1):
             token = first + direction * c * chunk
             _raw_steps(chunk, image, token, direction, channel, dt, dt_bias, step)
@@ -251,7 +269,7 @@ def forward(inputs: Inputs, reverse: bool) -> tuple[Tensor, Tensor]:
     last_state = torch.empty(batch, blocks, d_state, LANES)
     groups = groups_per_image(batch, blocks)
     _forward(batch * groups, groups, *_kernel_inputs(inputs, reverse), y.numpy(), last_state.numpy())
-    return y[..., :d_inner].to(inputs.x.dtype).contiguous(), _from_blocks(last_state, d_inner)
+    return y[..., :d_inner].to(inputs.x.dtype).contiguous(), from_blocks(last_state, d_inner)
 
 
 def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: bool) -> list[Tensor]:
@@ -275,7 +293,8 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: b
     grad_B = space(need_BC, batch * groups, length, states) if need_BC else torch.zeros(1, 1, states)
     grad_C = torch.zeros_like(grad_B)
     grad_D = torch.empty(batch, blocks, LANES)
-    outputs = (to_blocks(grad_state), grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z)
+    grad_first_state = to_blocks(grad_state)
+    outputs = (grad_first_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z)
     _backward(
         batch * groups,
         groups,
@@ -294,12 +313,13 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: b
     results = (
         lambda: grad_x[..., :d_inner],
         lambda: grad_dt[..., :d_inner],
-        lambda: _from_blocks(grad_A.sum(0, keepdim=True), d_inner)[0],
+        lambda: from_blocks(grad_A.sum(0, keepdim=True), d_inner)[0],
         lambda: over_groups(grad_B),
         lambda: over_groups(grad_C),
         lambda: grad_D.sum(0).view(-1)[:d_inner],
         lambda: grad_z[..., :d_inner],
         lambda: grad_dt.sum((0, 1))[:d_inner],
+        lambda: from_blocks(grad_first_state, d_inner).sum_to_size(cast(Tensor, inputs.initial_state).shape),
     )
     return [
         result().to(given.dtype).contiguous()
@@ -310,7 +330,7 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: b
 
 def _kernel_inputs(inputs: Inputs, reverse: bool) -> tuple[Any, ...]:
     """The arguments that both kernels read, in their order; an absent one is a placeholder that is not read."""
-    x, dt, A, B, C, D, z, dt_bias = inputs
+    x, dt, A, B, C, D, z, dt_bias, initial_state = inputs
     zeros = A.new_zeros(A.shape[0])
     decay_rate = to_blocks(A.detach().float()[None] * float(LOG2_E))[0]
     x_rows = rows(pad_channels(x))
@@ -323,6 +343,7 @@ def _kernel_inputs(inputs: Inputs, reverse: bool) -> tuple[Any, ...]:
         flat(pad_channels(zeros if D is None else D)),
         x_rows if z is None else rows(pad_channels(z)),
         flat(pad_channels(zeros if dt_bias is None else dt_bias)),
+        to_blocks(A[None, :, :][:0] if initial_state is None else initial_state).numpy(),
         D is not None,
         z is not None,
         x.shape[1] - 1 if reverse else 0,
@@ -342,6 +363,6 @@ def to_blocks(t: Tensor) -> Tensor:
     return padded.unflatten(1, (-1, LANES)).transpose(2, 3).clone(memory_format=torch.contiguous_format)
 
 
-def _from_blocks(t: Tensor, d_inner: int) -> Tensor:
+def from_blocks(t: Tensor, d_inner: int) -> Tensor:
     """(n, blocks, d_state, 16) -> (n, d_inner, d_state)"""
     return t.transpose(2, 3).flatten(1, 2)[:, :d_inner].contiguous()

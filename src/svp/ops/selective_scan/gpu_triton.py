@@ -13,7 +13,7 @@ argument, for which Triton compiles nothing.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import triton
@@ -88,7 +88,7 @@ def _output_rows(C, z, other, need: tl.constexpr, image, token, channels, real, 
 
 @triton.jit
 def scan_kernel(
-    x, dt, A, B, C, D, z, dt_bias, other, y, last_state, starts, scale, length, d_inner,
+    x, dt, A, B, C, D, z, dt_bias, initial, other, y, last_state, starts, scale, length, d_inner,
     REVERSE: tl.constexpr, D_STATE: tl.constexpr, STATES: tl.constexpr, CHANNELS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """y = (C . h + D * x + other) * scale * SiLU(z), the last state, and the state before every chunk; each if not None."""
@@ -103,7 +103,11 @@ def scan_kernel(
         skip = tl.load(D + channels, mask=real, other=0.0).to(tl.float32)
     real_state = states < D_STATE
     need_C = y is not None
-    h = tl.zeros([STATES, CHANNELS], tl.float32)
+    if initial is None:
+        h = tl.zeros([STATES, CHANNELS], tl.float32)
+    else:
+        at = image * initial.image + channels[None, :] * D_STATE + states[:, None]
+        h = tl.load(initial.data + at, mask=real[None, :] & real_state[:, None], other=0.0).to(tl.float32)
     first = _token(0, length, REVERSE)
     next_x, next_raw = load_row(x, image, first, channels, real), load_row(dt, image, first, channels, real)
     next_B = load_row(B, image, first, states, real_state)
@@ -138,8 +142,8 @@ def scan_kernel(
 
 @triton.jit
 def scan_backward_kernel(
-    grad_y, grad_state, x, dt, A, B, C, D, z, dt_bias, other, starts,
-    grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, y, scale, length, d_inner,
+    grad_y, grad_state, x, dt, A, B, C, D, z, dt_bias, initial, other, starts,
+    grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_initial, y, scale, length, d_inner,
     REVERSE: tl.constexpr, D_STATE: tl.constexpr, STATES: tl.constexpr, CHANNELS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``scan_kernel``, each if not None; `y` is C . h + D * x + other, before the gate."""
@@ -231,6 +235,8 @@ def scan_backward_kernel(
                     of_bias += tl.where(here, of_raw, 0.0)
     if grad_A is not None:
         tl.store(grad_A + at_state, of_A, mask=is_state)
+    if grad_initial is not None:
+        tl.store(grad_initial + at_state, g, mask=is_state)
     if grad_D is not None:
         tl.store(grad_D + image * d_inner + channels, of_D, mask=real)
     if grad_bias is not None:
@@ -254,8 +260,15 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: b
     return [grad for grad in Scan(inputs, reverse).run_backward(grad_y, grad_state, needed) if grad is not None]
 
 
+class _State(NamedTuple):
+    """Initial states, (batch, d_inner, d_state) in memory, and how far those of images are apart: 0 if all share one."""
+
+    data: Tensor
+    image: int
+
+
 class Scan:
-    """One scan over eight tensors, as ``selective_scan`` has them, and the launches of its kernels.
+    """One scan over the tensors, as ``selective_scan`` has them, and the launches of its kernels.
 
     Args:
         given: The tensors of the scan.
@@ -265,7 +278,7 @@ class Scan:
     """
 
     def __init__(self, given: Inputs, reverse: bool, other: Tensor | None = None, scale: float = 1.0) -> None:
-        x, dt, A, B, C, D, z, dt_bias = given
+        x, dt, A, B, C, D, z, dt_bias, initial_state = given
         self.given, self.reverse, self.scale = given, reverse, scale
         self.batch, self.length, self.d_inner = x.shape
         self.d_state = A.shape[1]
@@ -281,6 +294,9 @@ class Scan:
             None if D is None else D.detach().contiguous(),
             rows(z),
             None if dt_bias is None else dt_bias.detach().contiguous(),
+            None
+            if initial_state is None
+            else _State(initial_state.detach().contiguous(), A.numel() * (len(initial_state) > 1)),
             rows(other),
         )
 
@@ -296,14 +312,15 @@ class Scan:
         ungated: Tensor | None = None,
         grad_z: Tensor | None = None,
     ) -> list[Tensor | None]:
-        """Gradients of the eight tensors, None where not needed.
+        """Gradients of the tensors, None where not needed.
 
         The output before the gate is written to `ungated`, if given, and the gradient of z to `grad_z`, if given and needed.
         """
         batch, length, d_inner, d_state = self.batch, self.length, self.d_inner, self.d_state
         per_token, per_block, per_image = (batch, length, d_inner), (batch, self.blocks, length, d_state), (batch, d_inner)
-        shapes = (per_token, per_token, (*per_image, d_state), per_block, per_block, per_image, per_token, per_image)
-        given = (*[None] * 6, grad_z, None)
+        per_state = (*per_image, d_state)
+        shapes = (per_token, per_token, per_state, per_block, per_block, per_image, per_token, per_image, per_state)
+        given = (*[None] * 6, grad_z, None, None)
         grads: list[Tensor | None] = []
         for tensor, shape, need, place in zip(self.given, shapes, needed, given, strict=True):
             if tensor is None or not need:
@@ -312,7 +329,7 @@ class Scan:
                 grads.append(place)
             else:  # what is summed afterwards is kept in float32
                 grads.append(tensor.new_empty(shape, dtype=tensor.dtype if shape == per_token else torch.float32))
-        grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias = grads
+        grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_initial = grads
         chunks = triton.cdiv(length, _CHUNK)
         starts = grad_y.new_empty(batch * self.blocks * chunks * self.states * self.channels, dtype=torch.float32)
         self.run(starts=starts)
@@ -322,12 +339,14 @@ class Scan:
             None if grad_state is None else grad_state.contiguous(),
             *self.inputs,
             starts,
-            *(rows(grad_x), rows(grad_dt), grad_A, grad_B, grad_C, grad_D, rows(grad_z), grad_bias),
+            *(rows(grad_x), rows(grad_dt), grad_A, grad_B, grad_C, grad_D, rows(grad_z), grad_bias, grad_initial),
             rows(ungated),
         )
         results: list[Tensor | None] = []
         for tensor, shape, grad in zip(self.given, shapes, grads, strict=True):
-            if grad is not None and shape != per_token:
+            if grad is not None and tensor is self.given.initial_state:
+                grad = grad.sum_to_size(cast(Tensor, tensor).shape)
+            elif grad is not None and shape != per_token:
                 grad = grad.sum(1 if shape == per_block else 0)
             results.append(None if grad is None else grad.to(cast(Tensor, tensor).dtype))
         return results

@@ -28,7 +28,7 @@ def scan_backward_flops(inputs: Any, needed: list[bool], reverse: bool) -> int:
     gradients of A, B, C and z that is needed. Per token and channel: the terms of the forward pass again; 5 for the
     gradients of x and dt; the gradients of D 2 and of z 6.
     """
-    _, _, need_A, need_B, need_C, need_D, need_z, _ = needed
+    _, _, need_A, need_B, need_C, need_D, need_z, *_ = needed
     per_state = 5 + 8 + 2 * (need_A + need_B + need_C + need_z)
     return size(inputs.x) * (per_state * inputs.A[1] + 2 + _of_options(inputs) + 5 + 2 * need_D + 6 * need_z)
 

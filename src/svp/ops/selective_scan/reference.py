@@ -20,19 +20,21 @@ class Inputs(NamedTuple):
     D: Tensor | None
     z: Tensor | None
     dt_bias: Tensor | None
+    initial_state: Tensor | None = None
 
 
 def selective_scan_reference(inputs: Inputs, reverse: bool) -> tuple[Tensor, Tensor]:
     """y and last state of ``svp.ops.selective_scan``, in float32, or in float64 where any argument is float64."""
     dtype = state_dtype(inputs)
     x, dt, A, B, C = (t.to(dtype) for t in inputs[:5])
-    D, z, dt_bias = inputs[5:]
+    D, z, dt_bias, initial_state = inputs[5:]
 
     step = F.softplus(dt if dt_bias is None else dt + dt_bias.to(dtype))
     # unbind once: its backward is one stack, while indexing would fill a whole tensor of zeros per token
     steps, steps_x, Bs, Cs = (t.unbind(1) for t in (step, step * x, B, C))
     length = len(steps)
-    h = x.new_zeros(x.shape[0], x.shape[2], A.shape[1])  # (batch, d_inner, d_state)
+    # (batch or 1, d_inner, d_state)
+    h = x.new_zeros(x.shape[0], x.shape[2], A.shape[1]) if initial_state is None else initial_state.to(dtype)
     ys: list[Tensor] = [h] * length
     for t in reversed(range(length)) if reverse else range(length):
         decay = torch.exp(steps[t].unsqueeze(-1) * A)

@@ -29,7 +29,7 @@ def test_signatures_that_are_fixed() -> None:
     assert parameters(svp.load_adapter) == ["directory", "backbone"]
     assert parameters(svp.load_official) == ["model", "path_or_state_dict"]
     assert parameters(svp.ops.selective_scan) == (
-        ["x", "dt", "A", "B", "C", "D", "z", "dt_bias", "reverse", "return_last_state", "backend"]
+        ["x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state", "reverse", "return_last_state", "backend"]
     )
     assert parameters(svp.inspection.gates) == ["model", "images", "attention"]
     assert parameters(svp.ops.causal_conv1d) == ["x", "weight", "bias", "activation", "reverse", "backend"]

@@ -34,16 +34,16 @@ FONT_SIZE, SMALL = 8, 7
 
 GREY = "#777777"
 _METHODS = {
-    "#0072B2": ("svp", "additional_scan", "A"),
-    "#D55E00": ("vpt_deep", "vpt_shallow", "affix"),
-    "#009E73": ("lora", "dora", "lora_partial"),
-    "#CC79A7": ("adapter", "ssf", "vp"),
-    "#E69F00": ("full", "partial", "conv1d"),
-    "#56B4E9": ("bitfit", "norm", "D"),
+    "#0072B2": ("svp", "additional_scan", "A", "saa"),
+    "#D55E00": ("vpt_deep", "vpt_shallow", "affix", "initial_state"),
+    "#009E73": ("lora", "dora", "lora_partial", "memba"),
+    "#CC79A7": ("adapter", "ssf", "vp", "ssp"),
+    "#E69F00": ("full", "partial", "conv1d", "prodial"),
+    "#56B4E9": ("bitfit", "norm", "D", "state_offset"),
     "#000000": ("linear", "cls_token", "pos_embed"),
 }
-"""Who has which color, and in that color the first, second or third line and marker."""
-_OWN = 3  # lines and markers of each color that belong to a method; the others tell its further runs apart
+"""Who has which color, and in that color the first to fourth line and marker."""
+_OWN = 4  # lines and markers of each color that belong to a method; the others tell its further runs apart
 COLORS = tuple(_METHODS)
 """Okabe and Ito's, without the yellow that paper swallows."""
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (2, 1)), (0, (6, 1, 2, 1)))

@@ -151,6 +151,7 @@ CASES: dict[str, tuple[Any, ...]] = {
     "vpt_deep": ("vpt_deep", small_vim, {}),
     "affix": ("affix", small_vim, {}),
     "additional_scan": ("additional_scan", small_vim, {}),
+    "state_offset+saa": ("state_offset+saa", small_vim, {}),
     "vpt_deep on a ViT": ("vpt_deep", small_vit, {}),
 }
 

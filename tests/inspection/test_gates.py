@@ -137,7 +137,7 @@ def test_attention_is_what_the_model_computes_with_every_method_on_every_backend
     for layer, (xz, expected) in enumerate(projected):
         gate = F.silu(xz.chunk(2, dim=-1)[1]) / 2
         scans = [record.forward.attention[layer], record.backward.attention[layer]]
-        products = [torch.einsum("bijd,bjd->bid", scan.matrix, scan.x) for scan in scans]
+        products = [torch.einsum("bijd,bjd->bid", scan.matrix, scan.x) + scan.start for scan in scans]
         torch.testing.assert_close(gate * (products[0] + products[1]), expected, rtol=0, atol=1e-5)
         for scan, direction in zip(scans, DIRECTIONS, strict=True):
             part = (gate[:, cls, None] * scan.matrix[:, cls] * scan.x).norm(dim=2)

@@ -98,8 +98,8 @@ def test_mixer(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     mixer.to(dtype)
     branches: dict[str, Tensor] = {}
 
-    def record(*args: Any, reverse: bool = False) -> Tensor:
-        y = selective_scan(*args, reverse=reverse)
+    def record(*args: Any, reverse: bool = False, **options: Any) -> Tensor:
+        y = selective_scan(*args, reverse=reverse, **options)
         branches["backward_branch" if reverse else "forward_branch"] = y
         return y
 

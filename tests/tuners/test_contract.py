@@ -144,6 +144,44 @@ VIM: dict[str, list[Row]] = {
         Row(lambda _: DEPTH * 2 * 6 * 3 * E + HEAD, r"head\.|additional_scan\.", same_kernels=False),
         Row(lambda _: DEPTH * 2 * 1 * 3 * E + HEAD, r"head\.|additional_scan\.", dict(num_states=1), same_kernels=False),
     ],
+    "initial_state": [Row(lambda _: 2 * DEPTH * E * N + HEAD, r"head\.|first_states\.")],
+    "state_offset": [
+        Row(lambda _: 2 * DEPTH * E * N + HEAD, r"head\.|state_offset\.", same_kernels=False),
+        Row(lambda _: 2 * DEPTH * E + HEAD, r"head\.|state_offset\.", dict(form="y"), same_kernels=False),
+    ],
+    "saa": [
+        Row(
+            lambda _: DEPTH * (D * 3 + 3 * R + 2 * R * (E + 2 * N)) + HEAD,
+            r"head\.|saa\.",
+            dict(hidden_dim=3, num_coefficients=R),
+            same_kernels=False,
+        )
+    ],
+    "prodial": [
+        Row(
+            lambda _: DEPTH * (R * (D + E) + (2 * E + D) + 2 * (D + 2 * E + E + D)) + HEAD,
+            r"head\.|.*\.(in|out)_proj\.(blocks|scale|down|up)$",
+            dict(block_size=R, rank=2),
+            same_kernels=False,
+        )
+    ],
+    "ssp": [
+        Row(
+            lambda _: (D * R + R) + (9 * R + R) + (R * D + D) + HEAD,
+            r"head\.|ssp\.",
+            dict(hidden_dim=R),
+            keeps_logits=True,
+        )
+    ],
+    "memba": [
+        Row(
+            lambda _: DEPTH * R * ((D + 2 * E) + (E + D)) + HEAD,
+            r"head\.|.*\.(in|out)_proj\.lora_",
+            dict(rank=R, alpha=2.0),
+            False,
+            starts_at_base=False,
+        )
+    ],
     "lora": [
         Row(lambda _: DEPTH * 32 * (D + 2 * E) + HEAD, r"head\.|.*\.in_proj\.lora_"),
         Row(lambda _: R * (MAPS + PATCH + D) + HEAD, r"head\.|.*\.lora_", EVERYWHERE, same_kernels=False),
@@ -479,6 +517,12 @@ def test_trained_position_embedding_keeps_its_size() -> None:
         ("lora_partial", 1_769_472),
         ("ssf", 264_960),
         ("additional_scan", 663_552),
+        ("state_offset", 589_824),
+        ("initial_state", 589_824),
+        ("saa", 921_600),
+        ("prodial", 857_088),
+        ("ssp", 50_240),
+        ("memba", 4_718_592),
     ],
 )
 def test_counts_of_vim_small(method: str, count: int) -> None:

@@ -24,17 +24,19 @@ GATES = ("dt", "forget", "memory", "update", "state_norm", "contribution")
 
 @dataclass(frozen=True)
 class HiddenAttention:
-    """A scan as attention: ``y[b, i, d] = sum_j matrix[b, i, j, d] x[b, j, d]``.
+    """A scan as attention: ``y[b, i, d] = sum_j matrix[b, i, j, d] x[b, j, d] + start[b, i, d]``.
 
     Args:
         matrix: (batch, length, length, d_inner); zero where token j lies behind i in the direction of the scan.
         x: Input of the scan, (batch, length, d_inner).
         y: Its output in front of the gate, with the skip D x, (batch, length, d_inner).
+        start: What the tokens read of the initial state, (batch, length, d_inner); zero if there is none.
     """
 
     matrix: Tensor
     x: Tensor
     y: Tensor
+    start: Tensor
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,13 @@ class ScanGates:
     Args:
         dt: Step size behind the softplus.
         forget: exp(dt A), 0 to 1: the share of the state that is kept at this token.
-        memory: Tokens like this one until 1/e of a state is left, 1 / (dt |A|); the geometric mean, as it spans decades.
+        memory: Tokens like this one until 1/e of a state is left, 1 / (dt |A|); the geometric mean, as it spans decades, of
+            the states that fade at all.
         update: |dt B x|: what this token writes into the state.
         state_norm: Euclidean norm of the state behind this token.
         contribution: Euclidean norm over channels of this token's part of the class token's output,
             SiLU(z) / 2 * attention[class token, token] * x[token], with the skip D in the class token's own. Over tokens and
-            both directions these parts add up to what the mixer's last projection gets.
+            both directions these parts add up to what the mixer's last projection gets, less what an initial state adds.
         attention: The full matrices of the layers that were asked for.
     """
 
@@ -187,7 +190,8 @@ class _Recorder:
         for scan, layers, attention in zip((forward, backward), self.layers, self.attention, strict=True):
             layers.append(_gates_of(scan, cls_position, gate[:, cls_position]))
             if layer in self.wanted:
-                attention[layer] = HiddenAttention(scan.attention(range(scan.x.shape[1])), scan.x, scan.output())
+                matrix = scan.attention(range(scan.x.shape[1]))
+                attention[layer] = HiddenAttention(matrix, scan.x, scan.output(), scan.from_start())
 
     def see_entry(self, layer: int, entry: BlockEntry, hidden: Tensor) -> None:
         parts = {name: _wide(part) for name, part in entry.parts(hidden).items()}
@@ -285,7 +289,7 @@ def _gates_of(scan: Scan, cls_position: int, gate: Tensor) -> dict[str, Tensor]:
     return dict(
         dt=dt.mean(-1),
         forget=forget,
-        memory=torch.exp(-dt.log().mean(-1) - scan.A.abs().log().mean()),
+        memory=torch.exp(-dt.log().mean(-1) - scan.A[scan.A != 0].abs().log().mean()),
         update=(dt * x).abs().mean(-1) * scan.B.abs().mean(-1),  # the mean of a product of two that vary on their own
         state_norm=state_norm,
         contribution=_norm(gate.unsqueeze(1) * scan.attention([cls_position]).squeeze(1) * x),

@@ -1,7 +1,7 @@
 """One scan of a mixer taken apart: its gates, its states, and the attention matrix that it is.
 
     h[t] = forget[t] * h[t-1] + update[t],          forget[t] = exp(dt[t] A),   update[t] = dt[t] B[t] x[t]
-    y[t] = C[t] . h[t] + D x[t] = sum_s attention[t, s] x[s]
+    y[t] = C[t] . h[t] + D x[t] = sum_s attention[t, s] x[s]         and what is left of an initial state
 
 With t-1 the token that the scan meets before t, unrolling the first line gives, per channel,
 
@@ -73,6 +73,16 @@ class Scan:
         y = self.D * self.x
         for token, _, state in self.states():
             y[:, token] += (state @ self.C[:, token].unsqueeze(-1)).squeeze(-1)
+        return y
+
+    def from_start(self) -> Tensor:
+        """What the tokens read of the initial state, (batch, length, d_inner)."""
+        y = torch.zeros_like(self.x)
+        if self.initial_state is not None:
+            left = self.initial_state
+            for token in self.order:
+                left = self.forget(token) * left
+                y[:, token] = (left @ self.C[:, token].unsqueeze(-1)).squeeze(-1)
         return y
 
     def attention(self, rows: Sequence[int]) -> Tensor:

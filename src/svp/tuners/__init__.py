@@ -7,9 +7,11 @@ from svp.tuners.affix import Affix
 from svp.tuners.attachment import Attachment
 from svp.tuners.block_entry import BlockEntry
 from svp.tuners.full import FullTuning
+from svp.tuners.initial_state import InitialState
 from svp.tuners.layout import AddedTokens, Layout
 from svp.tuners.linear import LinearProbe
 from svp.tuners.lora import DoRA, LoRA, LoRAPartial
+from svp.tuners.memba import Memba
 from svp.tuners.method import (
     Method,
     get_methods,
@@ -22,7 +24,11 @@ from svp.tuners.method import (
 )
 from svp.tuners.official import load_official
 from svp.tuners.parts import A, BitFit, ClsToken, Conv1d, D, Norm, Partial, PartMethod, PosEmbed
+from svp.tuners.prodial import ProDiaL
+from svp.tuners.saa import SAA
 from svp.tuners.ssf import SSF
+from svp.tuners.ssp import SSP
+from svp.tuners.state_offset import StateOffset
 from svp.tuners.svp import SVP, Prompters, simam
 from svp.tuners.tuner import Tuner
 from svp.tuners.tuning import tune
@@ -30,7 +36,9 @@ from svp.tuners.vp import VP
 from svp.tuners.vpt import VPTDeep, VPTShallow
 
 __all__ = [
+    "SAA",
     "SSF",
+    "SSP",
     "SVP",
     "VP",
     "A",
@@ -47,16 +55,20 @@ __all__ = [
     "D",
     "DoRA",
     "FullTuning",
+    "InitialState",
     "Layout",
     "LinearProbe",
     "LoRA",
     "LoRAPartial",
+    "Memba",
     "Method",
     "Norm",
     "PartMethod",
     "Partial",
     "PosEmbed",
+    "ProDiaL",
     "Prompters",
+    "StateOffset",
     "Tuner",
     "VPTDeep",
     "VPTShallow",

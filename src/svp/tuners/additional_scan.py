@@ -53,6 +53,8 @@ class AdditionalScan(Method):
     def attach(self, site: Attachment) -> Iterable[str]:
         num_states, mixers = self.num_states, [block.mixer for block in site.model.layers]
         for mixer in mixers:
+            if "sides" in vars(mixer):
+                raise InputError("additional_scan: another method changes the scan already; name additional_scan before it")
             if num_states + mixer.d_state > _MAX_STATES:
                 raise InputError(
                     f"additional_scan: num_states is {num_states}, expected 1 to {_MAX_STATES - mixer.d_state}: "

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from svp.errors import InputError
 from svp.ops import Prompts
+from svp.tuners.attachment import Attachment
 
 
 class BlockEntry(ABC):
@@ -23,3 +25,14 @@ class BlockEntry(ABC):
     def scales(self) -> dict[str, Tensor]:
         """Trained scales of the parts, (embed_dim,) each, by name in the order of the parts; empty if there are none."""
         return {}
+
+
+def enter_block(site: Attachment, layer: int, entry: BlockEntry) -> None:
+    """Put `entry` in front of block `layer`.
+
+    Raises:
+        InputError: Another method stands there already.
+    """
+    if site.model.layers[layer].on_entry is not None:
+        raise InputError(f"the methods of {site.label!r} cannot be combined: two of them change the tokens that enter a block")
+    site.replace(f"layers.{layer}.on_entry", entry)

@@ -34,7 +34,7 @@ from svp.models.effective_weight import touched
 from svp.models.mixer import Linear
 from svp.ops import Prompt, Prompts
 from svp.tuners.attachment import Attachment
-from svp.tuners.block_entry import BlockEntry
+from svp.tuners.block_entry import BlockEntry, enter_block
 from svp.tuners.layout import AddedTokens, Layout
 from svp.tuners.method import Method, register_method
 
@@ -107,7 +107,7 @@ class SVP(Method):
         prompters = Prompters(model.embed_dim, depth, config, like=model.pos_embed)
         names = site.add("svp", prompters)
         for layer in range(depth):
-            site.replace(f"layers.{layer}.on_entry", _PromptLayer(prompters, layer, site.added_tokens))
+            enter_block(site, layer, _PromptLayer(prompters, layer, site.added_tokens))
         if config.simam:
             site.hook(model.patch_embed.register_forward_pre_hook(_weigh_input))
         return names

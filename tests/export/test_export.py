@@ -174,7 +174,8 @@ def test_scan_as_one_node(reverse: bool, optional: bool) -> None:
 
     x, dt, z = random(2, 7, 6), random(2, 7, 6), random(2, 7, 6)
     A, B, C = -random(6, 3).exp(), random(2, 7, 3), random(2, 7, 3)
-    more: tuple[Tensor | None, ...] = (random(6), z, random(6)) if optional else (None, None, None)
+    state = random(1, 6, 3)  # of both images
+    more: tuple[Tensor | None, ...] = (random(6), z, random(6), state) if optional else (None, None, None, None)
     expected = selective_scan(x, dt, A, B, C, *more, reverse=reverse, return_last_state=True, backend="reference")
     with torch.no_grad():
         torch.testing.assert_close(scan_as_one_node(x, dt, A, B, C, *more, reverse, "any_device"), expected)

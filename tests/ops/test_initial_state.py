@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 import svp
-from svp.export.program import scan_as_one_node
 from svp.models.mixer import BidirectionalMamba
 from svp.ops import selective_scan
 from svp.ops.selective_scan.library import selective_scan_op
@@ -117,10 +116,3 @@ def test_fused_and_unfused_mixers_agree() -> None:
     assert module.mixer.unfused()
     torch.testing.assert_close(module(u), fused)
     handle.remove()
-
-
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_the_exported_scan_starts_there_too(reverse: bool) -> None:
-    tensors = scan_arguments(length=5)
-    expected = selective_scan(**tensors, reverse=reverse, return_last_state=True, backend="reference")
-    torch.testing.assert_close(scan_as_one_node(*tensors.values(), reverse, "any_device"), expected)

@@ -85,7 +85,8 @@ def make_parser(methods: Sequence[str]) -> Parser:
         "--value-range", nargs=2, type=float, dest="inputs.value_range", metavar=("LOW", "HIGH"), help=text
     )
     text = (
-        f"Tuning method, or several joined by +; `--method NAME --help` shows its options. Known: {', '.join(list_methods())}."
+        "Tuning method, or several joined by +; `--method NAME --help` shows its options. auto tries svp, lora and linear on "
+        f"validation images. Known: {', '.join(list_methods())}."
     )
     groups["method"].add_argument("--method", type=str, default="svp", metavar="NAME", help=text)
     options: set[str] = set()
@@ -112,9 +113,12 @@ class _Help(argparse._HelpAction):
 
 
 def _check_method(name: str) -> list[str]:
-    """The methods that a joined name names."""
+    """The methods that a joined name names; none for "auto"."""
+    from svp.training.config import AUTO
     from svp.tuners import get_methods
 
+    if name == AUTO:
+        return []
     try:
         return [method.name for method in get_methods(name)]
     except InputError as error:

@@ -27,6 +27,9 @@ from svp.tuners import Method, get_methods, methods_to_dict, parse_methods
 Schedule = Literal["cosine", "released"]
 Check = Literal["all", "sample", "none"]
 
+AUTO = "auto"
+"""Stands for a method or a learning rate that a run chooses itself, see `svp.training.halving`."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -43,14 +46,15 @@ class TrainConfig:
         channels: Channels of an image: 3 is RGB, 1 gray, 2 gray and opacity, 4 RGB and opacity; others are the bands of NumPy
             arrays (.npy) or TIFFs. The patch embedding is adapted: for 1, its weights are summed over RGB; for others, they
             are repeated and scaled by 3 / channels.
-        method: Tuning method, or several joined by "+".
+        method: Tuning method, or several joined by "+". "auto" tries svp, lora and linear, and goes on with the one that is
+            best on validation images.
         options: Options of the method; of several methods, a mapping for each by its name.
         epochs: Passes over the training images.
         minutes: Time for the whole run, test included, instead of `epochs`: the first epoch shows how many fit.
         patience: Stop after so many epochs without a better one on the validation images; never if left out.
         batch_size: Images per optimizer step, over all processes.
-        lr: Peak learning rate of AdamW; the method's own (of several, the lowest) if left out. "auto" chooses one first, by
-            short runs on validation images.
+        lr: Peak learning rate of AdamW; the method's own (of several, the lowest) if left out. "auto" tries three, and goes on
+            with the one that is best on validation images.
         head_lr: Peak learning rate of the head, where it is to differ from that of the method's other parameters; `lr` if
             left out.
         lr_base_size: Batch size that the learning rates are meant for: the peak is lr * batch size / this. Not scaled if left
@@ -166,7 +170,7 @@ class TrainConfig:
             raise ConfigError("data is missing: a folder with one folder of images per class, or a data set's name")
         full_name(self.model)
         check_device(self.device)
-        methods = get_methods(self.method)
+        methods = () if self.method == AUTO else get_methods(self.method)
         lowest = {
             "epochs": 1,
             "patience": 1,
@@ -201,10 +205,12 @@ class TrainConfig:
             raise ConfigError(f"train_fraction is {self.train_fraction}, expected 0 < train_fraction <= 1")
         if self.train_fraction is not None and self.shots is not None:
             raise ConfigError(f"shots is {self.shots} and train_fraction is {self.train_fraction}, expected only one of them")
-        if self.lr == "auto" and self.protocol != "validation":
-            raise ConfigError(
-                f"lr auto needs validation images, protocol {self.protocol} has none: give a number, or leave the protocol out"
-            )
+        for name in ("lr", "method"):
+            if getattr(self, name) == AUTO and self.protocol != "validation":
+                raise ConfigError(
+                    f"{name} auto needs validation images, protocol {self.protocol} has none: name one, or leave the protocol "
+                    "out"
+                )
         for name in ("calibrate", "reject"):
             if getattr(self, name) and self.protocol != "validation":
                 raise ConfigError(
@@ -220,6 +226,10 @@ class TrainConfig:
             )
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ConfigError(f"batch_size is {self.batch_size}, mixup and CutMix need an even one")
+        if self.method == AUTO:
+            if self.options:
+                raise ConfigError(f"method auto takes no options, got {', '.join(self.options)}: name a method")
+            return
         # the method's own checks; every option is written out, so that a run says what it did
         written = methods_to_dict(parse_methods(self.method, **self.options))
         object.__setattr__(self, "options", written if len(written) > 1 else written[self.method])
@@ -229,6 +239,11 @@ class TrainConfig:
             object.__setattr__(self, "weight_decay", max(method.default_weight_decay for method in methods))
 
     @property
+    def is_open(self) -> bool:
+        """Whether the run itself has to find its learning rate or its method."""
+        return AUTO in (self.lr, self.method)
+
+    @property
     def rate(self) -> float:
         """`lr` as a number.
 
@@ -236,7 +251,9 @@ class TrainConfig:
             ConfigError: It is "auto", which a run alone finds out.
         """
         if not isinstance(self.lr, float | int):
-            raise ConfigError(f"lr is {self.lr}, which only svp train finds out: give a number, or several to a study's tune")
+            raise ConfigError(
+                f"lr is {self.lr or AUTO}, which only svp train finds out: give a number, or several to a study's tune"
+            )
         return self.lr
 
     @property
@@ -280,6 +297,8 @@ def make_config(explicit: Mapping[str, Any], config_file: str | Path | None = No
         values = _parser(TrainConfig, "method", "options").parse_object(merged).as_dict()
         values["augment"], values["inputs"] = AugmentConfig(**values["augment"]), InputOverrides(**values["inputs"])
         joined = "+".join(method)
+        if joined == AUTO:
+            return TrainConfig(method=AUTO, options=method[AUTO], **values)
         options = {part.name: _read_options(part, method[part.name]) for part in get_methods(joined)}
         return TrainConfig(method=joined, options=options if len(options) > 1 else options[joined], **values)
     except ConfigError:

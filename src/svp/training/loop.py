@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,13 +23,13 @@ from svp.training.average import averaged
 from svp.training.confidence import check_reject
 from svp.training.config import TrainConfig, make_config
 from svp.training.display import Display
+from svp.training.halving import Merit, as_chosen, choose, hand_over, merit_of
 from svp.training.images import open_images_of
 from svp.training.kept_features import FeatureStore
 from svp.training.machine import reset_peak_memory
 from svp.training.nonfinite import NonFiniteLossError, check_outcome
 from svp.training.outcome import finish
 from svp.training.plan import StepTimes, epochs_of, is_over, plan_epochs, seconds_left
-from svp.training.rate_search import Merit, find_rate
 from svp.training.recipes import ConfigError
 from svp.training.setup import (
     Prepared,
@@ -105,8 +106,8 @@ def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow]
     data = open_images_of(config, accelerator)
     config = resolve(config, data, accelerator)
     directory = RunDirectory(Path(config.out or ""))
-    if config.lr == "auto" and config.resume and directory.config_file.is_file():
-        config = replace(config, lr=make_config({}, directory.config_file).lr)
+    if config.is_open and config.resume and directory.config_file.is_file():
+        config = as_chosen(config, make_config({}, directory.config_file))
     check_reject(config, len(data.val))
     check_directory(directory, config, data)
     if directory.result_file.is_file():
@@ -114,12 +115,17 @@ def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow]
         return Run(directory.path, directory.read_result())
     try:
         features = FeatureStore()
-        if config.lr == "auto":
+        if config.is_open:
             if accelerator.is_main_process:
                 directory.path.mkdir(parents=True, exist_ok=True)
                 write_settings(config, directory)  # an interrupted search can go on
-            short = partial(_train_shortly, data=data, accelerator=accelerator, features=features)
-            config = replace(config, lr=find_rate(config, short, display, write=accelerator.is_main_process))
+            train_until = partial(_train_until, data=data, accelerator=accelerator, features=features)
+            chosen = choose(config, train_until, display, write=accelerator.is_main_process)
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                hand_over(config, chosen)
+            accelerator.wait_for_everyone()
+            config, started = chosen, started + sum(row.seconds for row in directory.read_metrics())  # counted again below
         prepared = prepare(config, data, directory, accelerator, display)
         claim_directory(prepared)
         rows, best, started = _train_epochs(prepared, features, started, after_epoch)
@@ -129,31 +135,36 @@ def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow]
 
 
 def _train_epochs(
-    prepared: Prepared, features: FeatureStore, started: float, after_epoch: Callable[[EpochRow], None] | None = None
+    prepared: Prepared,
+    features: FeatureStore,
+    started: float,
+    after_epoch: Callable[[EpochRow], None] | None = None,
+    until: float = math.inf,
 ) -> tuple[list[EpochRow], int, float]:
-    """All epochs that are left; returns the rows, the epoch to keep, and when an uninterrupted run would have begun."""
+    """All epochs that are left, `until` so many; returns the rows, the epoch to keep, and when an uninterrupted run would
+    have begun."""
     rows, best = _restore(prepared)
     started -= sum(row.seconds for row in rows)
     prepared.schedule.plan(epochs_of(prepared.config, rows))
     before = len(rows)
     if not is_over(prepared.config, rows, best):
         prepared = features.used_by(prepared)
-    while not is_over(prepared.config, rows, best):
+    while len(rows) < until and not is_over(prepared.config, rows, best):
         best = _epoch(prepared, len(rows), rows, best, started, is_first=len(rows) == before)
         if after_epoch is not None:
             after_epoch(rows[-1])
     return rows, best, started
 
 
-def _train_shortly(config: TrainConfig, data: ImageData, accelerator: Accelerator, features: FeatureStore) -> Merit:
-    """A run of the search for a learning rate, without its test; a loss that is not finite is the worst merit."""
+def _train_until(config: TrainConfig, until: int, data: ImageData, accelerator: Accelerator, features: FeatureStore) -> Merit:
+    """A candidate of a search, up to so many epochs, without its test; a loss that is not finite is the worst merit."""
     try:
         prepared = prepare(config, data, RunDirectory(Path(config.out or "")), accelerator, Display(False))
         claim_directory(prepared)
-        rows, best, _ = _train_epochs(prepared, features, time.time())
+        rows, _, _ = _train_epochs(prepared, features, time.time(), until=until)
     except NonFiniteLossError:
         return float("-inf"), float("-inf")
-    return rows[best].merit
+    return merit_of(rows[until - 1])
 
 
 def _restore(prepared: Prepared) -> tuple[list[EpochRow], int]:

@@ -72,16 +72,10 @@ PREDICTED = Predictions(
 )
 
 
-def test_confusion_and_mistakes() -> None:
-    assert PREDICTED.confusion().tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 1]]
-    assert PREDICTED.top1 == pytest.approx(3 / 5)
-    assert PREDICTED.worst(5).tolist() == [1, 3]
-    assert PREDICTED.worst(1).tolist() == [1]
-
-
 def test_expected_calibration_error() -> None:
     """Bins 0.2..0.4: empty; 0.4..0.6: one at 0.4, wrong; 0.6..0.8: one at 0.7, wrong; 0.8..1: 0.9, 0.8, 1.0, all right."""
-    found = reliability(PREDICTED.confidence, PREDICTED.guesses == PREDICTED.labels, bins=5)
+    answers = PREDICTED.answers("abc")
+    found = reliability(answers.confidence, answers.guesses == answers.labels, bins=5)
     assert found.counts.tolist() == [0, 0, 1, 1, 3]
     np.testing.assert_allclose(found.accuracy, [0, 0, 0, 0, 1])
     np.testing.assert_allclose(found.confidence, [0, 0, 0.4, 0.7, 0.9])

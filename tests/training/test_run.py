@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -35,12 +36,17 @@ def test_a_run_learns_and_leaves_what_it_promises(photos: Path, settings: dict[s
         "adapter.json",
         "last/state.pt",
         "result.json",
+        "test_predictions.csv",
         "curves.png",
         "curves.pdf",
     }
     result = json.loads((run.directory / "result.json").read_text())
     assert result == json.loads(json.dumps(run.result.to_dict()))
     assert result["n_test"] == sum(row["n"] for row in result["per_class"].values()) == 6
+    rows = list(csv.DictReader((run.directory / "test_predictions.csv").open()))
+    assert len(rows) == 6
+    assert sum(row["label"] == row["predicted"] for row in rows) == 6 * result["top1"]
+    assert result["advice"][0].startswith(f"It is right on {result['top1']:.0%} of 6 test images")
     assert result["how_chosen"].startswith("best top-1 on 6 validation images")
     assert result["trainable_parameters"] == result["trainable_parameters_without_head"] + 3 * 128 + 3
     assert {"torch", "timm", "svp", "python"} <= result["versions"].keys()

@@ -9,7 +9,7 @@ COMMANDS = {
     "export": "write a trained adapter with its backbone as one file that runs without svp",
     "hub": "share a trained adapter on the Hugging Face Hub",
     "gates": "lay the gates of a trained model over images, beside those of its backbone",
-    "inspect": "draw gates, features, mistakes and calibration of a run over its test images",
+    "inspect": "make a page of a run: scores, mistakes, classes, curves, gates, features",
     "demo": "adapt a small Vim to handwritten digits, without a network",
     "data": "list, describe and fetch data sets, check a folder of images",
     "study": "compare methods on data sets over seeds, in tables",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import webbrowser
 from collections.abc import Sequence
 
 from svp.commands.parsing import progress_bar, run_function
@@ -21,8 +24,9 @@ def draw(
     compare: Sequence[str] = (),
     out: str | None = None,
     device: Device = "auto",
+    no_open: bool = False,
 ) -> None:
-    """Draw gates, features, mistakes and calibration of a run over its test images.
+    """Make a page of a run: scores, mistakes, classes, curves, calibration, gates and features; open it in the browser.
 
     Args:
         run: Run directory of `svp train`.
@@ -32,6 +36,7 @@ def draw(
         compare: Another run on the same backbone to show beside; may be repeated.
         out: Folder for the figures; RUN/inspection if left out.
         device: Where the models run: auto, cpu, cuda, cuda:1, xpu or mps; auto takes a GPU if there is one.
+        no_open: Only print where the page is, as happens without a display.
     """
     from svp.inspection.runs import inspect_run
 
@@ -46,4 +51,12 @@ def draw(
             device=device,
             progress=progress,
         )
-    print(f"figures written to {index}")
+    print(f"page written to {index}")
+    if not no_open and has_browser():
+        webbrowser.open(index.resolve().as_uri())
+
+
+def has_browser() -> bool:
+    """Whether a person at this terminal would see a window that opens."""
+    screen = sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return screen and sys.stdout.isatty()

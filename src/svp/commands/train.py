@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from svp.commands import UsageError
-from svp.commands.parsing import Parser, add_parameters
-from svp.errors import InputError, Interrupted
+from svp.commands.parsing import Parser, add_parameters, is_first_process
+from svp.errors import InputError, Interrupted, SvpError
 
 _GROUPS = {
     "data": (
@@ -49,12 +49,27 @@ def run(argv: list[str]) -> int:
         _check_method(values["method"])
     config = make_config(values, config_file)
     try:
-        train(config=config)
+        trained = train(config=config)
     except Interrupted as interrupt:
         where = shlex.quote(str(interrupt.directory))
         print(f"\nsvp train: interrupted; go on with svp train --out {where} --resume", file=sys.stderr)
         return 130
+    if is_first_process():
+        _write_page(trained.directory)
     return 0
+
+
+def _write_page(run: Path) -> None:
+    """The run's page; what goes wrong here takes nothing from the run, which is finished."""
+    from svp.inspection.report import write_report
+
+    try:
+        page = write_report(run)
+    except (SvpError, OSError) as error:
+        print(f"svp train: the page of the run cannot be written: {error}", file=sys.stderr)
+    else:
+        if page is not None:
+            print(f"page: {page}")
 
 
 def make_parser(methods: Sequence[str]) -> Parser:

@@ -32,19 +32,16 @@ from svp.inspection.maps import image_maps, patch_extent, pixels, prompt_maps
 from svp.inspection.page import Page
 from svp.inspection.predictions import record_predictions
 from svp.inspection.recording import Gates, gates, with_scans
+from svp.inspection.report import add_making, add_outcome, facts, title
 from svp.inspection.sections import (
     add_activation,
-    add_confusion,
     add_features,
-    add_mistakes,
-    add_reliability,
-    add_risk_coverage,
     add_scales,
 )
 from svp.models import VisionMamba
 from svp.plotting import BASE as BASE_LOOK
 from svp.plotting import Look, looks, style
-from svp.runs import TrainedModel, open_run
+from svp.runs import RunDirectory, TrainedModel, open_run
 from svp.runs.devices import choose_device
 from svp.runs.evaluate import check_at_least, labels_of_unreadable
 from svp.runs.own_images import describe_seen, images_to_score
@@ -54,7 +51,6 @@ Progress = Callable[[int, int], None]
 
 BASE = "base"
 """The name of the plain backbone."""
-_MISTAKES = 24
 
 
 @dataclass(frozen=True)
@@ -260,32 +256,31 @@ def inspect_run(
             if progress is not None:
                 progress(done, total)
 
-    predicted = record_predictions(compared.models[compared.subject], batches(split), lost)
+    answers = record_predictions(compared.models[compared.subject], batches(split)).answers(
+        compared.class_names, split.paths, lost
+    )
     features = {name: record_predictions(model, batches(sample)).features for name, model in compared.models.items()}
     activations = {
         name: record_activation(model, (batch for batch, _ in batches(sample))) for name, model in compared.models.items()
     }
-    facts = [*compared.facts(), f"images: {split.origin}, {len(split)}; gates and features are of {len(sample)}"]
+    run_directory = RunDirectory(compared.trained.directory)
+    told = [f"images: {split.origin}, {len(split)}; gates and features are of {len(sample)}"]
+    if compare:
+        told = [*compared.facts(), *told]
     seen = describe_seen(len(chosen.split), chosen.trained_on, chosen.chosen_on)
     if seen:
-        facts.append(f"warning: {seen}")
+        told.append(f"warning: {seen}")
     if unreadable:
         named = ", ".join(str(image.path) for image in unreadable)
-        facts.append(f"{len(unreadable)} more cannot be read and count as wrong in top-1: {named}")
-    if compared.trained.how_chosen:
-        facts.append(f"epoch chosen: {compared.trained.how_chosen}")
-    page = Page(target, f"Inside {compared.subject}", facts)
+        told.append(f"{len(unreadable)} more cannot be read and count as wrong in top-1: {named}")
+    info, result = compared.trained.info, compared.trained.result
+    page = Page(target, title(info, result), [*facts(run_directory, result), *told])
     with style():
+        add_outcome(page, answers, inputs, run_directory, own=data is None, reject_below=info.reject_below)
+        add_making(page, run_directory, info)
         add_activation(page, activations, compared.looks)
         add_scales(page, activations)
         add_features(page, features, np.asarray(sample.labels), compared.class_names)
-        add_confusion(page, predicted, compared.class_names)
-        worst = predicted.worst(_MISTAKES)
-        shown = [pixels(load_prepared(split.paths[i], transform, reader), inputs) for i in worst]
-        add_mistakes(page, predicted, worst, shown, compared.class_names)
-        add_reliability(page, predicted)
-        add_risk_coverage(page, predicted, compared.trained.info.reject_below)
-    page.add_numbers({"mistakes": [str(split.paths[i]) for i in worst]})
     return page.write()
 
 

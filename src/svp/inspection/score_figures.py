@@ -71,7 +71,7 @@ def plot_confusion(confusion: Integers, class_names: Sequence[str]) -> Figure:
     beside = 0.065 * max(map(len, names)) if named else 0.3  # what the names take
     cells = min(0.3 * classes, PAGE - 1.6 - beside) if named else PAGE - 2.2
     cells = max(cells, COLUMN - 1.6 - beside, 1.2)
-    figure = new_figure(cells + beside + 1.4, cells + beside + 0.5)
+    figure = new_figure(cells + beside + (1.4 if named else 1.8), cells + beside + 0.5)
     axis = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
@@ -88,21 +88,6 @@ def plot_confusion(confusion: Integers, class_names: Sequence[str]) -> Figure:
     axis.spines[:].set_visible(not named)
     bar = figure.colorbar(drawn, ax=axis, fraction=0.045, pad=0.02, label="share of the true class", format=percent())
     bar.outline.set_visible(False)
-    return figure
-
-
-def plot_images(images: Sequence[Array], captions: Sequence[str], columns: int = 6) -> Figure:
-    """Images in a grid, each with its caption of two lines: (height, width, 3), 0 to 1."""
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    cell = PAGE / 6
-    figure = new_figure(cell * columns, (cell + 0.3) * rows)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, image, caption in zip(axes.flat, images, captions, strict=False):
-        axis.imshow(image)
-        axis.set_title(caption, fontsize="small")
     return figure
 
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from svp.inspection.activation import ACTIVATIONS, Activation, quarters, relative_change
 from svp.inspection.gate_figures import plot_activation, plot_scales
 from svp.inspection.page import Page
-from svp.inspection.predictions import Predictions
-from svp.inspection.score_figures import plot_confusion, plot_features, plot_images, plot_reliability, plot_risk_coverage
-from svp.plotting import Look, shorten
+from svp.inspection.score_figures import plot_confusion, plot_features, plot_reliability, plot_risk_coverage
+from svp.plotting import Look
+from svp.runs.answers import Answers
 from svp.runs.rejection import acceptance, risk_coverage
 
 Array = npt.NDArray[np.float64]
@@ -24,7 +24,6 @@ Integers = npt.NDArray[np.int64]
 _PAIRS = 10
 _MATRIX = 100
 """Classes up to which all of the confusion matrix is written down, not only what is in it."""
-_CAPTION_CHARACTERS = 17
 
 
 def add_activation(page: Page, models: Mapping[str, Activation], looks: Mapping[str, Look]) -> None:
@@ -32,7 +31,7 @@ def add_activation(page: Page, models: Mapping[str, Activation], looks: Mapping[
     for direction, title in (("both", "mean of both scans"), ("forward", "forward scan"), ("backward", "backward scan")):
         page.add_figure(
             f"activation-{direction}",
-            f"Gates along the sequence, {title}",
+            f"Gates, {title}",
             "Update and forget gate at every image token, means over channels, states, layers and images; bands are 95 % "
             "intervals of the mean over images. Middle, the change relative to the base model; right, the same in the four "
             "quarters of the sequence and in all of it, with 95 % intervals.",
@@ -104,25 +103,22 @@ def add_features(page: Page, features: Mapping[str, Array], labels: Integers, cl
     page.add_numbers({"silhouette": silhouettes})
 
 
-def add_confusion(page: Page, predicted: Predictions, class_names: Sequence[str]) -> None:
+def add_confusion(page: Page, answers: Answers) -> None:
     """Which classes are mixed up?"""
-    confusion = predicted.confusion()
+    confusion, class_names = answers.confusion(), answers.class_names
     page.add_figure(
         "confusion",
-        f"Confusion, top-1 {predicted.top1:.1%} of {predicted.total}",
+        "Confusion",
         "Images by their true class (row) and the class that the model says (column).",
         plot_confusion(confusion, class_names),
     )
-    mixed = confusion - np.diag(np.diag(confusion))
-    pairs = [divmod(int(pair), len(confusion)) for pair in np.argsort(-mixed, axis=None, kind="stable")[:_PAIRS]]
     rows = [
-        [f"{class_names[true]} taken for {class_names[said]}", str(mixed[true, said]), str(confusion[true].sum())]
-        for true, said in pairs
-        if mixed[true, said]
+        [f"{class_names[true]} taken for {class_names[said]}", str(images), str(confusion[true].sum())]
+        for true, said, images in answers.confused(_PAIRS)
     ]
     if rows:
-        page.add_table(["", "images", "of"], rows, "Classes that are mixed up most often")
-    numbers = {"top1": predicted.top1, "images": predicted.total, "classes": list(class_names)}
+        page.add_table(["", "images", "of"], rows, "Mixed up most often")
+    numbers = {"top1": answers.top1, "images": answers.total, "classes": list(class_names)}
     if len(class_names) <= _MATRIX:
         page.add_numbers(numbers | {"confusion": confusion.tolist()})
     else:  # a matrix of a thousand classes is 9 MB of zeros
@@ -130,33 +126,9 @@ def add_confusion(page: Page, predicted: Predictions, class_names: Sequence[str]
         page.add_numbers(numbers | {"confusion_true_said_images": said})
 
 
-def add_mistakes(
-    page: Page, predicted: Predictions, worst: Integers, images: Sequence[Array], class_names: Sequence[str]
-) -> None:
-    """Which images is the model surest of, and wrong? `images` are those of `worst`."""
-    if not len(worst):
-        page.add_text("No image is taken for another class.")
-        return
-    true, said, confidence = predicted.labels[worst], predicted.guesses[worst], predicted.confidence[worst]
-    names = [shorten(name, _CAPTION_CHARACTERS) for name in class_names]
-    captions = [_caption(names[t], names[s], c) for t, s, c in zip(true, said, confidence, strict=True)]
-    page.add_figure(
-        "mistakes",
-        "Surest mistakes",
-        "The wrong answers that the model was surest of: true class → what the model says, and how sure it is.",
-        plot_images(images, captions),
-    )
-
-
-def _caption(true: str, said: str, confidence: float) -> str:
-    """In one line if it is short."""
-    line = f"{true} → {said} {confidence:.0%}"
-    return line if len(line) <= _CAPTION_CHARACTERS + 5 else line.replace(" → ", " →\n")
-
-
-def add_reliability(page: Page, predicted: Predictions) -> None:
+def add_reliability(page: Page, answers: Answers) -> None:
     """Is the model as sure as it is right?"""
-    reliability = predicted.reliability()
+    reliability = answers.reliability()
     page.add_figure(
         "reliability",
         "Reliability",
@@ -168,10 +140,10 @@ def add_reliability(page: Page, predicted: Predictions) -> None:
     page.add_numbers({"expected_calibration_error": reliability.expected_calibration_error, "reliability": numbers})
 
 
-def add_risk_coverage(page: Page, predicted: Predictions, threshold: float = 0.0) -> None:
+def add_risk_coverage(page: Page, answers: Answers, threshold: float = 0.0) -> None:
     """What would leaving the less sure images unanswered gain? `threshold` is the adapter's; 0 if it has none."""
-    curve = risk_coverage(predicted.confidence, predicted.right)
-    accepted = acceptance(predicted.confidence, predicted.right, threshold) if threshold else None
+    curve = risk_coverage(answers.confidence, answers.right)
+    accepted = acceptance(answers.confidence, answers.right, threshold) if threshold else None
     told = f" The adapter answers from a confidence of {threshold:.1%}." if threshold else ""
     page.add_figure(
         "risk-coverage",

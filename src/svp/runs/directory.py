@@ -24,7 +24,7 @@ class RunDirectory:
 
     ``config.yaml`` everything resolved; ``splits.json`` which image is used for what; ``metrics.jsonl`` a line per epoch;
     ``adapter.safetensors`` and ``adapter.json`` the epoch that is kept; ``last/state.pt`` what a resumed run starts from;
-    ``result.json`` the outcome; ``curves.png``, ``curves.pdf``.
+    ``result.json`` the outcome; ``test_predictions.csv`` its answers on the test images; ``curves.png``, ``curves.pdf``.
     """
 
     path: Path
@@ -40,6 +40,10 @@ class RunDirectory:
     @property
     def result_file(self) -> Path:
         return self.path / "result.json"
+
+    @property
+    def answers_file(self) -> Path:
+        return self.path / "test_predictions.csv"
 
     def write_settings(self, values: Mapping[str, Any], title: str = "") -> None:
         """Write ``config.yaml``, under a comment of one line if `title` is given."""

@@ -220,6 +220,7 @@ class Result(_Record):
             in files of version 0.1.0.
         temperature: What logits are divided by since ``calibrate`` fitted it; None if it did not.
         rejection: The threshold for "none of these" and what it does to the test images; None without ``reject``.
+        advice: What the run told at its end, a sentence each; empty in files of version 0.1.0.
     """
 
     top1: float
@@ -258,6 +259,7 @@ class Result(_Record):
     metrics: dict[str, float | None] = field(default_factory=dict)
     temperature: float | None = None
     rejection: Rejection | None = None
+    advice: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -276,6 +278,7 @@ class Result(_Record):
             converted["rejection"] = Rejection.from_dict(values["rejection"])
         if "per_class" in values:
             converted["per_class"] = {name: ClassScore.from_dict(score) for name, score in values["per_class"].items()}
+        converted["advice"] = tuple(values.get("advice", ()))
         return super().from_dict(converted)
 
 

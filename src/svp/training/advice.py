@@ -22,16 +22,8 @@ def advice(result: Result, scores: Scores, data: ImageData, rows: Sequence[Epoch
         data: The images used.
         rows: A row for every epoch.
     """
-    low, high = wilson(result.top1, result.n_test)
-    yield (
-        f"It is right on {result.top1:.0%} of {result.n_test} test images; on others of the same kind, "
-        f"expect {low:.0%} to {high:.0%}."
-    )
-    names, images = data.class_names, class_sizes(data.test, len(data.class_names))
-    pairs = [(truth, guess, count) for truth, guess, count in scores.confusions()[:_PAIRS] if count > 1]
-    if pairs:
-        told = [f"{names[truth]} for {names[guess]} ({count} of {images[truth]})" for truth, guess, count in pairs]
-        yield f"It most often takes {', '.join(told)}."
+    yield how_good(result.top1, result.n_test)
+    yield from what_is_confused(scores.confusions(), data.class_names, class_sizes(data.test, len(data.class_names)))
     if result.rejection is not None:
         kept = result.rejection
         short = "" if kept.promised >= kept.target else f", as no threshold promises the {kept.target:.0%} asked for"
@@ -40,6 +32,31 @@ def advice(result: Result, scores: Scores, data: ImageData, rows: Sequence[Epoch
             f"that {kept.promised:.0%} or more are right{short}."
         )
     yield from _help(result, scores, data, rows)
+
+
+def how_good(top1: float, images: int) -> str:
+    """A sentence on top-1 and its 95 % interval."""
+    low, high = wilson(top1, images)
+    return f"It is right on {top1:.0%} of {images} test images; on others of the same kind, expect {low:.0%} to {high:.0%}."
+
+
+def what_is_confused(
+    pairs: Sequence[tuple[int, int, int]], class_names: Sequence[str], images: Sequence[int]
+) -> Iterator[str]:
+    """A sentence, or none.
+
+    Args:
+        pairs: True class, the class that it was taken for and the number of images, most first.
+        class_names: Names of the classes.
+        images: Images of every class.
+    """
+    told = [
+        f"{class_names[truth]} for {class_names[guess]} ({count} of {images[truth]})"
+        for truth, guess, count in pairs[:_PAIRS]
+        if count > 1
+    ]
+    if told:
+        yield f"It most often takes {', '.join(told)}."
 
 
 def _help(result: Result, scores: Scores, data: ImageData, rows: Sequence[EpochRow]) -> Iterator[str]:

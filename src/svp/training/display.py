@@ -107,6 +107,7 @@ def plot_curves(rows: Sequence[EpochRow], best_epoch: int, path: Path, title: st
             accuracy.yaxis.set_major_formatter(percent())
         loss.set(ylabel="loss")
         for axis in (loss, *others):
+            axis.axvline(best_epoch + 1, color=BASE.color, linestyle="--", linewidth=0.7, zorder=0)
             style_epochs(axis)
         save(figure, path)
 

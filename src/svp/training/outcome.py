@@ -6,11 +6,12 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
+from svp.runs.answers import Answers, write_answers
 from svp.runs.evaluate import labels_of_unreadable
 from svp.runs.rejection import Threshold
 from svp.runs.result import DataUsed, EpochRow, Rejection, Result, describe_unreadable
@@ -91,12 +92,14 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
         command=shlex.join(sys.argv),
         versions=environment(),
     )
+    result = replace(result, advice=tuple(advice(result, scores, data, rows)))
     if accelerator.is_main_process:
+        _keep_answers(prepared, scores)
         plot_curves(rows, best, path / "curves", result.how_chosen, result.method)
         prepared.directory.write_result(result)
     accelerator.wait_for_everyone()
     _show(result, scores, path, prepared.display)
-    for sentence in advice(result, scores, data, rows):
+    for sentence in result.advice:
         prepared.display.say(sentence)
     prepared.display.say(f"next: svp predict {shlex.quote(str(path))} IMAGE_OR_FOLDER")
     return result
@@ -106,6 +109,16 @@ def _rejection(target: float | None, threshold: Threshold | None, scores: Scores
     if target is None or threshold is None:
         return None
     return Rejection(target, threshold.promised, **asdict(scores.accepted(threshold.confidence)))
+
+
+def _keep_answers(prepared: Prepared, scores: Scores) -> None:
+    """Write ``test_predictions.csv``."""
+    read, late, test = prepared.test_loader.dataset.split, set(scores.late), prepared.data.test  # type: ignore[attr-defined]
+    paths = tuple(path for index, path in enumerate(read.paths) if index not in late)
+    names, seen = prepared.data.class_names, set(paths)
+    answers = Answers(scores.labels, scores.guesses[:, 0], scores.probabilities.max(axis=1), names, paths)
+    lost = [image for image in zip(test.paths, test.labels, strict=True) if image[0] not in seen]
+    write_answers(prepared.directory.answers_file, answers, lost)
 
 
 def _show(result: Result, scores: Scores, path: Path, display: Display) -> None:

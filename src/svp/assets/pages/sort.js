@@ -1,5 +1,5 @@
 // a click on a column's head sorts by it: by the first number of a cell, where there is one
-for (const table of document.querySelectorAll("table")) {
+for (const table of document.querySelectorAll("table:has(thead button)")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
     const first = column === 0 ? "ascending" : "descending";

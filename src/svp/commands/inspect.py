@@ -6,6 +6,7 @@ import os
 import sys
 import webbrowser
 from collections.abc import Sequence
+from pathlib import Path
 
 from svp.commands.parsing import progress_bar, run_function
 from svp.settings import Device
@@ -52,11 +53,11 @@ def draw(
             progress=progress,
         )
     print(f"page written to {index}")
-    if not no_open and has_browser():
-        webbrowser.open(index.resolve().as_uri())
+    show(index, opens=not no_open)
 
 
-def has_browser() -> bool:
-    """Whether a person at this terminal would see a window that opens."""
-    screen = sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    return screen and sys.stdout.isatty()
+def show(page: Path, opens: bool) -> None:
+    """Open a page in the browser, where a person at this terminal would see it."""
+    display = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if opens and display and sys.stdout.isatty():
+        webbrowser.open(page.resolve().as_uri())

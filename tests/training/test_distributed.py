@@ -21,7 +21,7 @@ ACCELERATE = ["accelerate.commands.launch", "--cpu", "--num_processes", "1"]
 
 def command(photos: Path, out: Path) -> list[str]:
     words = ["train", "--data", photos, "--model", "vim_nano", "--weights", "random", "--img-size", 16, "--epochs", 2]
-    words += ["--batch-size", 6, "--device", "cpu", "--out", out]
+    words += ["--batch-size", 6, "--device", "cpu", "--out", out, "--tracker", "csv"]
     return [str(word) for word in words]
 
 
@@ -58,6 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_alike(whole: Path, run: Path, processes: int) -> None:
     assert result(run)["processes"] == processes
     assert metrics(run) == pytest.approx(metrics(whole), rel=1e-4)
+    assert len((run / "metrics.csv").read_text().splitlines()) == 3  # written by one process
     assert (result(run)["top1"], result(run)["n_test"]) == (result(whole)["top1"], result(whole)["n_test"])
 
 

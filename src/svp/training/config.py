@@ -22,6 +22,7 @@ from svp.settings import Device, Precision, check_fields
 from svp.training.balance import Balance
 from svp.training.protocol import Protocol
 from svp.training.recipes import ConfigError, merge, normalized, read_recipe, read_settings, recipe_for
+from svp.training.trackers import names_of_trackers
 from svp.tuners import Method, get_methods, methods_to_dict, parse_methods
 
 Schedule = Literal["cosine", "released"]
@@ -106,6 +107,7 @@ class TrainConfig:
         cache: Where decoded training and validation images are kept, shrunk: in memory, or on disk below
             $SVP_HOME/cache/images. Evaluation stays the same to the bit; augmented images may be coarser.
         max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
+        tracker: Where the numbers of every epoch are sent besides: csv, tensorboard, wandb, mlflow, or several joined by "+".
         out: Run directory; runs/DATA-MODEL-METHOD-SEED if left out.
         resume: Go on with the run in `out` after its last finished epoch.
         recipe: Named recipe or YAML file, whose values apply where nothing else is given. For the recipe "paper", the variant
@@ -160,6 +162,7 @@ class TrainConfig:
     num_workers: int | None = None
     cache: CacheMode = "none"
     max_pixels: int | None = None
+    tracker: str | None = None
     out: str | None = None
     resume: bool = False
     recipe: str | None = None
@@ -169,6 +172,7 @@ class TrainConfig:
         if not self.data:
             raise ConfigError("data is missing: a folder with one folder of images per class, or a data set's name")
         full_name(self.model)
+        names_of_trackers(self.tracker)
         check_device(self.device)
         methods = () if self.method == AUTO else get_methods(self.method)
         lowest = {
@@ -341,7 +345,7 @@ def _parser(settings: type, *skipped: str) -> ArgumentParser:
     return parser
 
 
-WITHOUT_EFFECT = frozenset({"resume", "check", "out", "num_workers", "device", "recipe"})
+WITHOUT_EFFECT = frozenset({"resume", "check", "out", "num_workers", "device", "recipe", "tracker"})
 """Settings that cannot change what is trained."""
 
 

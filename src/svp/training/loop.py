@@ -41,6 +41,8 @@ from svp.training.setup import (
     write_settings,
 )
 from svp.training.steps import train_epoch
+from svp.training.trackers import check_trackers
+from svp.training.tracking import tracked
 from svp.tuners import save_adapter
 from svp.tuners.adapter_files import save_trained
 
@@ -100,6 +102,7 @@ def train(
 
 def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow], None] | None) -> Run:
     started = time.time()
+    check_trackers(config.tracker)
     accelerator = make_accelerator(config.device, config.precision)
     reset_peak_memory(accelerator.device)
     display = Display(progress and accelerator.is_main_process)
@@ -128,8 +131,11 @@ def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow]
             config, started = chosen, started + sum(row.seconds for row in directory.read_metrics())  # counted again below
         prepared = prepare(config, data, directory, accelerator, display)
         claim_directory(prepared)
-        rows, best, started = _train_epochs(prepared, features, started, after_epoch)
-        return Run(directory.path, finish(prepared, rows, best, started))
+        with tracked(prepared) as tracking:
+            rows, best, started = _train_epochs(prepared, features, started, tracking.before(after_epoch))
+            result = finish(prepared, rows, best, started)
+            tracking.result(result)
+        return Run(directory.path, result)
     except KeyboardInterrupt as interrupt:
         raise Interrupted(directory.path) from interrupt
 

@@ -13,13 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from svp.plotting import BASE, PAGE, looks, new_figure, open_axis, percent, save, style
 from svp.runs.result import EpochRow
 from svp.terminal import make_console, make_table
+from svp.training.notebook import NotebookProgress, make_cell_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 class Display:
-    """Prints to the terminal, or plain lines to a log; silent if told so and in all processes but the first.
+    """Prints to the terminal, to a notebook, or plain lines to a log; silent if told so and in all processes but the first.
 
     Args:
         enabled: Print at all.
@@ -27,6 +28,7 @@ class Display:
 
     def __init__(self, enabled: bool = True) -> None:
         self.console = make_console(quiet=not enabled)
+        self._show_in_cell = make_cell_output() if enabled and self.console.is_jupyter else None
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -35,16 +37,17 @@ class Display:
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
         """A bar with the time left; nothing in a log, where the epochs' lines tell as much."""
-        bar = Progress(
+        columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[note]}", markup=False),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
         )
+        if self._show_in_cell:
+            bar: Progress = NotebookProgress(*columns, show=self._show_in_cell)
+        else:
+            bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         with bar:
             yield bar, bar.add_task(title, total=total, note="")
 

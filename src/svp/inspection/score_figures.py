@@ -25,7 +25,7 @@ _COLOURED = 20
 _PANELS, _LEGEND, _LEGEND_CHARACTERS = 4, 1.3, 17
 """Panels in a row; inches and characters of the legend."""
 _FEW = 10
-"""Images of a bin below which its bar is pale."""
+"""Images of a bin below which its bar is pale, and below which no interval is drawn."""
 
 
 def plot_features(embedded: Mapping[str, Array], labels: Integers, class_names: Sequence[str]) -> Figure:
@@ -135,7 +135,8 @@ def plot_risk_coverage(curve: RiskCoverage, accepted: float | None = None) -> Fi
     axis = figure.subplots()
     counts = np.arange(1, len(curve.risk) + 1)
     low, high = wilson(curve.risk, counts)
-    axis.fill_between(curve.coverage, low, high, color=COLORS[0], alpha=0.2, linewidth=0)
+    enough = counts >= _FEW
+    axis.fill_between(curve.coverage[enough], low[enough], high[enough], color=COLORS[0], alpha=0.2, linewidth=0)
     axis.plot(curve.coverage, curve.risk, color=COLORS[0], label="surest first")
     right = len(counts) * (1 - curve.risk[-1])
     best = np.maximum(counts - right, 0) / counts

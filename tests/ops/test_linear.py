@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from svp.ops import linear, use_backend
+from tests.ops.test_numba_scan import in_new_process
 
 SHAPES = {"in_proj": ((3, 65), 128, 512), "x_proj": ((7, 37), 256, 40), "odd": ((1001,), 131, 33)}
 
@@ -82,3 +85,59 @@ def test_frozen_weight_keeps_no_input() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)), lambda t: t):
         linear(x, weight)
     assert kept in ([(64, 128)], [(128, 64)])  # PyTorch's own keeps the transpose
+
+
+@pytest.fixture
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "has_bf16_products", lambda: False)
+    monkeypatch.setattr(ops, "_TILE", 50)  # several of them, and one that is not full
+
+
+@pytest.mark.usefixtures("without_bf16")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_upcast_products_are_rounded_once(shape: tuple[tuple[int, ...], int, int], bias: bool) -> None:
+    for ours, exact in zip(run(torch.bfloat16, linear, *shape, bias), run_of_bf16(*shape, bias), strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours - exact).norm() < 2**-8 * exact.norm()
+    a, b = torch.randn(70, 333).bfloat16(), torch.randn(333, 64).bfloat16()  # longer than a tile on either side
+    assert (ops.product(a, b) - a.double() @ b.double()).norm() < 2**-8 * (a.double() @ b.double()).norm()
+
+
+def run_of_bf16(rows: tuple[int, ...], inputs: int, outputs: int, bias: bool) -> Any:
+    """The exact outcome of the same values, which are rounded to bfloat16."""
+
+    def exactly(*tensors: torch.Tensor) -> torch.Tensor:
+        return F.linear(*(t.double() for t in tensors))
+
+    return run(torch.bfloat16, exactly, rows, inputs, outputs, bias)
+
+
+@pytest.mark.usefixtures("without_bf16")
+def test_upcast_products_under_autocast_keep_dtypes_and_gradients() -> None:
+    x, weight = torch.randn(2000, 64, requires_grad=True), torch.randn(96, 64, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = linear(x, weight)
+    assert y.dtype == torch.bfloat16
+    assert (y - x.double() @ weight.double().T).norm() < 2**-8 * y.double().norm()
+    of_x, of_weight = torch.autograd.grad(y.float().sum(), (x, weight))
+    assert of_x.dtype == of_weight.dtype == torch.float32
+    torch.testing.assert_close(of_x, weight.sum(0).expand_as(x), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(of_weight, x.sum(0).expand_as(weight), rtol=1e-5, atol=1e-2)
+
+
+COUNT = """
+import importlib, torch
+from svp.ops import linear
+x, weight = torch.randn(2000, 64).bfloat16(), torch.randn(96, 64).bfloat16().requires_grad_()
+print(linear(x, weight).grad_fn.name(), importlib.import_module("svp.ops.linear").has_bf16_products())
+"""
+
+
+def test_what_onednn_is_told_decides(library: str) -> None:
+    if library == "as here":
+        printed = in_new_process(COUNT, ONEDNN_MAX_CPU_ISA="AVX512_CORE").split()
+        assert printed == ["_UpcastLinearBackward", "False"]
+    elif Path("/proc/cpuinfo").is_file() and "ONEDNN_MAX_CPU_ISA" not in os.environ:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        assert ops.has_bf16_products() == any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))

@@ -13,6 +13,8 @@ Device = str
 """Where a model runs: "auto", or a device as PyTorch names it, such as "cpu", "cuda", "cuda:1", "xpu" or "mps"."""
 Precision = Literal["auto", "fp32", "bf16"]
 """Number format of the arithmetic; "auto" is bf16 on a GPU that has it and fp32 elsewhere."""
+Tta = Literal["none", "flip", "crops", "flip+crops"]
+"""Views of an image whose mean probabilities count: flipped, corners, or both; "none" is the image alone."""
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Mapping: "settings", NoneType: "null"}
 

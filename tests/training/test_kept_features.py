@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import svp
+from svp.cli import main
+from svp.data import AugmentConfig
 from svp.models import VisionMamba
+from svp.runs import RunDirectory
 from svp.training import TrainConfig, make_config
 from svp.training.kept_features import FeatureStore, what_varies
 
@@ -67,9 +71,17 @@ def test_the_weights_are_those_of_the_ordinary_path(
     assert kept.result.loss == pytest.approx(plain.result.loss, rel=1e-5)
 
 
-def test_the_backbone_sees_every_image_once(photos: Path, settings: dict[str, Any], passes: list[int]) -> None:
-    data = svp.train(photos, **settings | PLAIN).result.data
+def test_the_backbone_sees_every_image_once(photos: Path, tmp_path: Path, passes: list[int]) -> None:
+    """By the command, whose flag a single kind of augmentation may follow."""
+    words = f"train --data {photos} --model vim_nano --weights random --img-size 16 --method linear --epochs 3 --device cpu"
+    plain, flipped = tmp_path / "plain", tmp_path / "flipped"
+    assert main([*words.split(), "--no-augment", "--out", str(plain)]) == 0
+    data = RunDirectory(plain).read_result().data
     assert sum(passes) == data.train + data.val + data.test
+    assert main([*words.split(), "--no-augment", "--augment.hflip", "0.5", "--epochs", "1", "--out", str(flipped)]) == 0
+    ours, theirs = (RunDirectory(place).read_settings()["augment"] for place in (plain, flipped))
+    assert ours == asdict(AugmentConfig.none())
+    assert theirs == ours | {"hflip": 0.5}
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(photos: Path, settings: dict[str, Any]) -> None:
@@ -104,7 +116,7 @@ def test_images_that_cannot_be_read_are_stood_in_for(photos: Path, settings: dic
     ("more", "said"),
     [
         (dict(), "features of 30 training images are computed once"),
-        (dict(augment={}), "because of augmentation; --augment none computes its features once"),
+        (dict(augment={}), "because of augmentation; --no-augment computes its features once"),
         (dict(mixup=0.2, drop_path=0.1), "because of mixup and stochastic depth"),
         (dict(method="svp"), ""),
     ],

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from svp.commands.parsing import is_first_process, run_function, to_json
-from svp.settings import Device, Precision
+from svp.settings import Device, Precision, Tta
 
 if TYPE_CHECKING:
     from svp.runs import Evaluation
@@ -31,6 +31,7 @@ def score(
     device: Device = "auto",
     precision: Precision = "auto",
     max_pixels: int | None = None,
+    tta: Tta = "none",
     json: bool = False,
 ) -> None:
     """Score a trained adapter.
@@ -42,11 +43,13 @@ def score(
         device: Where the model runs: auto, cpu, cuda, cuda:1, xpu or mps; auto takes a GPU if there is one.
         precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
         max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
+        tta: Views of an image whose mean probabilities count, beside the image itself: flipped left to right, its corners, or
+            both.
         json: Print JSON instead of a table.
     """
     from svp.runs import evaluate
 
-    scores = evaluate(run, data, batch_size=batch_size, device=device, precision=precision, max_pixels=max_pixels)
+    scores = evaluate(run, data, batch_size=batch_size, device=device, precision=precision, max_pixels=max_pixels, tta=tta)
     if not is_first_process():
         return
     if json:
@@ -59,12 +62,15 @@ def _print_scores(scores: Evaluation) -> None:
     from svp.runs.certainty import wilson
     from svp.runs.own_images import describe_seen
     from svp.runs.result import METRICS
+    from svp.runs.views import describe
     from svp.terminal import make_console, make_table
 
     console = make_console()
     console.print(f"{scores.run} on {scores.data}", style="bold")
     if scores.how_chosen:
         console.print(f"epoch chosen: {scores.how_chosen}")
+    if scores.tta != "none":
+        console.print(describe(scores.tta))
     numbers = ("images", "accuracy", "precision", "F1")
     table = make_table("class", *numbers, right=numbers)
     rows = list(scores.per_class.items())

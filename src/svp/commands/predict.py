@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from svp.commands import UsageError
 from svp.commands.parsing import file_to_write, progress_bar, run_function
-from svp.settings import Device, Precision
+from svp.settings import Device, Precision, Tta
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +45,7 @@ def classify(
     device: Device = "auto",
     precision: Precision = "auto",
     max_pixels: int | None = None,
+    tta: Tta = "none",
     ray: str | None = None,
 ) -> int:
     """Classify images with a trained adapter.
@@ -64,6 +65,8 @@ def classify(
         device: Where the model runs: auto, cpu, cuda, cuda:1, xpu or mps; auto takes a GPU if there is one.
         precision: Number format; auto is bf16 on a GPU that has it and fp32 elsewhere.
         max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
+        tta: Views of an image whose mean probabilities count, beside the image itself: flipped left to right, its corners, or
+            both.
         ray: Address of a Ray cluster that does the work (auto: the one on this machine; local: one of the command's own);
             --out is then a folder of Parquet files.
     """
@@ -82,7 +85,7 @@ def classify(
     if processes > 1 and target is None:
         raise UsageError(f"each of {processes} processes writes a part: name the output by --out")
     if ray and target:
-        return _classify_on_ray(run, paths, target, ray, resume, topk, batch_size, precision, max_pixels)
+        return _classify_on_ray(run, paths, target, ray, resume, topk, batch_size, precision, max_pixels, tta)
 
     from svp.data import ImageList
     from svp.runs.devices import Meeting
@@ -90,11 +93,12 @@ def classify(
     from svp.runs.predict import check_settings, classify_batches, open_classifier
     from svp.runs.prediction_files import Done, Share, TextWriter, open_file, read_done
 
-    check_settings(topk, batch_size)
+    check_settings(topk, batch_size, bool(features), tta)
     images, share = ImageList(paths), Share(rank, processes)
     if rank == 0:
         _tell_left_out(images)
-    classifier = open_classifier(run, device, precision, max_pixels)
+        _tell_views(tta)
+    classifier = open_classifier(run, device, precision, max_pixels, tta)
     meeting = Meeting()
     topk = min(topk, len(classifier.class_names))
     rejects = classifier.reject_below > 0
@@ -141,6 +145,7 @@ def _classify_on_ray(
     batch_size: int,
     precision: str,
     max_pixels: int | None,
+    tta: Tta,
 ) -> int:
     from svp.data import ImageList
     from svp.hub import local_folder
@@ -150,9 +155,10 @@ def _classify_on_ray(
     from svp.runs.prediction_files import Done, Share, open_file, read_done
     from svp.runs.trained import class_names
 
-    check_settings(topk, batch_size)
+    check_settings(topk, batch_size, tta=tta)
     images = ImageList([Path(path).absolute() for path in paths])
     _tell_left_out(images)
+    _tell_views(tta)
     info = RunDirectory(local_folder(run)).read_adapter()
     topk, rejects = min(topk, len(class_names(info))), info.reject_below > 0
     done = read_done(target, "parquet", topk, rejects) if resume else Done()
@@ -161,7 +167,7 @@ def _classify_on_ray(
     todo = (image for image in images if image not in done)
     try:
         with progress_bar("predicting") as progress:
-            settings: Any = dict(topk=topk, batch_size=batch_size, precision=precision, max_pixels=max_pixels)
+            settings: Any = dict(topk=topk, batch_size=batch_size, precision=precision, max_pixels=max_pixels, tta=tta)
             for count, failures in predict_on_ray(run, todo, target, address, **settings):
                 tally.add(count, failures)
                 progress(tally.written, tally.total)
@@ -176,6 +182,13 @@ def _tell_left_out(images: ImageList) -> None:
 
     for line in describe_left_out(images.left_out, Path()):
         print(f"svp predict: {line}", file=sys.stderr)
+
+
+def _tell_views(tta: Tta) -> None:
+    from svp.runs.views import describe
+
+    if tta != "none":
+        print(f"svp predict: {describe(tta)}", file=sys.stderr)
 
 
 @dataclass

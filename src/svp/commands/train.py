@@ -16,7 +16,7 @@ from svp.errors import InputError, Interrupted, SvpError
 
 _GROUPS = {
     "data": (
-        *("data", "data_root", "protocol", "shots", "train_fraction", "val_fraction", "test_fraction"),
+        *("data", "data_root", "protocol", "shots", "train_fraction", "val_fraction", "test_fraction", "folds"),
         *("group", "group_regex", "archive_encoding", "check"),
     ),
     "model": ("model", "weights", "img_size", "channels", "drop_path", "grad_checkpointing"),
@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
     from svp.tuners import list_methods
 
     values = make_parser(list_methods()).parse_args(argv, defaults=False).as_dict()
-    if values.pop("augment_at_all", None) == "none":
+    if values.pop("no_augment", False):
         values["augment"] = asdict(AugmentConfig.none()) | values.get("augment", {})
     config_file = values.pop("config", None)
     if config_file is None and values.get("out") and values.get("resume"):
@@ -87,8 +87,8 @@ def make_parser(methods: Sequence[str]) -> Parser:
     rest = [field.name for field in fields(TrainConfig) if field.name not in elsewhere]
     for name, settings in _GROUPS.items():
         add_parameters(groups[name], TrainConfig, rest if name == "run" else settings)
-    text = "No variation of training images at all, but for what the options below say."
-    groups["augmentation"].add_argument("--augment", choices=["none"], dest="augment_at_all", help=text)
+    text = "Vary training images in no way but those that the options below name."
+    groups["augmentation"].add_argument("--no-augment", action="store_true", help=text)
     add_parameters(groups["augmentation"], AugmentConfig, prefix="augment.")
     names = [field.name for field in fields(InputOverrides) if field.name != "value_range"]
     add_parameters(groups["preparation of images"], InputOverrides, names, prefix="inputs.")

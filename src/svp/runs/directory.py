@@ -17,6 +17,9 @@ from svp.runs.result import EpochRow, Result, RunError
 from svp.runs.splits_file import OwnImages, read_splits, splits_text
 from svp.tuners import AdapterInfo, read_adapter_info
 
+HELD_OUT = "held_out.csv"
+"""What the run of a fold says of the images that it held out, in the form of ``out_of_fold.csv``; written last."""
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -24,7 +27,8 @@ class RunDirectory:
 
     ``config.yaml`` everything resolved; ``splits.json`` which image is used for what; ``metrics.jsonl`` a line per epoch;
     ``adapter.safetensors`` and ``adapter.json`` the epoch that is kept; ``last/state.pt`` what a resumed run starts from;
-    ``result.json`` the outcome; ``test_predictions.csv`` its answers on the test images; ``curves.png``, ``curves.pdf``.
+    ``result.json`` the outcome; ``test_predictions.csv`` its answers on the test images; ``curves.png``, ``curves.pdf``. A run
+    with folds also has ``folds/`` with a run of each, and ``out_of_fold.csv``, see `svp.runs.out_of_fold`.
     """
 
     path: Path
@@ -115,6 +119,8 @@ class RunDirectory:
         epochs = len(self.read_metrics())
         if not epochs:
             raise RunError(f"no epoch of {self.path} is finished: go on with `svp train --out {self.path} --resume`")
+        if (self.path / HELD_OUT).is_file():
+            return f"last of {epochs} epochs, trained on the other folds, nothing chosen"
         protocol = self.read_settings().get("protocol", "validation")
         if protocol not in _SO_FAR:
             raise RunError(f"{self.config_file} is damaged: protocol is {protocol!r}, expected {', '.join(_SO_FAR)}")

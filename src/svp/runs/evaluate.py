@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from svp.data import (
     DataError,
     ImageListDataset,
@@ -15,7 +17,6 @@ from svp.data import (
     Unreadable,
     choose_num_workers,
     drop_unreadable,
-    eval_transform,
     find_unreadable,
     make_loader,
 )
@@ -26,7 +27,8 @@ from svp.runs.rejection import Acceptance
 from svp.runs.result import ClassScore, UnreadableImage, describe_unreadable
 from svp.runs.scores import score
 from svp.runs.trained import open_run
-from svp.settings import check_value
+from svp.runs.views import AveragedViews, views_transform
+from svp.settings import Tta, check_value
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Evaluation:
         trained_on: Number of the images that the model was trained on.
         chosen_on: Number of the images that its epoch was chosen on.
         accepted: What the adapter's threshold for "none of these" does to the images; None if it has none.
+        tta: Views that an image was seen in, see `svp.runs.views`.
     """
 
     run: str
@@ -62,6 +65,7 @@ class Evaluation:
     trained_on: int = 0
     chosen_on: int = 0
     accepted: Acceptance | None = None
+    tta: Tta = "none"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``svp eval --json`` prints them."""
@@ -76,6 +80,7 @@ def evaluate(
     device: str = "auto",
     precision: str = "auto",
     max_pixels: int | None = None,
+    tta: Tta = "none",
 ) -> Evaluation:
     """Score a trained model: what ``svp eval`` does.
 
@@ -87,15 +92,17 @@ def evaluate(
         device: "auto", "cpu", "cuda:1" and the like, see `svp.runs.devices.choose_device`.
         precision: "auto", "fp32" or "bf16".
         max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
+        tta: Views that an image is seen in: "none", "flip", "crops" or "flip+crops", see `svp.runs.views`.
 
     Raises:
         WeightsError: The run's adapter cannot be loaded.
         RunError: The run's own test images are gone, or no epoch was finished.
         DataError: The classes of `data` are not those of the adapter, or it cannot be used.
-        InputError: An unknown device or precision, or a `batch_size` below 1.
+        InputError: An unknown device, precision or `tta`, or a `batch_size` below 1.
         UnavailableError: The device is not there.
     """
     check_at_least("batch_size", batch_size, 1)
+    check_value("tta", tta, Tta)
     with separate_accelerate_state():
         accelerator = make_accelerator(device, precision)
         trained = open_run(run, accelerator.device)
@@ -107,11 +114,14 @@ def evaluate(
             raise DataError(
                 f"none of the {len(split)} images can be read; the first: {unreadable[0].path}: {unreadable[0].reason}"
             )
-        dataset = ImageListDataset(readable, eval_transform(trained.inputs), reader=ImageReader.of(trained.inputs, max_pixels))
+        dataset = ImageListDataset(
+            readable, views_transform(trained.inputs, tta), reader=ImageReader.of(trained.inputs, max_pixels)
+        )
         workers = choose_num_workers(None, accelerator.device, (batch_size, trained.inputs.img_size, trained.inputs.channels))
         batch_size = max(batch_size // accelerator.num_processes, 1) * accelerator.num_processes
         loader = accelerator.prepare(make_loader(dataset, batch_size, train=False, num_workers=workers))
-        model = accelerator.prepare_model(trained.model, evaluation_mode=True)
+        model: nn.Module = accelerator.prepare_model(trained.model, evaluation_mode=True)
+        model = model if tta == "none" else AveragedViews(model, tta)
         lost = labels_of_unreadable(split, unreadable)
         scores = score(model, loader, accelerator, trained.info.num_classes, lost)
     return Evaluation(
@@ -128,6 +138,7 @@ def evaluate(
         trained_on=chosen.trained_on,
         chosen_on=chosen.chosen_on,
         accepted=scores.accepted(trained.info.reject_below) if trained.info.reject_below else None,
+        tta=tta,
     )
 
 

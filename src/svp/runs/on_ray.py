@@ -16,6 +16,7 @@ from svp.hub import local_folder
 from svp.process import prepare
 from svp.runs.predict import Prediction, classify, open_classifier
 from svp.runs.prediction_files import write_parquet
+from svp.settings import Tta
 
 _BLOCK = 512
 """Images of one task and one file; what a worker that dies has to do again."""
@@ -51,6 +52,7 @@ def predict_on_ray(
     batch_size: int,
     precision: str = "auto",
     max_pixels: int | None = None,
+    tta: Tta = "none",
 ) -> Iterator[tuple[int, list[Prediction]]]:
     """Classify images on a Ray cluster; every task writes a Parquet file of the folder.
 
@@ -66,6 +68,7 @@ def predict_on_ray(
         batch_size: Images at a time.
         precision: "auto", "fp32" or "bf16".
         max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
+        tta: Views that an image is seen in, see `svp.runs.views`.
 
     Yields:
         Number of images of a finished task, and those of them that cannot be read.
@@ -89,7 +92,7 @@ def predict_on_ray(
     resources = ray.cluster_resources()
     gpus = 1 if resources.get("GPU") else 0
     workers = int(resources["GPU" if gpus else "CPU"])
-    settings = dict(topk=topk, batch_size=batch_size, precision=precision, max_pixels=max_pixels)
+    settings = dict(topk=topk, batch_size=batch_size, precision=precision, max_pixels=max_pixels, tta=tta)
     counts = ray.data.from_arrow(blocks).map_batches(
         _Worker,
         fn_constructor_kwargs=settings | {"run": str(local_folder(run).absolute()), "folder": str(folder)},
@@ -107,10 +110,12 @@ def predict_on_ray(
 class _Worker:
     """Classifies blocks of images with a model that is opened once."""
 
-    def __init__(self, run: str, folder: str, topk: int, batch_size: int, precision: str, max_pixels: int | None) -> None:
+    def __init__(
+        self, run: str, folder: str, topk: int, batch_size: int, precision: str, max_pixels: int | None, tta: Tta
+    ) -> None:
         prepare()
         torch.set_num_threads(1)
-        self._classifier = open_classifier(run, "auto", precision, max_pixels)
+        self._classifier = open_classifier(run, "auto", precision, max_pixels, tta)
         self._folder, self._topk, self._batch_size = Path(folder), topk, batch_size
 
     def __call__(self, block: Any) -> dict[str, Any]:

@@ -13,12 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from svp.data import ImageList, ImageReader, UnreadableImageError, eval_transform, load_prepared
+from svp.data import ImageList, ImageReader, UnreadableImageError, load_prepared
 from svp.data.pipeline.threads import in_threads
+from svp.errors import InputError
 from svp.inputs import InputConfig, Picture
 from svp.runs.devices import make_accelerator, separate_accelerate_state
 from svp.runs.evaluate import check_at_least
 from svp.runs.trained import open_run
+from svp.runs.views import AveragedViews, views_transform
+from svp.settings import Tta, check_value
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def predict(
     features: bool = False,
     max_pixels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    tta: Tta = "none",
 ) -> Iterator[Prediction]:
     """Classify images: what ``svp predict`` does. Unreadable images come back with an error, the rest is still done.
 
@@ -69,6 +73,7 @@ def predict(
         features: Give the feature vectors too.
         max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
         progress: Called with (images done, images in all).
+        tta: Views that an image is seen in: "none", "flip", "crops" or "flip+crops", see `svp.runs.views`.
 
     Yields:
         A prediction for every image, in the order of `paths`, folders sorted.
@@ -77,19 +82,22 @@ def predict(
         WeightsError: The adapter cannot be loaded.
         DataError: A path does not exist, or a folder holds no image.
         RunError: No epoch of the run was finished.
-        InputError: An unknown device or precision; `topk` or `batch_size` is below 1.
+        InputError: An unknown device, precision or `tta`; `topk` or `batch_size` is below 1; `features` beside `tta`.
         UnavailableError: The device is not there.
     """
-    check_settings(topk, batch_size)
+    check_settings(topk, batch_size, features, tta)
     images = ImageList(paths)
-    classifier = open_classifier(run, device, precision, max_pixels)
+    classifier = open_classifier(run, device, precision, max_pixels, tta)
     return classify(classifier, images, len(images), topk=topk, batch_size=batch_size, features=features, progress=progress)
 
 
-def check_settings(topk: int, batch_size: int) -> None:
-    """Raise ``InputError`` for numbers that ``predict`` cannot work with."""
+def check_settings(topk: int, batch_size: int, features: bool = False, tta: Tta = "none") -> None:
+    """Raise ``InputError`` for settings that ``predict`` cannot work with."""
     check_at_least("topk", topk, 1)
     check_at_least("batch_size", batch_size, 1)
+    check_value("tta", tta, Tta)
+    if features and tta != "none":
+        raise InputError(f"features are those of one view of an image, tta is {tta!r}: leave one of the two out")
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,7 @@ class Classifier:
         device: Where the model is.
         max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
         reject_below: Probability of the likeliest class below which the answer is "none of these"; 0 rejects none.
+        tta: Views of an image that `model` averages over, see `svp.runs.views`.
     """
 
     model: Callable[[Tensor], Tensor]
@@ -111,17 +120,20 @@ class Classifier:
     device: torch.device
     max_pixels: int | None = None
     reject_below: float = 0.0
+    tta: Tta = "none"
 
 
 def open_classifier(
-    run: str | Path, device: str = "auto", precision: str = "auto", max_pixels: int | None = None
+    run: str | Path, device: str = "auto", precision: str = "auto", max_pixels: int | None = None, tta: Tta = "none"
 ) -> Classifier:
     """The model of a run, ready to classify; for arguments and errors see ``predict``."""
     with separate_accelerate_state():
         accelerator = make_accelerator(device, precision)
         trained = open_run(run, accelerator.device)
         model = accelerator.prepare_model(trained.model, evaluation_mode=True)
-    return Classifier(model, trained.class_names, trained.inputs, trained.device, max_pixels, trained.info.reject_below)
+    model = model if tta == "none" else AveragedViews(model, tta)
+    reject_below = trained.info.reject_below
+    return Classifier(model, trained.class_names, trained.inputs, trained.device, max_pixels, reject_below, tta)
 
 
 def classify(
@@ -163,7 +175,7 @@ def classify_batches(
     read: Callable[[Path], Picture] | None = None,
 ) -> Iterator[list[Prediction]]:
     """The same, in lists of `batch_size` predictions, each as soon as it is known; the last one may be shorter."""
-    transform = eval_transform(classifier.inputs)
+    transform = views_transform(classifier.inputs, classifier.tta)
     read_file = read or ImageReader.of(classifier.inputs, classifier.max_pixels)
     topk = min(topk, len(classifier.class_names))
 

@@ -179,6 +179,35 @@ class EpochRow(_Record):
 
 
 @dataclass(frozen=True)
+class CrossValidation(_Record):
+    """What the folds of a run say of the images that they held out. Shares are 0 to 1.
+
+    Args:
+        folds: Number of folds.
+        n: Number of images, unreadable ones included.
+        top1: Share of all images whose first guess is right.
+        interval: 95 % interval of `top1` over images, or over groups of images where there are groups.
+        fold_top1: The share in each fold.
+        interval_over_folds: 95 % interval of their mean, see `svp.runs.out_of_fold.interval_over_folds`.
+        metrics: All metrics of all images together, by name.
+    """
+
+    folds: int
+    n: int
+    top1: float
+    interval: tuple[float, float]
+    fold_top1: tuple[float, ...]
+    interval_over_folds: tuple[float, float]
+    metrics: dict[str, float | None]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The record that a file holds."""
+        lists = ("interval", "fold_top1", "interval_over_folds")
+        return super().from_dict(dict(values) | {name: tuple(values[name]) for name in lists if name in values})
+
+
+@dataclass(frozen=True)
 class Result(_Record):
     """Contents of ``result.json``. Shares and accuracies are 0 to 1, times are in seconds of wall time.
 
@@ -221,6 +250,7 @@ class Result(_Record):
         temperature: What logits are divided by since ``calibrate`` fitted it; None if it did not.
         rejection: The threshold for "none of these" and what it does to the test images; None without ``reject``.
         advice: What the run told at its end, a sentence each; empty in files of version 0.1.0.
+        cross_validation: What the folds of the run found; None if there were none.
     """
 
     top1: float
@@ -260,6 +290,7 @@ class Result(_Record):
     temperature: float | None = None
     rejection: Rejection | None = None
     advice: tuple[str, ...] = ()
+    cross_validation: CrossValidation | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -276,6 +307,8 @@ class Result(_Record):
             converted["data"] = DataUsed.from_dict(values["data"])
         if values.get("rejection") is not None:
             converted["rejection"] = Rejection.from_dict(values["rejection"])
+        if values.get("cross_validation") is not None:
+            converted["cross_validation"] = CrossValidation.from_dict(values["cross_validation"])
         if "per_class" in values:
             converted["per_class"] = {name: ClassScore.from_dict(score) for name, score in values["per_class"].items()}
         converted["advice"] = tuple(values.get("advice", ()))

@@ -1,4 +1,7 @@
-"""What a run learns of its confidence at its end, on validation images: a temperature, a threshold for "none of these"."""
+"""What a run learns of its confidence at its end: a temperature, a threshold for "none of these".
+
+It learns on validation images, or on those that its folds held out.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 from svp.data import normalized
 from svp.runs.certainty import at_temperature, fit_temperature
 from svp.runs.rejection import DOUBT, LEVELS, Threshold, choose_threshold, most_promised
-from svp.runs.scores import score
+from svp.runs.scores import Scores, score
 from svp.training.config import TrainConfig
 from svp.training.recipes import ConfigError
 from svp.training.setup import Prepared
@@ -30,13 +33,20 @@ def check_reject(config: TrainConfig, validation_images: int) -> None:
         )
 
 
-def fit_confidence(prepared: Prepared) -> tuple[float | None, Threshold | None]:
-    """Fit what the settings ask for, write it into the adapter and let the model divide its logits by the temperature."""
+def fit_confidence(prepared: Prepared, held_out: Scores | None) -> tuple[float | None, Threshold | None]:
+    """Fit what the settings ask for, write it into the adapter and let the model divide its logits by the temperature.
+
+    Args:
+        prepared: The run.
+        held_out: What the folds of the run say of the images that they held out; validation images are scored if None.
+    """
     config, data = prepared.config, prepared.data
     if not config.calibrate and config.reject is None:
         return None, None
-    batches = normalized(prepared.scored_loader, prepared.inputs)
-    scores = score(prepared.wrapped, batches, prepared.accelerator, len(data.class_names))
+    if held_out is None:
+        batches = normalized(prepared.scored_loader, prepared.inputs)
+        held_out = score(prepared.wrapped, batches, prepared.accelerator, len(data.class_names))
+    scores = held_out
     temperature = fit_temperature(scores.probabilities, scores.labels) if config.calibrate else 1.0
     threshold = None
     if config.reject is not None:

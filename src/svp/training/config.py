@@ -92,6 +92,9 @@ class TrainConfig:
             of that share that a named data set brings is taken instead of a draw, except with the protocol "trainval".
         val_fraction: Share of the training images that is split off for validation if the data has no validation part.
         test_fraction: Share of the images that is split off for test if the data has no test part.
+        folds: Number of folds of a cross-validation, which tells how good the adapter is from all images but the test images:
+            each is judged by a model that was not trained on it. The adapter is then trained on all of them, as protocol
+            "trainval" does.
         group: Column of a table whose values, such as patients, tracks or sites, are kept in one part each: a column called
             "group" if left out, none with "none".
         group_regex: Regular expression that finds such a group in the names of the files (in paths below the data folder if it
@@ -152,6 +155,7 @@ class TrainConfig:
     train_fraction: float | None = None
     val_fraction: float = 0.15
     test_fraction: float = 0.15
+    folds: int | None = None
     group: str | None = None
     group_regex: str | None = None
     archive_encoding: str | None = None
@@ -178,6 +182,7 @@ class TrainConfig:
         lowest = {
             "epochs": 1,
             "patience": 1,
+            "folds": 2,
             "batch_size": 2,
             "lr_base_size": 1,
             "shots": 1,
@@ -209,14 +214,19 @@ class TrainConfig:
             raise ConfigError(f"train_fraction is {self.train_fraction}, expected 0 < train_fraction <= 1")
         if self.train_fraction is not None and self.shots is not None:
             raise ConfigError(f"shots is {self.shots} and train_fraction is {self.train_fraction}, expected only one of them")
+        if self.folds is not None:
+            if self.protocol == "paper" or self.minutes is not None:
+                other = "protocol paper" if self.protocol == "paper" else f"minutes {self.minutes}"
+                raise ConfigError(f"folds is {self.folds}, which does not go with {other}: leave one of the two out")
+            object.__setattr__(self, "protocol", "trainval")
         for name in ("lr", "method"):
-            if getattr(self, name) == AUTO and self.protocol != "validation":
+            if getattr(self, name) == AUTO and self.protocol != "validation" and self.folds is None:
                 raise ConfigError(
                     f"{name} auto needs validation images, protocol {self.protocol} has none: name one, or leave the protocol "
                     "out"
                 )
         for name in ("calibrate", "reject"):
-            if getattr(self, name) and self.protocol != "validation":
+            if getattr(self, name) and self.protocol != "validation" and self.folds is None:
                 raise ConfigError(
                     f"{name} needs validation images, protocol {self.protocol} has none: leave one of the two settings out"
                 )

@@ -114,18 +114,19 @@ def choose(
     return found[first]
 
 
-def hand_over(config: TrainConfig, chosen: TrainConfig) -> None:
+def hand_over(config: TrainConfig, chosen: TrainConfig, *, go_on: bool = True) -> None:
     """Let the run directory go on from what the chosen candidate trained, and remove the candidates.
 
     Args:
         config: Settings that left the rate or the method open.
         chosen: What ``choose`` gave.
+        go_on: Whether the run is the candidate; one with folds trains on other images.
     """
     out = Path(config.out or "")
     name = next(name for name, candidate in candidates(config).items() if candidate == chosen)
     trained = out / FOLDER / name
     state = Path("last", "state.pt")
-    if config.minutes is None and (trained / state).is_file() and not (out / state).is_file():
+    if go_on and config.minutes is None and (trained / state).is_file() and not (out / state).is_file():
         (out / "last").mkdir(exist_ok=True)
         files = (Path("adapter.json"), Path("adapter.safetensors"), Path("metrics.jsonl"), state)
         for file in files:  # the state last: what lies beside is never behind it

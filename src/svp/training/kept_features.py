@@ -56,7 +56,7 @@ class FeatureStore:
         if prepared.tuner.num_trainable_without_head:
             return prepared
         if causes := what_varies(config):
-            remedy = "; --augment none computes its features once" if causes == ["augmentation"] else ""
+            remedy = "; --no-augment computes its features once" if causes == ["augmentation"] else ""
             say(f"the frozen backbone computes anew every epoch, because of {' and '.join(causes)}{remedy}")
             return prepared
         loaders = {"training": prepared.train_loader, "scored": prepared.scored_loader}

@@ -23,12 +23,13 @@ from svp.training.average import averaged
 from svp.training.confidence import check_reject
 from svp.training.config import TrainConfig, make_config
 from svp.training.display import Display
+from svp.training.folds import cross_validate
 from svp.training.halving import Merit, as_chosen, choose, hand_over, merit_of
 from svp.training.images import open_images_of
 from svp.training.kept_features import FeatureStore
 from svp.training.machine import reset_peak_memory
 from svp.training.nonfinite import NonFiniteLossError, check_outcome
-from svp.training.outcome import finish
+from svp.training.outcome import finish, write_held_out
 from svp.training.plan import StepTimes, epochs_of, is_over, plan_epochs, seconds_left
 from svp.training.recipes import ConfigError
 from svp.training.setup import (
@@ -111,7 +112,7 @@ def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow]
     directory = RunDirectory(Path(config.out or ""))
     if config.is_open and config.resume and directory.config_file.is_file():
         config = as_chosen(config, make_config({}, directory.config_file))
-    check_reject(config, len(data.val))
+    check_reject(config, len(data.train if config.folds else data.val))
     check_directory(directory, config, data)
     if directory.result_file.is_file():
         display.say(f"{directory.path} is finished already")
@@ -122,13 +123,23 @@ def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow]
             if accelerator.is_main_process:
                 directory.path.mkdir(parents=True, exist_ok=True)
                 write_settings(config, directory)  # an interrupted search can go on
-            train_until = partial(_train_until, data=data, accelerator=accelerator, features=features)
-            chosen = choose(config, train_until, display, write=accelerator.is_main_process)
+            searched = replace(config, folds=None, protocol="validation") if config.folds else config
+            seen = open_images_of(searched, accelerator) if config.folds else data
+            train_until = partial(_train_until, data=seen, accelerator=accelerator, features=features)
+            chosen = choose(searched, train_until, display, write=accelerator.is_main_process)
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
-                hand_over(config, chosen)
+                hand_over(searched, chosen, go_on=not config.folds)
             accelerator.wait_for_everyone()
-            config, started = chosen, started + sum(row.seconds for row in directory.read_metrics())  # counted again below
+            config = as_chosen(config, chosen)
+            started += sum(row.seconds for row in directory.read_metrics())  # counted again below
+        if config.folds:
+            if accelerator.is_main_process:
+                directory.path.mkdir(parents=True, exist_ok=True)
+                write_settings(config, directory)  # an interrupted fold can go on
+                directory.write_splits(data)
+            train_fold = partial(_train_fold, accelerator=accelerator, display=display)
+            cross_validate(config, data, train_fold, display, write=accelerator.is_main_process)
         prepared = prepare(config, data, directory, accelerator, display)
         claim_directory(prepared)
         with tracked(prepared) as tracking:
@@ -171,6 +182,16 @@ def _train_until(config: TrainConfig, until: int, data: ImageData, accelerator: 
     except NonFiniteLossError:
         return float("-inf"), float("-inf")
     return merit_of(rows[until - 1])
+
+
+def _train_fold(config: TrainConfig, data: ImageData, fold: int, accelerator: Accelerator, display: Display) -> None:
+    """A run without a result: what it says of its test images is written."""
+    prepared = prepare(config, data, RunDirectory(Path(config.out or "")), accelerator, Display(False))
+    prepared = replace(prepared, display=display)
+    claim_directory(prepared)
+    _train_epochs(prepared, FeatureStore(), time.time())
+    write_held_out(prepared, fold)
+    accelerator.free_memory()
 
 
 def _restore(prepared: Prepared) -> tuple[list[EpochRow], int]:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import torch
 
+from svp.data import Split
 from svp.runs.answers import Answers, write_answers
+from svp.runs.directory import HELD_OUT
 from svp.runs.evaluate import labels_of_unreadable
+from svp.runs.out_of_fold import read_out_of_fold, write_fold
 from svp.runs.rejection import Threshold
 from svp.runs.result import DataUsed, EpochRow, Rejection, Result, describe_unreadable
 from svp.runs.scores import Scores, score
@@ -38,10 +41,9 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
     accelerator.wait_for_everyone()
     path = prepared.directory.path
     load_trained(prepared.model, path)
-    temperature, threshold = fit_confidence(prepared)
-    lost = labels_of_unreadable(prepared.data.test, prepared.unreadable)
-    scores = score(prepared.wrapped, prepared.test_loader, accelerator, len(prepared.data.class_names), lost)
-    prepared.late.add(prepared.test_loader.dataset.split, scores.late, gathered=True)  # type: ignore[attr-defined]
+    out_of_fold = read_out_of_fold(path) if prepared.config.folds else None
+    temperature, threshold = fit_confidence(prepared, out_of_fold.scores() if out_of_fold else None)
+    scores = score_test(prepared)
     config, data = prepared.config, prepared.data
     unreadable = [*prepared.unreadable, *prepared.late.found.values()]
     test_paths = set(data.test.paths)
@@ -84,6 +86,7 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
         metrics=scores.metrics(),
         temperature=temperature,
         rejection=_rejection(config.reject, threshold, scores),
+        cross_validation=out_of_fold.summary() if out_of_fold else None,
         seed=config.seed,
         device=str(accelerator.device),
         processes=accelerator.num_processes,
@@ -121,6 +124,29 @@ def _keep_answers(prepared: Prepared, scores: Scores) -> None:
     write_answers(prepared.directory.answers_file, answers, lost)
 
 
+def score_test(prepared: Prepared) -> Scores:
+    """Score the test images with the model as it is."""
+    lost = labels_of_unreadable(prepared.data.test, prepared.unreadable)
+    names = prepared.data.class_names
+    scores = score(prepared.wrapped, prepared.test_loader, prepared.accelerator, len(names), lost)
+    prepared.late.add(prepared.test_loader.dataset.split, scores.late, gathered=True)  # type: ignore[attr-defined]
+    return scores
+
+
+def write_held_out(prepared: Prepared, fold: int) -> None:
+    """Write what the epoch that is kept says of the test images, which are those of a fold."""
+    accelerator, directory = prepared.accelerator, prepared.directory
+    accelerator.wait_for_everyone()
+    load_trained(prepared.model, directory.path)
+    scores = score_test(prepared)
+    split: Split = prepared.test_loader.dataset.split  # type: ignore[attr-defined]
+    late = set(scores.late)
+    paths = [path for index, path in enumerate(split.paths) if index not in late]
+    if accelerator.is_main_process:
+        write_fold(directory.path / HELD_OUT, prepared.data, fold, paths, scores.probabilities)
+    accelerator.wait_for_everyone()
+
+
 def _show(result: Result, scores: Scores, path: Path, display: Display) -> None:
     rows = [
         ("test top-1", f"{result.top1:.2%} of {result.n_test} images"),
@@ -131,6 +157,10 @@ def _show(result: Result, scores: Scores, path: Path, display: Display) -> None:
         ("time", duration(result.seconds)),
         ("peak memory", f"{result.peak_memory_mb:,.0f} MB"),
     ]
+    if crossed := result.cross_validation:
+        (low, high), folds = crossed.interval, crossed.fold_top1
+        said = f"{crossed.top1:.2%} of {crossed.n} images [{low:.1%}, {high:.1%}], folds {min(folds):.1%} to {max(folds):.1%}"
+        rows.insert(0, ("out of fold top-1", said))
     if result.temperature is not None:
         rows.append(("temperature", f"{result.temperature:.2f}, calibration error {scores.calibration_error:.1%}"))
     if result.rejection is not None:

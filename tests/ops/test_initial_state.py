@@ -78,6 +78,7 @@ def test_a_state_that_does_not_fit_is_named(shape: tuple[int, ...]) -> None:
         selective_scan(**arguments() | dict(initial_state=torch.zeros(shape)))  # type: ignore[arg-type]
 
 
+@pytest.mark.exhaustive  # that of every image is in the everyday tests
 def test_opcheck_with_one_state_for_two_images() -> None:
     tensors = [t.requires_grad_() for t in scan_arguments(length=3, dtype=torch.float32).values()]
     tensors[-1] = tensors[-1].detach()[:1].requires_grad_()

@@ -142,9 +142,9 @@ def _answers(repo: str, revision: str, endpoint: str | None) -> bool:
 
 
 def _is_of_network(error: BaseException) -> bool:
-    """Whether the HTTP library raised it, which depends on the version of the Hub's client."""
+    """Whether the library that sends or fetches raised it, which depends on the version of the Hub's client."""
     return isinstance(error, ConnectionError | TimeoutError) or any(
-        base.__module__.startswith(("httpx", "httpcore")) for base in type(error).__mro__
+        base.__module__.startswith(("httpx", "httpcore", "hf_xet")) for base in type(error).__mro__
     )
 
 

@@ -11,6 +11,7 @@ from svp.terminal import make_console, make_table
 if TYPE_CHECKING:
     from svp.data.checks import Finding, Range, Report
     from svp.data.copies import Copies
+    from svp.inspection.data_check import ModelCheck
 
 _WIDTH = 80
 _MOST_CLASSES = 30
@@ -46,6 +47,23 @@ def print_report(report: Report) -> None:
     console.print(f"{report.total - len(report.unreadable)} of {report.total} images can be read")
     levels = [finding.level for finding in report.findings]
     console.print(f"errors: {levels.count('error')}, warnings: {levels.count('warning')}, notes: {levels.count('info')}")
+
+
+def print_model_check(found: ModelCheck, root: Path) -> None:
+    """What a model found: numbers, the first of each kind, and where the rest is."""
+    from svp.inspection.data_check import KINDS
+
+    console = make_console()
+    console.print(f"\n{found.images:,} images judged by the model's features", style="bold")
+    for kind, (title, _) in KINDS.items():
+        some = found.of(kind)
+        console.print(f"{title.lower()}: {len(some):,}")
+        for finding in some[:_MOST_NOTED]:
+            seems = f", seems {finding.suggested}" if finding.suggested else ""
+            console.print(f"    {_short(finding.path, root)} ({finding.label}{seems})")
+            if finding.other is not None:
+                console.print(f"    = {_short(finding.other, root)} ({finding.other_label}, {finding.other_part})")
+    console.print(f"all in {found.table}, shown on {found.page}")
 
 
 def _print_counts(report: Report) -> None:

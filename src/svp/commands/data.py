@@ -7,6 +7,7 @@ from itertools import groupby
 
 from svp.commands import COMMANDS
 from svp.commands.parsing import progress_bar, run_action, to_json
+from svp.settings import Device
 
 
 def run(argv: list[str]) -> int:
@@ -102,6 +103,9 @@ def check_data(
     group_regex: str | None = None,
     archive_encoding: str | None = None,
     max_pixels: int | None = None,
+    with_: str | None = None,
+    out: str | None = None,
+    device: Device = "auto",
     json: bool = False,
 ) -> int:
     """Report what is wrong or odd with a data set; the exit code is 1 if there are errors.
@@ -114,6 +118,9 @@ def check_data(
         group_regex: Regular expression that finds such a group in the names of the files.
         archive_encoding: Encoding of the names in an archive that are not UTF-8, such as gbk; guessed if left out.
         max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
+        with_: Run directory of a model of these classes: lists labels that it doubts, near-duplicates and odd ones out too.
+        out: Folder for the page and the table of what the model found; RUN/data-check if left out.
+        device: Where the model runs: auto, cpu, cuda, cuda:1, xpu or mps; auto takes a GPU if there is one.
         json: Print JSON instead of text.
     """
     from svp.data import DataError, checks
@@ -136,10 +143,29 @@ def check_data(
         finding = {"level": "error", "code": "cannot-be-opened", "message": str(error), "files": []}
         print(to_json({"name": data, "ok": False, "findings": [finding]}))
         return 1
+    found = None
+    if with_ is not None:
+        from svp.inspection.data_check import check_with_model
+
+        with progress_bar("looking") as progress:
+            found = check_with_model(
+                data,
+                with_,
+                data_root=data_root,
+                group=group,
+                group_regex=group_regex,
+                archive_encoding=archive_encoding,
+                max_pixels=max_pixels,
+                out=out,
+                device=device,
+                progress=progress,
+            )
     if json:
-        print(to_json(report.to_dict()))
+        print(to_json(report.to_dict() | ({} if found is None else {"model": found.to_dict()})))
     else:
-        from svp.commands.check_report import print_report
+        from svp.commands.check_report import print_model_check, print_report
 
         print_report(report)
+        if found is not None:
+            print_model_check(found, report.root)
     return 1 if report.has_errors else 0

@@ -141,7 +141,7 @@ def add_parameters(
         elif several:
             options |= {"nargs": "+"} if default is None else {"action": "append"}
             default = None if default is None else list(default)
-        option = f"--{prefix}{name.replace('_', '-')}"
+        option = f"--{prefix}{name.rstrip('_').replace('_', '-')}"
         container.add_argument(option, dest=f"{destination or prefix}{name}", default=default, **options)
 
 
@@ -158,7 +158,7 @@ def _parameters(source: Any) -> Iterator[tuple[str, Any, bool]]:
 
 
 def _metavar(name: str, hint: Any) -> str:
-    """N for whole numbers, X for others, the choices of a ``Literal``, else the last word of the name."""
+    """N for whole numbers, X for others, the choices of a ``Literal``, else the last word of the name; RUN for ``with_``."""
     parts = alternatives(hint)
     for part in parts:
         if get_origin(part) is Literal:
@@ -167,6 +167,8 @@ def _metavar(name: str, hint: Any) -> str:
         return "true|false"
     if int in parts or float in parts:
         return "N" if int in parts else "X"
+    if name == "with_":  # a word of Python, and so no name of a parameter
+        return "RUN"
     several = Sequence in [get_origin(part) for part in parts]
     return (name.removesuffix("s") if several else name).rpartition("_")[2].upper()
 

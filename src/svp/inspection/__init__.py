@@ -1,6 +1,7 @@
 """Look inside: what the gates of a Vim do on images, as numbers and as figures."""
 
 from svp.inspection.activation import Activation, Change, quarters, record_activation, relative_change
+from svp.inspection.data_check import ModelCheck, check_with_model
 from svp.inspection.predictions import Predictions, record_predictions
 from svp.inspection.recording import GATES, Gates, HiddenAttention, PromptRecord, ScanGates, gates
 from svp.inspection.runs import inspect_run, show_gates
@@ -11,9 +12,11 @@ __all__ = [
     "Change",
     "Gates",
     "HiddenAttention",
+    "ModelCheck",
     "Predictions",
     "PromptRecord",
     "ScanGates",
+    "check_with_model",
     "gates",
     "inspect_run",
     "quarters",

@@ -34,8 +34,8 @@ def test_wrong_labels_are_found() -> None:
     labels[flipped] = (labels[flipped] + 1) % 4
     found = find_label_errors(out_of_fold_probabilities(features, labels, 4), labels)
     right = np.isin(found.images, flipped)
-    assert right.sum() >= 11
-    assert len(right) <= 13
+    assert right.all()
+    assert right.sum() >= 8
     np.testing.assert_array_equal(found.suggested[right], truth[found.images[right]])
     assert (np.diff(found.margin) >= 0).all()
 

@@ -32,7 +32,7 @@ from svp.tuners.method import Method, register_method
 class InitialState(Method):
     """States to start from; they are found at ``model.first_states[layer][direction]``, direction 1 the backward one."""
 
-    default_lr = 1e-2
+    default_lr = 3e-2
     default_weight_decay = 1e-4
 
     def attach(self, site: Attachment) -> Iterable[str]:

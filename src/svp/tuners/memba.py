@@ -48,7 +48,7 @@ class Memba(Method):
         transfer: A layer starts at the mean membrane of the layer before.
     """
 
-    default_lr = 3e-3
+    default_lr = 1e-2
     default_weight_decay = 1e-4
 
     rank: int = 64

@@ -41,7 +41,7 @@ class ProDiaL(Method):
         rank: Rank of B A.
     """
 
-    default_lr = 3e-3
+    default_lr = 1e-2
     default_weight_decay = 1e-4
     mergeable = True
 

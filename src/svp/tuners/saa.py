@@ -40,7 +40,7 @@ class SAA(Method):
         num_coefficients: Coefficients per token.
     """
 
-    default_lr = 5e-3
+    default_lr = 1.5e-2
     default_weight_decay = 1e-4
 
     hidden_dim: int = 32

@@ -40,7 +40,7 @@ class SSP(Method):
         kernel_size: Rows and columns of its filters, an odd number.
     """
 
-    default_lr = 5e-3
+    default_lr = 1.5e-2
     default_weight_decay = 1e-4
 
     hidden_dim: int = 64

@@ -50,6 +50,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 GROUND = {
+    "bands",
     "collector",
     "errors",
     "hub",

@@ -31,6 +31,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "lr auto": {"lr": "auto"},
     "lr 0.015, head_lr 0.005": {"lr": 0.015, "head_lr": 0.005},
     "lr 0.015": {"lr": 0.015},
+    "lr 0.0017": {"lr": 0.0017},
     "method auto": {"method": "auto"},
 }
 Item = tuple[str, str, str, Image.Image]

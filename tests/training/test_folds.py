@@ -111,6 +111,7 @@ def test_a_run_killed_in_a_fold_goes_on_there(run: Run, photos: Path, place: Pat
     assert again.result.cross_validation == run.result.cross_validation
 
 
+@pytest.mark.exhaustive
 def test_the_learning_rate_is_chosen_once_before(photos: Path, place: Path) -> None:
     run = svp.train(photos, **FOLDED | dict(out=str(place / "auto"), lr="auto", folds=2, epochs=2))
     chosen = json.loads((run.directory / "search" / "scores.json").read_text())["chosen"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def trained(run: Any) -> dict[str, Tensor]:
     [
         dict(),
         dict(ema=0.9, balance="sampler", protocol="trainval", clip_grad=1.0),
-        dict(cache="memory", balance="loss", calibrate=True),
+        pytest.param(dict(cache="memory", balance="loss", calibrate=True), marks=pytest.mark.exhaustive),
     ],
     ids=["plain", "average", "kept-images"],
 )
@@ -97,11 +97,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(photos: Path, setti
     assert all(torch.equal(trained(resumed)[name], value) for name, value in trained(whole).items())
 
 
+@pytest.mark.exhaustive
 def test_the_search_for_a_learning_rate_shares_them(photos: Path, settings: dict[str, Any], passes: list[int]) -> None:
     data = svp.train(photos, **settings | PLAIN | dict(lr="auto", epochs=1)).result.data
     assert sum(passes) == data.train + data.val + data.test
 
 
+@pytest.mark.exhaustive
 def test_images_that_cannot_be_read_are_stood_in_for(photos: Path, settings: dict[str, Any], off: Callable[[], None]) -> None:
     (photos / "blue" / "03.jpg").write_bytes(b"no image")
     settings |= PLAIN | dict(check="none", val_fraction=0.1, test_fraction=0.1)
@@ -117,7 +119,6 @@ def test_images_that_cannot_be_read_are_stood_in_for(photos: Path, settings: dic
     [
         (dict(), "features of 30 training images are computed once"),
         (dict(augment={}), "because of augmentation; --no-augment computes its features once"),
-        (dict(mixup=0.2, drop_path=0.1), "because of mixup and stochastic depth"),
         (dict(method="svp"), ""),
     ],
 )
@@ -144,4 +145,5 @@ def test_no_augmentation_has_a_short_name() -> None:
     assert not config.augment.varies
     assert what_varies(config) == []
     assert what_varies(TrainConfig(data="x")) == ["augmentation"]
+    assert what_varies(replace(config, mixup=0.2, drop_path=0.1)) == ["mixup", "stochastic depth"]
     assert make_config(config.to_dict() | {"augment": {"hflip": 0.5}}).augment.varies

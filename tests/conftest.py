@@ -87,3 +87,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         served.tokens["hf_AnnsOwnSecret"] = "ann"
         monkeypatch.setenv("HF_TOKEN", "hf_AnnsOwnSecret")
         yield served
+
+
+@pytest.fixture(scope="session")
+def task_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tables of `tests.task_runs` and the runs ``multi`` and ``regression`` on them."""
+    from tests.task_runs import train, write_tables
+
+    folder = write_tables(tmp_path_factory.mktemp("tasks"))
+    for kind in ("multi", "regression"):
+        train(folder, kind)
+    return folder

@@ -60,6 +60,7 @@ GROUND = {
     "paths",
     "plotting",
     "process",
+    "tasks",
     "settings",
     "terminal",
     "versions",

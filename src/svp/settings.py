@@ -11,6 +11,8 @@ from svp.errors import InputError
 
 Device = str
 """Where a model runs: "auto", or a device as PyTorch names it, such as "cpu", "cuda", "cuda:1", "xpu" or "mps"."""
+TaskChoice = Literal["auto", "single", "multi", "regression"]
+"""What the labels of images are: one class, several labels or a number; "auto" tells it by the labels."""
 Precision = Literal["auto", "fp32", "bf16"]
 """Number format of the arithmetic; "auto" is bf16 on a GPU that has it and fp32 elsewhere."""
 Tta = Literal["none", "flip", "crops", "flip+crops"]

@@ -22,6 +22,7 @@ from svp.data import UnreadableImageError, eval_transform, load_image
 from svp.inspection.maps import image_maps
 from svp.models import WeightsError
 from svp.models.checkpoints import EMBEDDED
+from svp.tasks.single_label import RankedColumns
 from svp.tuners import load_adapter, read_adapter_info
 from tests.app.conftest import CLASSES, OPTIONS, SMALL, make_adapters
 
@@ -54,7 +55,7 @@ def test_a_guess_below_the_threshold_is_none_of_these(small_runs: list[Path], im
     prediction = Workbench([run], "cpu").predict(images[0], "strict")
     assert prediction.rejected
     assert next(iter(_bars(prediction))) == f"none of these ({prediction.classes[0]})"
-    assert _row(prediction)[1].startswith(f"none of these ({prediction.classes[0]} ")
+    assert _row(prediction, RankedColumns(5, rejects=True))[1].startswith(f"none of these ({prediction.classes[0]} ")
     assert _bars(replace(prediction, rejected=False)) == dict(zip(prediction.classes, prediction.probabilities, strict=True))
 
 

@@ -11,7 +11,7 @@ import pytest
 from svp.cli import main
 from svp.commands.eval import _print_scores
 from svp.runs import ClassScore, Evaluation
-from svp.runs.result import METRICS
+from svp.tasks import SingleLabel
 from tests.training.conftest import write_photos
 
 
@@ -45,7 +45,7 @@ def test_eval_says_how_the_epoch_was_chosen(capsys: pytest.CaptureFixture[str]) 
             n_test=2,
             unreadable_test_images=(),
             per_class=rows,
-            metrics=dict.fromkeys(METRICS, 0.25) | {"auroc": None},
+            metrics=dict.fromkeys(SingleLabel.metrics, 0.25) | {"auroc": None},
         )
     )
     text = capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_eval_says_how_the_epoch_was_chosen(capsys: pytest.CaptureFixture[str]) 
 
 def test_of_a_thousand_classes_the_worst_and_best_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {f"class{number:03}": ClassScore(accuracy=number / 1000 if number else None, n=3) for number in range(1000)}
-    metrics = dict.fromkeys(METRICS, 0.5)
+    metrics = dict.fromkeys(SingleLabel.metrics, 0.5)
     _print_scores(Evaluation("r", "d", None, 0.5, 0.5, 1.0, 3000, (), rows, metrics, trained_on=7))
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) < 60

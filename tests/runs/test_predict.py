@@ -15,6 +15,7 @@ from torch import Tensor
 from svp.data import ImageList, InputConfig
 from svp.runs.predict import Classifier, classify, classify_batches
 from svp.runs.prediction_files import Share, open_file
+from svp.tasks.single_label import RankedColumns
 
 CLASSIFIER = Classifier(
     lambda images: images.mean((2, 3)), ("red", "green", "blue"), InputConfig(img_size=8), torch.device("cpu")
@@ -34,7 +35,7 @@ def write_tiny(folder: Path, count: int) -> Path:
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         images = ImageList([write_tiny(tmp_path / f"{count}", count)])
-        writer = open_file(tmp_path / f"{count}.csv", "csv", 3, Share(), resume=False)
+        writer = open_file(tmp_path / f"{count}.csv", "csv", RankedColumns(3), Share(), resume=False)
         tracemalloc.reset_peak()
         for number, batch in enumerate(classify_batches(CLASSIFIER, images, len(images), batch_size=8)):
             writer.write(batch)

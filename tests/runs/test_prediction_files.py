@@ -13,6 +13,7 @@ import pytest
 from svp.errors import InputError
 from svp.runs import Prediction, as_csv
 from svp.runs.prediction_files import Form, Share, open_file, parts_of, read_done
+from svp.tasks.single_label import RankedColumns
 
 NAMES = ["a.jpg", 'quo"te.jpg', "line\nbreak,comma.jpg", "\N{CAT FACE}.jpg", os.fsdecode(b"\xff.jpg"), "path", "z.jpg"]
 PREDICTIONS = [
@@ -23,7 +24,7 @@ ALONE = Share()
 
 
 def write(target: Path, form: Form, predictions: Sequence[Prediction], share: Share = ALONE, resume: bool = False) -> None:
-    writer = open_file(target, form, 2, share, resume)
+    writer = open_file(target, form, RankedColumns(2), share, resume)
     for prediction in predictions:
         writer.write([prediction])
     writer.close()
@@ -31,7 +32,7 @@ def write(target: Path, form: Form, predictions: Sequence[Prediction], share: Sh
 
 def go_on(target: Path, form: Form, share: Share = ALONE) -> int:
     """Write what is not there; returns how many that were."""
-    done = read_done(target, form, 2)
+    done = read_done(target, form, RankedColumns(2))
     rest = [prediction for prediction in PREDICTIONS if prediction.path not in done]
     write(target, form, rest, share, resume=True)
     assert done.failed == (PREDICTIONS[5].path in done)
@@ -102,11 +103,11 @@ def test_an_adapter_with_a_threshold_writes_a_column_more(form: Form, tmp_path: 
         PREDICTIONS[5],
     )
     for prediction in (sure, unsure, lost):  # one call each
-        assert prediction.path not in read_done(target, form, 1, rejects=True)
-        writer = open_file(target, form, 1, ALONE, prediction is not sure, rejects=True)
+        assert prediction.path not in read_done(target, form, RankedColumns(1, rejects=True))
+        writer = open_file(target, form, RankedColumns(1, rejects=True), ALONE, prediction is not sure)
         writer.write([prediction])
         writer.close()
-    done = read_done(target, form, 1, rejects=True)
+    done = read_done(target, form, RankedColumns(1, rejects=True))
     assert (len(done), done.failed) == (3, 1)
     if form == "csv":
         assert [row["rejected"] for row in csv.DictReader(target.read_text().splitlines())] == ["false", "true", ""]
@@ -133,20 +134,20 @@ def test_processes_write_parts_that_any_number_goes_on_with(form: Form, tmp_path
     if form != "parquet":
         assert [part.name for part in parts_of(target)] == [f"p-0000{rank}-of-00003.{form}" for rank in range(2)]
     assert go_on(target, form) == len(taken[2])
-    assert len(read_done(target, form, 2)) == len(PREDICTIONS)
+    assert len(read_done(target, form, RankedColumns(2))) == len(PREDICTIONS)
     write(target, form, PREDICTIONS[:1], Share(0, 2))  # anew, by two: nothing of before is left
-    assert len(read_done(target, form, 2)) == 1 + (form != "parquet") * len(taken[2])
+    assert len(read_done(target, form, RankedColumns(2))) == 1 + (form != "parquet") * len(taken[2])
 
 
 def test_other_columns_and_damage_are_one_line(tmp_path: Path) -> None:
     write(tmp_path / "p.csv", "csv", PREDICTIONS)
     with pytest.raises(InputError, match=r"its columns are path, class_1, .* this call's are .* Choose the same --topk"):
-        read_done(tmp_path / "p.csv", "csv", 1)
+        read_done(tmp_path / "p.csv", "csv", RankedColumns(1))
     (tmp_path / "p.jsonl").write_text('{"path": "a", "error": null}\nnonsense\n')
     with pytest.raises(InputError, match="line 2 is no prediction"):
-        read_done(tmp_path / "p.jsonl", "jsonl", 2)
+        read_done(tmp_path / "p.jsonl", "jsonl", RankedColumns(2))
     pytest.importorskip("pyarrow")
     (tmp_path / "p.parquet").mkdir()
     (tmp_path / "p.parquet" / "part-0.parquet").write_text("no Parquet")
     with pytest.raises(InputError, match=r"part-0.parquet is damaged"):
-        read_done(tmp_path / "p.parquet", "parquet", 2)
+        read_done(tmp_path / "p.parquet", "parquet", RankedColumns(2))

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from svp.runs.result import METRICS
 from svp.runs.scores import Scores
+from svp.tasks import SingleLabel
 
 
 def made(labels: list[int], logits: np.ndarray, unreadable: tuple[int, ...] = ()) -> Scores:
@@ -53,5 +53,5 @@ def test_metrics_are_those_of_scikit_learn(classes: int, n: int, seed: int) -> N
     assert scores.auroc == pytest.approx(np.mean(one_by_one) if some else np.nan, nan_ok=True)
     precisions = [metrics.average_precision_score(np.equal(labels, c), scores.probabilities[:, c]) for c in some]
     assert scores.average_precision == pytest.approx(np.mean(precisions) if some else np.nan, nan_ok=True)
-    assert set(scores.metrics()) == set(METRICS)
+    assert set(scores.metrics()) == set(SingleLabel.metrics)
     assert (scores.metrics()["auroc"] is None) == (not some)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from svp.studies import Job, collect, make_study, read_folder, run_study
+from svp.training import ConfigError
 
 
 def run(values: dict[str, Any], folder: Path, **options: Any) -> tuple[list[Job], dict[str, str]]:
@@ -157,3 +158,13 @@ def test_processes_give_the_same_and_one_that_is_killed_is_replaced(
     assert two.results[0].threads == 1
     for key, finding in one.findings.items():
         assert finding.top1 == two.findings[key].top1
+
+
+def test_tables_of_labels_are_refused_before_any_run(values: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{k}.jpg,{'a;b' if k % 2 else 'b'}\n" for k in range(12)))
+    for k in range(12):
+        (tmp_path / f"{k}.jpg").touch()
+    values["data"] = {"labels": {"data": str(tmp_path / "labels.csv")}}
+    with pytest.raises(ConfigError, match=r"labels.csv is of several labels per image, and a study compares classifiers"):
+        run(values, tmp_path / "study")
+    assert not (tmp_path / "study").exists()

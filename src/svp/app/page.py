@@ -13,10 +13,11 @@ import gradio as gr
 from PIL import Image
 
 from svp.app.uploads import Upload
-from svp.app.workbench import Workbench
+from svp.app.workbench import TOPK, Workbench
 from svp.plotting import COLORS, GREY
 from svp.runs import Prediction, as_csv
-from svp.runs.rejection import NONE_OF_THESE
+from svp.tasks.single_label import NONE_OF_THESE
+from svp.tasks.task import Columns
 from svp.tuners import method_title
 
 _CONCURRENT = 4  # images at a time: more wait, rather than share the cores of the same machine
@@ -63,7 +64,7 @@ def make_page(workbench: Workbench, samples: Sequence[Path] = ()) -> gr.Blocks:
     names = list(workbench.adapters)
     backbone = workbench.adapters[names[0]].info.backbone
 
-    def predict(image: str | None, adapter: str) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+    def predict(image: str | None, adapter: str) -> tuple[dict[str, float] | str | None, dict[str, float] | str | None]:
         if image is None:
             return None, None
         base = workbench.predict_base(Path(image), adapter)
@@ -84,8 +85,9 @@ def make_page(workbench: Workbench, samples: Sequence[Path] = ()) -> gr.Blocks:
             [*files, *folder], adapter, lambda done, total: progress((done, total), unit="images")
         )
         file = Path(tempfile.mkdtemp(dir=download.GRADIO_CACHE)) / "predictions.csv"
-        file.write_text(as_csv(predictions), "utf-8", errors="backslashreplace", newline="")
-        return [_row(prediction) for prediction in predictions], str(file)
+        columns = workbench.adapters[adapter].columns(TOPK)
+        file.write_text(as_csv(predictions, columns), "utf-8", errors="backslashreplace", newline="")
+        return [_row(prediction, columns) for prediction in predictions], str(file)
 
     with gr.Blocks(title=f"svp: {backbone.name}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(_title(workbench), elem_id="title", padding=False)
@@ -147,7 +149,7 @@ def make_page(workbench: Workbench, samples: Sequence[Path] = ()) -> gr.Blocks:
                 start = gr.Button("Classify", variant="primary")
                 download = gr.DownloadButton("Download as CSV", interactive=False, elem_id="csv")
             table = gr.Dataframe(
-                headers=["image", "1st", "2nd", "3rd", "error"],
+                headers=["image", *_headers(workbench), "error"],
                 label="Predictions",
                 interactive=False,
                 wrap=True,
@@ -215,16 +217,27 @@ def _with_clear_errors(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def _bars(prediction: Prediction) -> dict[str, float]:
-    first, *others = prediction.classes
-    names = [f"{NONE_OF_THESE} ({first})" if prediction.rejected else first, *others]
+def _bars(prediction: Prediction) -> dict[str, float] | str:
+    """Bars of probability, those of labels that are said to be there with a tick; or the number."""
+    if prediction.value is not None:
+        return f"{prediction.value:.4g}"
+    ticks = ("\N{CHECK MARK} " if name in (prediction.labels or ()) else "" for name in prediction.classes)
+    names = [tick + name for tick, name in zip(ticks, prediction.classes, strict=True)]
+    if prediction.rejected:
+        names[0] = f"{NONE_OF_THESE} ({names[0]})"
     return dict(zip(names, prediction.probabilities, strict=True))
 
 
-def _row(prediction: Prediction) -> list[str]:
-    best = [f"{name} {p:.1%}" for name, p in zip(prediction.classes[:3], prediction.probabilities, strict=False)]
-    if prediction.rejected:
-        best[0] = f"{NONE_OF_THESE} ({best[0]})"
+def _headers(workbench: Workbench) -> list[str]:
+    """Names of three columns; without classes, the adapters say other things than a first, a second and a third class."""
+    if any(adapter.task.kind == "single" for adapter in workbench.adapters.values()):
+        return ["1st", "2nd", "3rd"]
+    headers = next(iter(workbench.adapters.values())).columns(TOPK).header
+    return [*headers, *[""] * (3 - len(headers))]
+
+
+def _row(prediction: Prediction, columns: Columns) -> list[str]:
+    best = columns.shown(prediction)[:3]
     return [str(prediction.path), *best, *[""] * (3 - len(best)), prediction.error or ""]
 
 
@@ -245,7 +258,7 @@ def _facts(workbench: Workbench) -> str:
         cells = (
             name,
             method_title(adapter.info.method),
-            "" if adapter.top1 is None else f"{adapter.top1:.1%}",
+            adapter.score,
             str(adapter.info.num_classes),
             f"{adapter.num_trainable:,}",
             f"{adapter.num_bytes / 1e6:.2f} MB",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,12 +35,14 @@ from svp.plotting import style
 from svp.runs import Prediction, RunDirectory, TrainedModel, open_run
 from svp.runs.devices import choose_device
 from svp.runs.predict import Classifier, classify
+from svp.tasks import METRICS, SINGLE_LABEL, Task, show_metric
+from svp.tasks.task import Columns
 from svp.tuners import AdapterInfo, method_title
 from svp.tuners.method import get_methods
 
 BASE = "base"
 """The name of the plain backbone in figures."""
-_TOPK = 5
+TOPK = 5
 _DPI = 140
 _drawing = threading.Lock()  # matplotlib's settings are those of the whole process
 
@@ -76,9 +79,27 @@ class Adapter:
 
     @cached_property
     def top1(self) -> float | None:
-        """Share of right guesses on the test images of its run, 0 to 1; None if that was not measured."""
+        """Share of right guesses on the test images of its run, 0 to 1; None if that was not measured, or without classes."""
         result = self.trained.result
-        return result.top1 if result else None
+        return None if result is None or math.isnan(result.top1) else result.top1
+
+    @property
+    def task(self) -> Task:
+        """What the adapter says of an image."""
+        return self.info.task
+
+    def columns(self, topk: int) -> Columns:
+        """How its predictions are laid out."""
+        return self.task.columns(self.trained.class_names, topk, rejects=self.info.reject_below > 0)
+
+    @property
+    def score(self) -> str:
+        """Top-1 on the test images, or the first metric of its task by its name; "" if that was not measured."""
+        if self.top1 is not None:
+            return f"{self.top1:.1%}"
+        result, metric = self.trained.result, self.task.metrics[0]
+        measured = result is not None and self.task.kind != "single"
+        return f"{METRICS[metric]} {show_metric(metric, result.metrics.get(metric))}" if result and measured else ""
 
 
 class Workbench:
@@ -139,7 +160,8 @@ class Workbench:
             return None
         own = self._classifier(adapter)
         return self._classify_one(
-            path, replace(own, model=self._models[BASE], class_names=self.base_classes, reject_below=0.0)
+            path,
+            replace(own, model=self._models[BASE], class_names=self.base_classes, reject_below=0.0, task=SINGLE_LABEL),
         )
 
     def predict_batch(
@@ -196,14 +218,19 @@ class Workbench:
         self, paths: Sequence[Path], classifier: Classifier, progress: Callable[[int, int], None] | None = None
     ) -> Iterator[Prediction]:
         read = partial(read_image, limits=self.limits, inputs=classifier.inputs)
-        return classify(classifier, paths, len(paths), topk=_TOPK, progress=progress, read=read)
+        return classify(classifier, paths, len(paths), topk=TOPK, progress=progress, read=read)
 
     def _classifier(self, adapter: str) -> Classifier:
         if adapter not in self.adapters:
             raise InputError(f"there is no adapter {adapter!r}, expected {' or '.join(map(repr, self.adapters))}")
         trained = self.adapters[adapter].trained
         return Classifier(
-            self._models[adapter], trained.class_names, trained.inputs, self.device, reject_below=trained.info.reject_below
+            self._models[adapter],
+            trained.class_names,
+            trained.inputs,
+            self.device,
+            reject_below=trained.info.reject_below,
+            task=trained.info.task,
         )
 
     def _prepare(self, path: Path, inputs: InputConfig) -> Tensor:

@@ -21,7 +21,7 @@ _MOST_NOTED = 3
 
 def print_report(report: Report) -> None:
     console = make_console()
-    console.print(f"{report.name}: {report.total:,} images in {len(report.class_names):,} classes", style="bold")
+    console.print(f"{report.name}: {report.total:,} images{', ' if ':' in report.said else ' in '}{report.said}", style="bold")
     console.print(str(report.root.resolve()))
     _print_counts(report)
     for part, split in report.splits.items():

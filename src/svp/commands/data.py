@@ -7,7 +7,7 @@ from itertools import groupby
 
 from svp.commands import COMMANDS
 from svp.commands.parsing import progress_bar, run_action, to_json
-from svp.settings import Device
+from svp.settings import Device, TaskChoice
 
 
 def run(argv: list[str]) -> int:
@@ -102,6 +102,8 @@ def check_data(
     group: str | None = None,
     group_regex: str | None = None,
     archive_encoding: str | None = None,
+    task: TaskChoice = "auto",
+    label: str | None = None,
     max_pixels: int | None = None,
     with_: str | None = None,
     out: str | None = None,
@@ -117,6 +119,8 @@ def check_data(
         group: Column of a table whose values, such as patients, are kept in one part each; "none" for no column.
         group_regex: Regular expression that finds such a group in the names of the files.
         archive_encoding: Encoding of the names in an archive that are not UTF-8, such as gbk; guessed if left out.
+        task: What the labels of a table are: one class, several labels or a number; auto tells it by the labels.
+        label: Columns of a table that hold them, with commas between them; the column "label" if left out.
         max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
         with_: Run directory of a model of these classes: lists labels that it doubts, near-duplicates and odd ones out too.
         out: Folder for the page and the table of what the model found; RUN/data-check if left out.
@@ -134,6 +138,8 @@ def check_data(
                 group=group,
                 group_regex=group_regex,
                 archive_encoding=archive_encoding,
+                task=task,
+                label=label,
                 max_pixels=max_pixels,
                 progress=progress,
             )

@@ -9,6 +9,8 @@ from svp.commands.parsing import is_first_process, run_function, to_json
 from svp.settings import Device, Precision, Tta
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from svp.runs import Evaluation
 
 
@@ -58,11 +60,33 @@ def score(
         _print_scores(scores)
 
 
+def _classes_table(scores: Evaluation) -> Table:
+    """Scores of each class or label; of many, the worst and the best."""
+    from svp.terminal import make_console, make_table
+
+    labels = scores.task == "multi"
+    numbers = ("images", "recall" if labels else "accuracy", "precision", "F1", *(("AP", "threshold") if labels else ()))
+    table = make_table("label" if labels else "class", *numbers, right=numbers)
+    rows = list(scores.per_class.items())
+    if len(rows) > _MOST_CLASSES:
+        rows = sorted((row for row in rows if row[1].accuracy is not None), key=lambda row: (row[1].accuracy or 0, -row[1].n))
+        left_out = len(scores.per_class) - 2 * _SHOWN
+        what = "labels" if labels else "classes"
+        make_console().print(f"the {_SHOWN} worst and the {_SHOWN} best {what}; --json lists the other {left_out:,}")
+        rows = [*rows[:_SHOWN], *rows[-_SHOWN:]]
+    for name, row in rows:
+        shares = ["-" if share is None else f"{share:.1%}" for share in (row.accuracy, row.precision, row.f1)]
+        if labels:
+            shares += ["-" if row.average_precision is None else f"{row.average_precision:.1%}", f"{row.threshold:.2f}"]
+        table.add_row(name, str(row.n), *shares)
+    return table
+
+
 def _print_scores(scores: Evaluation) -> None:
     from svp.runs.certainty import wilson
     from svp.runs.own_images import describe_seen
-    from svp.runs.result import METRICS
     from svp.runs.views import describe
+    from svp.tasks import METRICS, show_metric
     from svp.terminal import make_console, make_table
 
     console = make_console()
@@ -71,26 +95,17 @@ def _print_scores(scores: Evaluation) -> None:
         console.print(f"epoch chosen: {scores.how_chosen}")
     if scores.tta != "none":
         console.print(describe(scores.tta))
-    numbers = ("images", "accuracy", "precision", "F1")
-    table = make_table("class", *numbers, right=numbers)
-    rows = list(scores.per_class.items())
-    if len(rows) > _MOST_CLASSES:
-        rows = sorted((row for row in rows if row[1].accuracy is not None), key=lambda row: (row[1].accuracy or 0, -row[1].n))
-        left_out = len(scores.per_class) - 2 * _SHOWN
-        console.print(f"the {_SHOWN} worst and the {_SHOWN} best classes; --json lists the other {left_out:,}")
-        rows = [*rows[:_SHOWN], *rows[-_SHOWN:]]
-    for name, row in rows:
-        shares = ("-" if share is None else f"{share:.1%}" for share in (row.accuracy, row.precision, row.f1))
-        table.add_row(name, str(row.n), *shares)
-    console.print(table)
-    summary = make_table("all classes", f"{scores.n_test} images", right=(f"{scores.n_test} images",))
-    low, high = wilson(scores.top1, scores.n_test)
-    summary.add_row("top-1", f"{scores.top1:.2%} [{low:.1%}, {high:.1%}]")
+    if scores.per_class:
+        console.print(_classes_table(scores))
+    total = "all classes" if scores.task == "single" else "all images"
+    summary = make_table(total, f"{scores.n_test} images", right=(f"{scores.n_test} images",))
     for metric, name in METRICS.items():
-        value = scores.metrics[metric]
-        if metric != "top1":
-            shown = "-" if value is None else f"{value:.3f}" if metric == "loss" else f"{value:.2%}"
-            summary.add_row(name, shown)
+        if metric in scores.metrics:
+            value, interval = scores.metrics[metric], ""
+            if metric == "top1" and scores.top1 is not None:
+                value, (low, high) = scores.top1, wilson(scores.top1, scores.n_test)
+                interval = f" [{low:.1%}, {high:.1%}]"
+            summary.add_row(name, show_metric(metric, value) + interval)
     if scores.accepted is not None:
         right = "-" if scores.accepted.accuracy is None else f"{scores.accepted.accuracy:.2%}"
         summary.add_row(f"accepted, from confidence {scores.accepted.threshold:.1%}", f"{scores.accepted.coverage:.2%}")
@@ -100,5 +115,6 @@ def _print_scores(scores: Evaluation) -> None:
     warning = describe_seen(scores.n_test, scores.trained_on, scores.chosen_on)
     if warning:
         console.print(f"warning: {warning}", style="bold yellow")
+    counted = "left out" if scores.task == "regression" else "counted as wrong"
     for image in scores.unreadable_test_images:
-        print(f"warning: cannot read {image.path}, counted as wrong: {image.reason}", file=sys.stderr)
+        print(f"warning: cannot read {image.path}, {counted}: {image.reason}", file=sys.stderr)

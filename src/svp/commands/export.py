@@ -38,7 +38,11 @@ def export(
     print(f"written to {exported.path}, {exported.path.stat().st_size / 1e6:.1f} MB")
     print(
         f"checked by {exported.runtime} on the CPU with {found.images} images: largest difference {found.max_difference:.1e} "
-        f"in probability, same top-1 for {found.same_top1}"
+        + (
+            f"in probability, same top-1 for {found.same_top1}"
+            if exported.has_classes
+            else "in what it says, a number in standard deviations"
+        )
     )
     print(
         f"in batches of {found.batch_size} it does {found.images_per_second:.1f} images/s, "

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from svp.data import ImageList
     from svp.runs import Prediction
     from svp.runs.prediction_files import PredictionWriter
+    from svp.tasks.task import Columns
 
 
 Form = Literal["table", "json", "jsonl", "csv", "parquet"]
@@ -100,18 +101,17 @@ def classify(
         _tell_views(tta)
     classifier = open_classifier(run, device, precision, max_pixels, tta)
     meeting = Meeting()
-    topk = min(topk, len(classifier.class_names))
-    rejects = classifier.reject_below > 0
-    done = read_done(target, form, topk, rejects) if target and resume and form in ("csv", "jsonl", "parquet") else Done()
+    columns = classifier.columns(topk)
+    done = read_done(target, form, columns) if target and resume and form in ("csv", "jsonl", "parquet") else Done()
     writer: PredictionWriter
     if form == "table":
-        writer = _TableWriter(share.file(target) if target else None)
+        writer = _TableWriter(columns, share.file(target) if target else None)
     elif form == "parquet" or (target and form != "json"):
         assert target is not None
-        writer = open_file(target, form, topk, share, resume, rejects)
+        writer = open_file(target, form, columns, share, resume)
     else:
         stream = share.file(target).open("w", encoding="utf-8", errors="backslashreplace") if target else sys.stdout
-        writer = TextWriter(stream, form, topk, rejects=rejects)
+        writer = TextWriter(stream, form, columns)
     feature_file = FeatureFile(share.file(features_file), run) if features_file else None
 
     tally = _Tally(max(len(images) - len(done), 0) // processes, len(done), done.failed)
@@ -160,9 +160,9 @@ def _classify_on_ray(
     _tell_left_out(images)
     _tell_views(tta)
     info = RunDirectory(local_folder(run)).read_adapter()
-    topk, rejects = min(topk, len(class_names(info))), info.reject_below > 0
-    done = read_done(target, "parquet", topk, rejects) if resume else Done()
-    open_file(target, "parquet", topk, Share(), resume, rejects)  # makes the folder, or clears it
+    columns = info.task.columns(class_names(info), topk, rejects=info.reject_below > 0)
+    done = read_done(target, "parquet", columns) if resume else Done()
+    open_file(target, "parquet", columns, Share(), resume)  # makes the folder, or clears it
     tally = _Tally(max(len(images) - len(done), 0), len(done), done.failed)
     todo = (image for image in images if image not in done)
     try:
@@ -235,9 +235,10 @@ class _TableWriter:
 
     _LINES = 1000
 
-    def __init__(self, file: Path | None) -> None:
+    def __init__(self, columns: Columns, file: Path | None) -> None:
         from svp.terminal import make_console
 
+        self._columns = columns
         self._file = file.open("w", encoding="utf-8", errors="backslashreplace", newline="") if file else None
         self._stream = self._file or sys.stdout
         self._console: Console = make_console(io.StringIO() if file else None)
@@ -257,19 +258,16 @@ class _TableWriter:
 
     def _print(self, predictions: Sequence[Any]) -> None:
         with self._console.capture() as capture:
-            self._console.print(_prediction_table(predictions))
+            self._console.print(_prediction_table(predictions, self._columns))
         self._stream.write(capture.get())
 
 
-def _prediction_table(predictions: Sequence[Any]) -> Table:
-    from svp.runs.rejection import NONE_OF_THESE
+def _prediction_table(predictions: Sequence[Any], columns: Columns) -> Table:
     from svp.terminal import make_table
 
-    topk = max((len(p.classes) for p in predictions), default=1)
-    table = make_table("image", *(f"{k + 1}." for k in range(topk)))
-    for p in predictions:
-        cells = [f"{name} {value:.1%}" for name, value in zip(p.classes, p.probabilities, strict=True)]
-        if p.rejected:
-            cells[0] = f"{NONE_OF_THESE} ({cells[0]})"
-        table.add_row(str(p.path), *(cells or [f"unreadable: {p.error}"]))
+    rows = [[str(p.path), *(columns.shown(p) or [f"unreadable: {p.error}"])] for p in predictions]
+    width = max((len(row) - 1 for row in rows), default=1)
+    table = make_table("image", *columns.header[:width])
+    for row in rows:
+        table.add_row(*row)
     return table

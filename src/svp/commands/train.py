@@ -25,7 +25,7 @@ _GROUPS = {
         *("epochs", "minutes", "patience", "batch_size", "lr", "head_lr", "lr_base_size", "weight_decay", "schedule"),
         *("warmup_epochs", "warmup_lr", "min_lr", "clip_grad", "ema"),
     ),
-    "classes and scores": ("balance", "choose_by", "calibrate", "reject"),
+    "task, classes and scores": ("task", "label", "loss", "choose_by", "balance", "calibrate", "reject"),
     "augmentation": ("label_smoothing", "mixup", "cutmix"),
     "preparation of images": (),
     "run": (),  # and all that stand nowhere else

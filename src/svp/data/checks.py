@@ -13,10 +13,11 @@ from svp.data.named.catalog import DatasetInfo, NamedSource
 from svp.data.opening import find_source, open_parts
 from svp.data.pipeline.value_ranges import describe_samples
 from svp.data.remembered import Found, Memory
-from svp.data.splits import DataError, ImageData, Parts, Split, enumerate_some
+from svp.data.splits import DataError, ImageData, Parts, Split, absent_from, enumerate_some
 from svp.data.splitting import complete
 from svp.data.unreadable import Unreadable, check_unreadable
 from svp.errors import InputError
+from svp.settings import TaskChoice
 
 Level = Literal["error", "warning", "info"]
 
@@ -73,7 +74,8 @@ class Report:
     Attributes:
         name: Name of the data set.
         root: Folder that all images lie in, or the table that lists them.
-        class_names: Names of the classes, by label.
+        class_names: Names of the classes, by label; of what images are stratified by where the task has no classes.
+        said: What a head is to say of an image, and of what, in words.
         splits: The three parts that a run would use; those that the data set brings where it cannot be split.
         unreadable: Images that cannot be decoded.
         width, height: Pixels, upright.
@@ -87,6 +89,7 @@ class Report:
     name: str
     root: Path
     class_names: tuple[str, ...]
+    said: str
     splits: Mapping[str, Split]
     unreadable: tuple[Unreadable, ...]
     width: Range | None
@@ -151,6 +154,8 @@ def check_data(
     group: str | None = None,
     group_regex: str | None = None,
     archive_encoding: str | None = None,
+    task: TaskChoice = "auto",
+    label: str | None = None,
     max_pixels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -166,6 +171,8 @@ def check_data(
         group: Column of a table that says which images stay in one part; see `svp.data.open_data`.
         group_regex: Finds the same in the names of the files.
         archive_encoding: Encoding of the names in an archive that are not UTF-8; guessed if None.
+        task: What a table's labels are; see `svp.data.open_data`.
+        label: Columns of a table that hold them.
         max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
         progress: Called with (images done, images in all).
 
@@ -175,7 +182,7 @@ def check_data(
     """
     if img_size < 1:
         raise InputError(f"img_size is {img_size}, expected 1 or more")
-    source = find_source(data, data_root, group, archive_encoding)
+    source = find_source(data, data_root, group, archive_encoding, task, label)
     parts = open_parts(source, 0, group, group_regex)
     paths = list(dict.fromkeys(path for split in parts.splits.values() for path in split.paths))
     facts, unreadable = read_all_facts(
@@ -212,6 +219,9 @@ def check_data(
         name=source.name,
         root=parts.root,
         class_names=parts.class_names,
+        said=f"{parts.task.title}: {enumerate_some(parts.outputs)}"
+        if parts.outputs
+        else f"{len(parts.class_names):,} classes",
         splits=splits,
         unreadable=unreadable,
         width=_range([image.width for image in sizes]),
@@ -304,11 +314,13 @@ def _repeated(copies: Sequence[Copies], drawn_from_train: bool) -> list[Finding]
 def _classes(parts: Parts, splits: Mapping[str, Split]) -> list[Finding]:
     found: list[Finding] = []
     for part, split in splits.items():
-        present = set(split.labels)
-        absent = [name for label, name in enumerate(parts.class_names) if label not in present]
+        absent = absent_from(split, parts)
         if absent:
-            what = f"no image of {_number(len(absent), 'class', 'classes')}: {enumerate_some(absent)}"
+            one, many = ("label", "labels") if parts.outputs else ("class", "classes")
+            what = f"no image of {_number(len(absent), one, many)}: {enumerate_some(absent)}"
             found.append(Finding("warning", "class-absent", f"{part} has {what}"))
+    if parts.outputs:
+        return found
     by_size = Counter(parts.splits["train"].labels).most_common()
     (most, n_most), (fewest, n_fewest) = by_size[0], by_size[-1]
     if n_most >= IMBALANCE * n_fewest:

@@ -38,9 +38,9 @@ class Copies:
 def find_copies(parts: Parts, facts: Mapping[Path, ImageFacts]) -> tuple[Copies, ...]:
     groups: dict[bytes, list[tuple[Path, str, str]]] = {}
     for part, split in parts.splits.items():
-        for path, label in zip(split.paths, split.labels, strict=True):
+        for index, path in enumerate(split.paths):
             if path in facts:
-                groups.setdefault(facts[path].pixel_digest, []).append((path, parts.class_names[label], part))
+                groups.setdefault(facts[path].pixel_digest, []).append((path, parts.show_label(split, index), part))
     found = []
     for group in groups.values():
         if len(group) > 1:
@@ -54,9 +54,9 @@ def find_copies_by_look(parts: Parts, facts: Mapping[Path, ImageFacts]) -> tuple
     """Groups of images that look the same; equal pixels of one part, which are told of already, count once."""
     first: dict[tuple[str, bytes], tuple[Path, str, str]] = {}
     for part, split in parts.splits.items():
-        for path, label in zip(split.paths, split.labels, strict=True):
+        for index, path in enumerate(split.paths):
             if path in facts:
-                first.setdefault((part, facts[path].pixel_digest), (path, parts.class_names[label], part))
+                first.setdefault((part, facts[path].pixel_digest), (path, parts.show_label(split, index), part))
     images = {path: (path, name, part) for path, name, part in first.values()}
     pairs = find_near_copies({path: facts[path].look for path in images}, list(images), list(images))
     group: dict[Path, list[Path]] = {}

@@ -127,13 +127,16 @@ def warn_of_likely(parts: Parts, splits: Mapping[str, Split]) -> list[str]:
     return notes
 
 
-def split_grouped(root: Path, split: Split, names: Sequence[str], fractions: Sequence[float], seed: int) -> list[list[int]]:
+def split_grouped(
+    root: Path, split: Split, names: Sequence[str], fractions: Sequence[float], seed: int, *, keep_all: bool = True
+) -> list[list[int]]:
     """Split off one part per fraction and keep every group in one part, with the classes' shares as equal as that allows.
 
     A part is a fold of scikit-learn's `StratifiedGroupKFold`. Few groups make parts that are larger than asked for.
 
     Args:
         names: Names of the parts, for messages.
+        keep_all: Leave training images of every class; otherwise as many as the groups allow.
     Returns:
         The indices of the rest, then those of a part per fraction, each in the order given.
     Raises:
@@ -148,7 +151,7 @@ def split_grouped(root: Path, split: Split, names: Sequence[str], fractions: Seq
     parts: list[list[int]] = []
     for place, (name, fraction) in enumerate(zip(names, fractions, strict=True)):
         needed = len(names) - place  # groups that must be left for the parts to come and for training
-        fold = _best_fold(split.take(rest), fraction / left, needed, seed)
+        fold = _best_fold(split.take(rest), fraction / left, needed, seed, keep_all)
         if fold is None:
             raise DataError(
                 f"{root}: {name} cannot be split off by groups, since a class would be left without training images. Give "
@@ -161,7 +164,7 @@ def split_grouped(root: Path, split: Split, names: Sequence[str], fractions: Seq
     return [rest, *parts]
 
 
-def _best_fold(split: Split, fraction: float, needed: int, seed: int) -> list[int] | None:
+def _best_fold(split: Split, fraction: float, needed: int, seed: int, keep_all: bool) -> list[int] | None:
     """The fold that leaves training images of all classes, has most classes itself, and the size asked for."""
     import numpy as np
     from sklearn.model_selection import StratifiedGroupKFold
@@ -178,11 +181,12 @@ def _best_fold(split: Split, fraction: float, needed: int, seed: int) -> list[in
             cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32).split(labels, labels, groups)
             pairs = list(cut)
         for rest, part in pairs:
-            whole = len(set(labels[rest])) == classes and len(set(groups[rest])) >= needed
-            if not len(part) or not whole:
+            lost = classes - len(set(labels[rest]))
+            if not len(part) or len(set(groups[rest])) < needed or (keep_all and lost):
                 continue
             share = len(part) / len(labels)
-            merit = (share > _MOST_OVERSIZE * fraction, classes - len(set(labels[part])), abs(share - fraction))
+            missing = lost + classes - len(set(labels[part]))
+            merit = (share > _MOST_OVERSIZE * fraction, missing, abs(share - fraction))
             if best is None or merit < best[0]:
                 best = merit, part.tolist()
         if best is not None and (best[0][1] == 0 or first - folds >= _MOST_TRIED):

@@ -16,6 +16,8 @@ from svp.data.sources.unpacked import UnpackedSource
 from svp.data.splits import DataError, ImageData, Parts, Split
 from svp.data.splitting import complete
 from svp.paths import home
+from svp.settings import TaskChoice
+from svp.tasks import SINGLE_LABEL, Task
 
 _EXPECTED = (
     "give a folder with one folder of images per class, a table (.csv with the columns path and label), an archive "
@@ -38,6 +40,8 @@ def open_data(
     group: str | None = None,
     group_regex: str | None = None,
     archive_encoding: str | None = None,
+    task: TaskChoice = "auto",
+    label: str | None = None,
 ) -> ImageData:
     """Open images of the user's own, or a data set of the catalog by name (a folder of that name comes first).
 
@@ -51,11 +55,13 @@ def open_data(
         group: Column of a table that says which images stay in one part; see `open_parts`.
         group_regex: Finds the same in the names of the files; see `open_parts`.
         archive_encoding: Encoding of the names in an archive that are not UTF-8; guessed, with a note, if None.
+        task: What the labels of a table are: "single", "multi" or "regression"; "auto" tells it by the labels, with a note.
+        label: Columns of a table that hold the labels, with commas between them; several hold 0 or 1 each. ``label`` if None.
 
     Raises:
         DataError: The data cannot be trained on as it is; nothing is there, and it is no known name.
     """
-    source = find_source(data, data_root, group, archive_encoding)
+    source = find_source(data, data_root, group, archive_encoding, task, label)
     parts = open_parts(source, seed, group, group_regex)
     return complete(source.name, parts, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
 
@@ -86,6 +92,8 @@ def find_source(
     data_root: str | Path | None = None,
     group: str | None = None,
     archive_encoding: str | None = None,
+    task: TaskChoice = "auto",
+    label: str | None = None,
 ) -> Source:
     """What `data` is: see `open_data`. Nothing is read yet.
 
@@ -93,6 +101,9 @@ def find_source(
         DataError: Nothing is there, and it is no known name.
     """
     name, path = str(data), Path(data).expanduser()
+    if (task in ("multi", "regression") or label is not None) and not is_table(path):
+        given = f"label is {label!r}" if label is not None else f"task is {task}"
+        raise DataError(f"{given}, and {data} is no table: several labels or numbers are read from a table (.csv, .tsv).")
     if is_on_hub(name):
         return HubSource(name, data_folder(data_root))
     if not path.exists():
@@ -104,7 +115,7 @@ def find_source(
     if is_archive(path):
         return ArchiveSource(path, data_folder(data_root), archive_encoding)
     if is_table(path) and path.is_file():
-        return TableSource(path, Path(data_root) if data_root else None, group)
+        return TableSource(path, Path(data_root) if data_root else None, group, task, label)
     return FolderSource(path)
 
 
@@ -130,6 +141,8 @@ def open_labelled(
     class_names: Sequence[str],
     data_root: str | Path | None = None,
     archive_encoding: str | None = None,
+    task: Task = SINGLE_LABEL,
+    label: str | None = None,
 ) -> Split:
     """Images to score known classes on: the test part where the data has parts, else all of it.
 
@@ -138,11 +151,18 @@ def open_labelled(
         class_names: Classes of the model, which the labels index; some may be missing from the data.
         data_root: Where named data sets are found and archives unpacked; ``$SVP_HOME/data`` if None.
         archive_encoding: Encoding of the names in an archive that are not UTF-8; guessed if None.
+        task: What the model says; other things than classes are read from tables alone.
+        label: Columns of a table that hold the labels; told by `class_names` if None.
 
     Raises:
         DataError: A class is not among `class_names`, or there are no labelled images.
     """
-    return find_source(data, data_root, archive_encoding=archive_encoding).labelled(class_names)
+    source = find_source(data, data_root, archive_encoding=archive_encoding)
+    if isinstance(source, TableSource):
+        return source.truths(class_names, task, label)
+    if task.kind != "single":
+        raise DataError(f"the model says {task.title}, and {data} is no table: give a .csv or .tsv with the true ones.")
+    return source.labelled(class_names)
 
 
 def folder_of(data: str | Path, data_root: str | Path | None = None, archive_encoding: str | None = None) -> Path | None:

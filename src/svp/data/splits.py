@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from svp.errors import InputError
+from svp.tasks import SINGLE_LABEL, Target, Task
 
 
 class DataError(InputError):
@@ -24,21 +25,26 @@ class Split:
         labels: Index into the class names, one per image.
         origin: Where the part comes from, e.g. "folder test/" or "15% of train/, stratified, seed 0".
         groups: What must not be torn apart (a patient, a track, a site), one per image; empty if nothing is known of that.
+        targets: What is to be said of each image, one value per output of the head; empty where that is the label. Where
+            there are targets, a label is the stratum that the image is in when images are split.
 
     Raises:
-        ValueError: Paths and labels, or paths and groups, differ in number.
+        ValueError: Paths and labels, groups or targets differ in number.
     """
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     origin: str
     groups: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.paths) != len(self.labels):
             raise ValueError(f"paths ({len(self.paths)}) and labels ({len(self.labels)}) must be equally many")
         if self.groups and len(self.paths) != len(self.groups):
             raise ValueError(f"paths ({len(self.paths)}) and groups ({len(self.groups)}) must be equally many")
+        if self.targets and len(self.paths) != len(self.targets):
+            raise ValueError(f"paths ({len(self.paths)}) and targets ({len(self.targets)}) must be equally many")
 
     @classmethod
     def of_classes(
@@ -47,20 +53,26 @@ class Split:
         class_names: Sequence[str],
         origin: str,
         groups: Mapping[Path, str] | None = None,
+        targets: Mapping[Path, Target] | None = None,
     ) -> Split:
         """Class after class, in the order of `class_names`; a class may have no images."""
         pairs = [(path, label) for label, name in enumerate(class_names) for path in classes.get(name, ())]
         paths, labels = tuple(path for path, _ in pairs), tuple(label for _, label in pairs)
-        return cls(paths, labels, origin, tuple(groups[path] for path in paths) if groups else ())
+        named = tuple(groups[path] for path in paths) if groups else ()
+        return cls(paths, labels, origin, named, tuple(targets[path] for path in paths) if targets else ())
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def truth(self, index: int) -> int | Target:
+        """What is to be said of an image: its target, or its label where there are none."""
+        return self.targets[index] if self.targets else self.labels[index]
 
     def joined(self, other: Split, origin: str) -> Split:
         """These images, then the other ones."""
         both = all(split.groups or not len(split) for split in (self, other))
         groups = self.groups + other.groups if both else ()
-        return Split(self.paths + other.paths, self.labels + other.labels, origin, groups)
+        return Split(self.paths + other.paths, self.labels + other.labels, origin, groups, self.targets + other.targets)
 
     def take(self, indices: Iterable[int], origin: str | None = None) -> Split:
         """The images at `indices`, in that order.
@@ -72,7 +84,8 @@ class Split:
         indices = list(indices)
         paths, labels = tuple(self.paths[index] for index in indices), tuple(self.labels[index] for index in indices)
         groups = tuple(self.groups[index] for index in indices) if self.groups else ()
-        return Split(paths, labels, self.origin if origin is None else origin, groups)
+        targets = tuple(self.targets[index] for index in indices) if self.targets else ()
+        return Split(paths, labels, self.origin if origin is None else origin, groups, targets)
 
     def where(self, keep: Callable[[Path], bool], origin: str | None = None) -> Split:
         """The images whose path `keep` accepts, in the same order; for `origin` see `take`."""
@@ -133,6 +146,8 @@ class Parts:
         notes: What else to tell the user, a line each.
         grouped_by: What the groups of the splits are, in words, e.g. "column patient"; None if they have none.
         likely_groups: Columns of a table that look like groups and are not used as such: value by image, by column.
+        task: What a head is to say of an image.
+        outputs: Names of the head's outputs where they are not the classes.
     """
 
     root: Path
@@ -143,6 +158,14 @@ class Parts:
     notes: tuple[str, ...] = ()
     grouped_by: str | None = None
     likely_groups: Mapping[str, Mapping[Path, str]] = field(default_factory=dict)
+    task: Task = SINGLE_LABEL
+    outputs: tuple[str, ...] = ()
+
+    def show_label(self, split: Split, index: int) -> str:
+        """What is true of an image of one of the splits, in words."""
+        if split.targets:
+            return self.task.show_target(split.targets[index], self.outputs)
+        return self.class_names[split.labels[index]]
 
     @property
     def ignored(self) -> tuple[Path, ...]:
@@ -164,6 +187,13 @@ class ImageData:
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     grouped_by: str | None = None
+    task: Task = SINGLE_LABEL
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the head's outputs: the classes, or what else the task says of an image."""
+        return self.outputs or self.class_names
 
     @property
     def ignored(self) -> tuple[Path, ...]:
@@ -179,12 +209,12 @@ class ImageData:
         """A few lines for the console: sizes, origin of each part, and whatever is odd."""
         parts = self.splits
         total = sum(len(split) for split in parts.values())
-        lines = [f"{self.name}: {total} images in {len(self.class_names)} classes ({enumerate_some(self.class_names)})"]
+        what = f" in {len(self.class_names)} classes" if not self.outputs else f", {self.task.title}"
+        lines = [f"{self.name}: {total} images{what} ({enumerate_some(self.output_names)})"]
         lines += [f"  {part:<5} {len(split):>7}  {split.origin}" for part, split in parts.items()]
         for part, split in parts.items():
-            present = set(split.labels)
-            absent = [name for label, name in enumerate(self.class_names) if label not in present]
-            if absent and present:
+            absent = absent_from(split, self)
+            if absent and len(split):
                 lines.append(f"  {part} has no image of {enumerate_some(absent)}")
         if self.grouped_by:
             counts = ", ".join(f"{part} {len(set(split.groups)):,}" for part, split in parts.items())
@@ -192,6 +222,14 @@ class ImageData:
         lines += [f"  {line}" for line in describe_left_out(self.left_out, self.root)]
         lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def absent_from(split: Split, data: Parts | ImageData) -> list[str]:
+    """Classes, or labels, that no image of a split of the data has."""
+    if split.targets:
+        return data.task.absent(split.targets, data.outputs)
+    present = set(split.labels)
+    return [name for label, name in enumerate(data.class_names) if label not in present]
 
 
 def shuffled(length: int, seed: str | int) -> list[int]:

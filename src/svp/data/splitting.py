@@ -38,10 +38,10 @@ def complete(name: str, parts: Parts, *, seed: int = 0, val_fraction: float = 0.
     if missing:
         train = splits["train"]
         shares = [fractions[part] for part in missing]
-        how = "stratified"
+        how = "stratified" if not parts.outputs else f"stratified by {parts.task.strata}"
         if train.groups:
-            rest, *split_off = split_grouped(parts.root, train, missing, shares, seed)
-            how = f"stratified, by {parts.grouped_by}"
+            rest, *split_off = split_grouped(parts.root, train, missing, shares, seed, keep_all=not parts.outputs)
+            how += f", by {parts.grouped_by}"
         else:
             _check_enough(parts, missing)
             rest, *split_off = split_stratified(train, parts.class_names, shares, seed)
@@ -58,6 +58,8 @@ def complete(name: str, parts: Parts, *, seed: int = 0, val_fraction: float = 0.
         left_out=parts.left_out,
         notes=(*parts.notes, *warn_of_likely(parts, splits)),
         grouped_by=parts.grouped_by,
+        task=parts.task,
+        outputs=parts.outputs,
     )
 
 
@@ -65,6 +67,10 @@ def _check_enough(parts: Parts, missing: Sequence[str]) -> None:
     needed = len(missing) + 1
     classes = dict(zip(parts.class_names, parts.splits["train"].by_class(len(parts.class_names)), strict=True))
     few = [f"{name} ({len(images)})" for name, images in classes.items() if len(images) < needed]
+    if few and parts.outputs:
+        raise DataError(
+            f"{parts.root}: {len(parts.splits['train'])} training images are too few to split off {' and '.join(missing)}."
+        )
     if few:
         parts_missing = " and ".join(missing)
         raise DataError(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from svp.data import DataError, ImageReader, InputConfig, UnreadableImageError, eval_transform, load_prepared
 from svp.errors import UnavailableError
+from svp.tasks import SINGLE_LABEL, Task
 
 TOLERANCE = 1e-4
 """Largest difference in probability that passes."""
@@ -29,7 +30,7 @@ class Comparison:
 
     Args:
         images: How many were classified by both.
-        max_difference: Largest difference in probability over images and classes.
+        max_difference: Largest difference in probability over images and classes; of numbers, in standard deviations.
         same_top1: Images with the same likeliest class.
         images_per_second: Speed of the exported program, in batches of `batch_size`.
         images_per_second_svp: Speed of svp, measured batch by batch in turn with the exported program.
@@ -75,15 +76,20 @@ def read_some(paths: Sequence[Path], inputs: InputConfig) -> Tensor:
 
 @torch.no_grad()
 def compare(
-    model: Callable[[Tensor], Tensor], exported: Callable[[Tensor], Tensor], images: Tensor, inputs: InputConfig
+    model: Callable[[Tensor], Tensor],
+    exported: Callable[[Tensor], Tensor],
+    images: Tensor,
+    inputs: InputConfig,
+    task: Task = SINGLE_LABEL,
 ) -> Comparison:
     """Classify the same images by both, batch by batch in turn.
 
     Args:
         model: Normalized images to logits.
-        exported: Images in 0..1 to probabilities.
+        exported: Images in 0..1 to probabilities, or numbers.
         images: Normalized, (n, channels, img_size, img_size).
         inputs: Holds mean and std.
+        task: What the outputs of the model mean.
     """
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (inputs.mean, inputs.std))
     pairs = [(batch, batch * std + mean) for batch in torch.split(images, BATCH_SIZE)]
@@ -91,7 +97,7 @@ def compare(
     expected, actual, seconds, seconds_svp = [], [], 0.0, 0.0
     for normalized, pixels in pairs:
         start = perf_counter()
-        expected.append(model(normalized).softmax(-1))
+        expected.append(task.activate(model(normalized)))
         middle = perf_counter()
         actual.append(exported(pixels))
         seconds_svp += middle - start
@@ -99,7 +105,7 @@ def compare(
     wanted, found = torch.cat(expected), torch.cat(actual)
     return Comparison(
         images=len(images),
-        max_difference=(found - wanted).abs().max().item(),
+        max_difference=(found - wanted).abs().max().item() / task.scale,
         same_top1=int((found.argmax(-1) == wanted.argmax(-1)).sum()),
         images_per_second=len(images) / seconds,
         images_per_second_svp=len(images) / seconds_svp,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,10 +28,13 @@ def require() -> None:
 
 
 def write(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> None:
-    """Write the program with `metadata` as its ``metadata_props``; input ``images``, output ``probabilities``."""
+    """Write the program with `metadata` as its ``metadata_props``.
+
+    Its input is called ``images``, its output ``probabilities``, or ``numbers`` where it says numbers.
+    """
     logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)  # it warns of every Split that it leaves as it is
     onnx_program = torch.onnx.export(
-        program, dynamo=True, input_names=["images"], output_names=["probabilities"], verbose=False
+        program, dynamo=True, input_names=["images"], output_names=[json.loads(metadata["output"])["output"]], verbose=False
     )
     assert onnx_program is not None
     proto = onnx_program.model_proto
@@ -41,10 +45,10 @@ def write(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> 
 
 
 def load(path: Path) -> Callable[[Tensor], Tensor]:
-    """Images to probabilities by onnxruntime on the CPU, on as many threads as PyTorch."""
+    """Images to what the program gives by onnxruntime on the CPU, on as many threads as PyTorch."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(["probabilities"], {"images": images.numpy()})[0])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])

@@ -29,11 +29,13 @@ class Exported:
         path: The file.
         runtime: What ran it.
         comparison: It beside the model.
+        has_classes: Whether it says one class per image.
     """
 
     path: Path
     runtime: str
     comparison: Comparison
+    has_classes: bool = True
 
 
 def export_run(
@@ -41,8 +43,9 @@ def export_run(
 ) -> Exported:
     """Write a trained adapter with its backbone as one file that runs without svp, once it is found to say the same.
 
-    The program takes images in 0..1, (batch, channels, img_size, img_size), normalizes them, and gives probabilities,
-    (batch, num_classes), for any batch. Class names and how to resize and cut images are in the file, see docs/export.md.
+    The program takes images in 0..1, (batch, channels, img_size, img_size), normalizes them, and gives probabilities, or
+    numbers where the model says numbers, (batch, outputs), for any batch. Class names, what the output means and how to resize
+    and cut images are in the file, see docs/export.md.
     What can be merged into the backbone is.
 
     Args:
@@ -69,16 +72,17 @@ def export_run(
     normalized = read_some(_images_of(trained.directory, images), inputs)
     if model.tuner.mergeable:
         model.tuner.merge()
-    program = trace(model, inputs)
+    task = trained.info.task
+    program = trace(model, inputs, task)
     comparisons: list[Comparison] = []
 
     def write(path: Path) -> None:
         kind.write(program, _metadata(trained), path)
-        comparisons.append(compare(expected, kind.load(path), normalized, inputs))
+        comparisons.append(compare(expected, kind.load(path), normalized, inputs, task))
         comparisons[0].require_same(format)
 
     write_atomically(target, write)
-    return Exported(target, kind.RUNTIME, comparisons[0])
+    return Exported(target, kind.RUNTIME, comparisons[0], task.kind == "single")
 
 
 def _images_of(run: Path, images: Sequence[str | Path]) -> Sequence[Path]:
@@ -104,5 +108,6 @@ def _metadata(trained: TrainedModel) -> dict[str, str]:
         "value_range": inputs.value_range,
     }
     model = {"svp": __version__, "backbone": info.backbone.name, "method": info.methods}
-    values = {"class_names": trained.class_names, "preprocessing": preprocessing, "model": model}
+    output = info.task.describe_output()
+    values = {"class_names": trained.class_names, "output": output, "preprocessing": preprocessing, "model": model}
     return {name: json.dumps(value) for name, value in values.items()}

@@ -24,6 +24,6 @@ def write(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> 
 
 
 def load(path: Path) -> Callable[[Tensor], Tensor]:
-    """Images to probabilities by the program that was read back."""
+    """Images to what it gives by the program that was read back."""
     with path.open("rb") as file:
         return torch.export.load(file).module()

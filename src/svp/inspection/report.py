@@ -97,12 +97,12 @@ def add_making(page: Page, place: RunDirectory, info: AdapterInfo) -> None:
     if rows:
         best = min(result.epoch_chosen, len(rows)) - 1
         plot_curves(rows, best, page.folder / "curves", result.how_chosen, result.method)
-        what = "Loss, and accuracy on the images that choose the epoch; the dashed line is the epoch that is kept."
+        what = f"Loss, and {_metric(result)} on the images that choose the epoch; the dashed line is the epoch that is kept."
         page.add_saved_figure("curves", "Learning curves", what, PAGE)
     page.add_section("data", "Data")
     parts = {"train": result.data.train, "val": result.data.val, "test": result.data.test}
     used = [[part, f"{images:,}", result.data.splits.get(part, "")] for part, images in parts.items()]
-    page.add_table(["part", "images", "where from"], used, f"{result.data.classes:,} classes, {result.data.root}", text=True)
+    page.add_table(["part", "images", "where from"], used, f"{_outputs(result)}, {result.data.root}", text=True)
     if result.unreadable_images:
         lost = [[image.path, image.reason] for image in result.unreadable_images]
         page.add_table(["file", "why"], lost, "Images that cannot be read; those of test count as wrong", text=True)
@@ -124,6 +124,17 @@ def add_making(page: Page, place: RunDirectory, info: AdapterInfo) -> None:
     ]
     page.add_table(["", ""], made, "", text=True)
     page.add_code(result.command)
+
+
+def _metric(result: Result) -> str:
+    return "accuracy" if result.task == "single" else "the metric that chooses"
+
+
+def _outputs(result: Result) -> str:
+    """What the head tells apart, in words."""
+    return {"single": f"{result.data.classes:,} classes", "multi": f"{result.data.classes:,} labels"}.get(
+        result.task, "numbers"
+    )
 
 
 def _options(result: Result) -> list[str]:

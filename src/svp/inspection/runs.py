@@ -30,21 +30,24 @@ from svp.inspection.activation import record_activation
 from svp.inspection.gate_figures import plot_gate_maps, plot_prompt_maps
 from svp.inspection.maps import image_maps, patch_extent, pixels, prompt_maps
 from svp.inspection.page import Page
-from svp.inspection.predictions import record_predictions
+from svp.inspection.predictions import record_features, record_predictions
 from svp.inspection.recording import Gates, gates, with_scans
-from svp.inspection.report import add_making, add_outcome, facts, title
+from svp.inspection.report import add_making, facts, title
 from svp.inspection.sections import (
     add_activation,
     add_features,
     add_scales,
 )
+from svp.inspection.task_sections import Integers, add_answers
 from svp.models import VisionMamba
 from svp.plotting import BASE as BASE_LOOK
 from svp.plotting import Look, looks, style
 from svp.runs import RunDirectory, TrainedModel, open_run
 from svp.runs.devices import choose_device
-from svp.runs.evaluate import check_at_least, labels_of_unreadable
+from svp.runs.evaluate import check_at_least, truths_of_unreadable
 from svp.runs.own_images import describe_seen, images_to_score
+from svp.runs.predict import Prediction
+from svp.tasks import Task
 from svp.tuners import method_title
 
 Progress = Callable[[int, int], None]
@@ -84,6 +87,11 @@ class Compared:
         return self.trained.class_names
 
     @property
+    def task(self) -> Task:
+        """What the outputs of the run's model mean."""
+        return self.trained.info.task
+
+    @property
     def device(self) -> torch.device:
         """Where the models are."""
         return self.trained.device
@@ -105,6 +113,9 @@ def open_runs(run: str | Path, compare: Sequence[str | Path] = (), device: str =
     plain = open_run(run, target).model.tuner.detach()
     models: dict[str, VisionMamba] = {BASE: with_scans(plain).requires_grad_(False)}
     runs = [open_run(directory, target) for directory in (run, *compare)]
+    if len({opened.info.task.kind for opened in runs}) > 1:
+        told = ", ".join(f"{opened.directory}: {opened.info.task.title}" for opened in runs)
+        raise InputError(f"runs of different tasks cannot be compared ({told})")
     first, methods = runs[0], [opened.info.method for opened in runs]
     directories: dict[str, Path] = {}
     for opened in runs:
@@ -173,7 +184,7 @@ def show_gates(
         records = {name: gates(model, image.unsqueeze(0).to(compared.device)) for name, model in compared.models.items()}
         maps = {name: image_maps(record, layer) for name, record in records.items()}
         prompts = {name: found for name, record in records.items() if (found := prompt_maps(record, layer))}
-        said = [_describe(name, records[name], compared.class_names) for name in compared.directories]
+        said = [_describe(name, records[name], compared) for name in compared.directories]
         with style():
             shown = pixels(image, compared.inputs)
             page.add_figure(f"gates-{number:03d}", str(path), f"{'; '.join(said)}.", plot_gate_maps(shown, maps, extent))
@@ -235,10 +246,10 @@ def inspect_run(
     target = Path(out) if out else folder_for_output(run) / "inspection"
     compared = open_runs(run, compare, device)
     inputs = compared.inputs
-    chosen = images_to_score(compared.trained.directory, data, compared.class_names)
+    chosen = images_to_score(compared.trained.directory, data, compared.class_names, compared.task)
     split = chosen.split
     unreadable = find_unreadable(split.paths, channels=inputs.channels)
-    lost = labels_of_unreadable(split, unreadable)
+    lost = truths_of_unreadable(split, unreadable)
     split = drop_unreadable(split, unreadable)
     if len(split) < 2:
         raise DataError(f"{split.origin}: {len(split)} images can be read, expected 2 or more")
@@ -256,10 +267,10 @@ def inspect_run(
             if progress is not None:
                 progress(done, total)
 
-    answers = record_predictions(compared.models[compared.subject], batches(split)).answers(
-        compared.class_names, split.paths, lost
-    )
-    features = {name: record_predictions(model, batches(sample)).features for name, model in compared.models.items()}
+    predicted = record_predictions(compared.models[compared.subject], batches(split), compared.task)
+    features = {
+        name: record_features(model, (batch for batch, _ in batches(sample))) for name, model in compared.models.items()
+    }
     activations = {
         name: record_activation(model, (batch for batch, _ in batches(sample))) for name, model in compared.models.items()
     }
@@ -272,25 +283,36 @@ def inspect_run(
         told.append(f"warning: {seen}")
     if unreadable:
         named = ", ".join(str(image.path) for image in unreadable)
-        told.append(f"{len(unreadable)} more cannot be read and count as wrong in top-1: {named}")
+        counted = {"single": "count as wrong in top-1", "multi": "count as wrong", "regression": "are left out"}
+        told.append(f"{len(unreadable)} more cannot be read and {counted[compared.task.kind]}: {named}")
     info, result = compared.trained.info, compared.trained.result
     page = Page(target, title(info, result), [*facts(run_directory, result), *told])
     with style():
-        add_outcome(page, answers, inputs, run_directory, own=data is None, reject_below=info.reject_below)
+        add_answers(page, predicted, compared.trained, split.paths, lost, own=data is None)
         add_making(page, run_directory, info)
         add_activation(page, activations, compared.looks)
         add_scales(page, activations)
-        add_features(page, features, np.asarray(sample.labels), compared.class_names)
+        add_features(page, features, *_strata(sample, compared))
     return page.write()
 
 
-def _describe(name: str, record: Gates, class_names: Sequence[str]) -> str:
+def _strata(sample: Split, compared: Compared) -> tuple[Integers, Sequence[str]]:
+    """What images are told apart by in a figure, with names: their classes, or what they would be stratified by."""
+    if not sample.targets:
+        return np.asarray(sample.labels), compared.class_names
+    strata = compared.task.stratify(sample.targets, compared.class_names)
+    return np.array([strata.of(target) for target in sample.targets]), strata.names
+
+
+def _describe(name: str, record: Gates, compared: Compared) -> str:
     """What a model says of the only image, and which part the tokens of its method have in that."""
-    probability, said = record.logits[0].float().softmax(dim=-1).max(dim=-1)
+    task, names = compared.task, compared.class_names
+    (answer,) = task.answers(task.activate(record.logits), names, 1)
+    (said, *_) = task.columns(names, 1).shown(Prediction(Path(), **answer))
     parts = (record.forward.contribution + record.backward.contribution)[:, 0]
     added = float(1 - (parts[:, record.own].sum(dim=-1) / parts.sum(dim=-1)).mean())
     from_added = f", {added:.1%} of the class token's output from added tokens" if parts.shape[1] > len(record.own) else ""
-    return f"{name} says {class_names[int(said)]} ({float(probability):.1%}){from_added}"
+    return f"{name} says {said}{from_added}"
 
 
 def _spread(split: Split, count: int) -> Split:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from svp.plotting import COLORS, COLUMN, GREY, MARKERS, PAGE, SMALL, new_figure, open_axis, percent, shorten
 from svp.runs.certainty import Reliability, wilson
 from svp.runs.rejection import RiskCoverage
+from svp.runs.result import ClassScore
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,6 +89,27 @@ def plot_confusion(confusion: Integers, class_names: Sequence[str]) -> Figure:
     axis.spines[:].set_visible(not named)
     bar = figure.colorbar(drawn, ax=axis, fraction=0.045, pad=0.02, label="share of the true class", format=percent())
     bar.outline.set_visible(False)
+    return figure
+
+
+def plot_labels(scores: Mapping[str, ClassScore]) -> Figure:
+    """Bars of average precision and F1 of every label, the worst on top; of many, the worst.
+
+    Args:
+        scores: By the name of the label; those that no image has are left out.
+    """
+    known = [(name, row.average_precision or 0.0, row.f1 or 0.0) for name, row in scores.items() if row.f1 is not None]
+    shown = sorted(known, key=lambda label: label[1])[:_NAMED][::-1]
+    figure = new_figure(COLUMN * 1.3, 0.28 * len(shown) + 0.9)
+    axis = figure.subplots()
+    places = np.arange(len(shown))
+    axis.barh(places + 0.2, [p for _, p, _ in shown], 0.38, color=COLORS[0], label="average precision")
+    axis.barh(places - 0.2, [f1 for _, _, f1 in shown], 0.38, color=COLORS[1], label="F1")
+    axis.set_yticks(places, [shorten(name, 24) for name, _, _ in shown])
+    axis.set(xlim=(0, 1))
+    axis.xaxis.set_major_formatter(percent())
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, ncols=2)
+    open_axis(axis)
     return figure
 
 

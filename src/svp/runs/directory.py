@@ -104,7 +104,8 @@ class RunDirectory:
             raise RunError(
                 f"{len(gone)} of the run's {len(paths)} {name} images are gone, such as {gone[0]}; name a folder by --data"
             )
-        return Split(paths, tuple(image.label for image in images), f"the run's own {name} images")
+        targets = tuple(image.target for image in images if image.target)
+        return Split(paths, tuple(image.label for image in images), f"the run's own {name} images", targets=targets)
 
     def how_chosen(self) -> str | None:
         """How the adapter's epoch was chosen, for a table's title; None if this is an adapter without a run.

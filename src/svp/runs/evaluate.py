@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,10 +26,12 @@ from svp.runs.devices import make_accelerator, separate_accelerate_state
 from svp.runs.own_images import images_to_score
 from svp.runs.rejection import Acceptance
 from svp.runs.result import ClassScore, UnreadableImage, describe_unreadable
-from svp.runs.scores import score
+from svp.runs.scores import Scores, score
+from svp.runs.task_scores import TaskScores
 from svp.runs.trained import open_run
 from svp.runs.views import AveragedViews, views_transform
 from svp.settings import Tta, check_value
+from svp.tasks import Target
 
 
 @dataclass(frozen=True)
@@ -39,24 +42,26 @@ class Evaluation:
         run: Directory that was opened.
         data: Where the images come from, in words.
         how_chosen: How the model's epoch was chosen, in words; None for an adapter without a run.
-        top1: Share of images whose first guess is right; unreadable images count as wrong.
+        top1: Share of images whose first guess is right; unreadable images count as wrong. None where the task is not one
+            class per image, as is `top5`.
         top5: Share of images whose first five guesses hold the right class.
-        loss: Mean cross entropy of the images that could be read, in nats.
+        loss: Mean loss of the images that could be read; of classes the cross entropy in nats.
         n_test: Number of images, unreadable ones included.
         unreadable_test_images: Images that could not be read.
         per_class: Score of each class, by its name.
-        metrics: All metrics by name, see `svp.runs.result.Metric`; None where one does not exist.
+        metrics: All metrics of the task by name, see `svp.tasks.Metric`; None where one does not exist.
         trained_on: Number of the images that the model was trained on.
         chosen_on: Number of the images that its epoch was chosen on.
         accepted: What the adapter's threshold for "none of these" does to the images; None if it has none.
         tta: Views that an image was seen in, see `svp.runs.views`.
+        task: What the model says of an image: "single", "multi" or "regression", see `svp.tasks`.
     """
 
     run: str
     data: str
     how_chosen: str | None
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
     loss: float
     n_test: int
     unreadable_test_images: tuple[UnreadableImage, ...]
@@ -66,6 +71,7 @@ class Evaluation:
     chosen_on: int = 0
     accepted: Acceptance | None = None
     tta: Tta = "none"
+    task: str = "single"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``svp eval --json`` prints them."""
@@ -106,7 +112,7 @@ def evaluate(
     with separate_accelerate_state():
         accelerator = make_accelerator(device, precision)
         trained = open_run(run, accelerator.device)
-        chosen = images_to_score(trained.directory, data, trained.class_names)
+        chosen = images_to_score(trained.directory, data, trained.class_names, trained.info.task)
         split = chosen.split
         unreadable = find_unreadable(split.paths, max_pixels=max_pixels, channels=trained.inputs.channels)
         readable = drop_unreadable(split, unreadable)
@@ -121,15 +127,15 @@ def evaluate(
         batch_size = max(batch_size // accelerator.num_processes, 1) * accelerator.num_processes
         loader = accelerator.prepare(make_loader(dataset, batch_size, train=False, num_workers=workers))
         model: nn.Module = accelerator.prepare_model(trained.model, evaluation_mode=True)
-        model = model if tta == "none" else AveragedViews(model, tta)
-        lost = labels_of_unreadable(split, unreadable)
-        scores = score(model, loader, accelerator, trained.info.num_classes, lost)
+        model = model if tta == "none" else AveragedViews(model, tta, trained.info.task)
+        lost = truths_of_unreadable(split, unreadable)
+        scores = score(model, loader, accelerator, trained.info.task, lost)
     return Evaluation(
         run=str(trained.directory),
         data=split.origin,
         how_chosen=trained.how_chosen,
-        top1=scores.top1,
-        top5=scores.top5,
+        top1=None if math.isnan(scores.top1) else scores.top1,
+        top5=None if math.isnan(scores.top5) else scores.top5,
         loss=scores.loss,
         n_test=scores.n,
         unreadable_test_images=describe_unreadable(unreadable),
@@ -137,9 +143,14 @@ def evaluate(
         metrics=scores.metrics(),
         trained_on=chosen.trained_on,
         chosen_on=chosen.chosen_on,
-        accepted=scores.accepted(trained.info.reject_below) if trained.info.reject_below else None,
+        accepted=_accepted(scores, trained.info.reject_below),
         tta=tta,
+        task=trained.info.task.kind,
     )
+
+
+def _accepted(scores: TaskScores, reject_below: float) -> Acceptance | None:
+    return scores.accepted(reject_below) if reject_below and isinstance(scores, Scores) else None
 
 
 def check_at_least(name: str, value: int, low: int) -> None:
@@ -149,7 +160,7 @@ def check_at_least(name: str, value: int, low: int) -> None:
         raise InputError(f"{name} is {value}, expected {low} or more")
 
 
-def labels_of_unreadable(split: Split, unreadable: Sequence[Unreadable]) -> list[int]:
-    """True classes of the images of a split that could not be read."""
+def truths_of_unreadable(split: Split, unreadable: Sequence[Unreadable]) -> list[int | Target]:
+    """True classes, or targets, of the images of a split that could not be read."""
     bad = {image.path for image in unreadable}
-    return [label for path, label in zip(split.paths, split.labels, strict=True) if path in bad]
+    return [split.truth(index) for index, path in enumerate(split.paths) if path in bad]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 import zipfile
@@ -23,7 +24,8 @@ from svp.tuners import read_adapter_info
 def save_features(predictions: Sequence[Prediction], file: str | Path, run: str | Path) -> None:
     """Write feature vectors and what belongs to them as ``.npz``: what ``svp predict --features`` does.
 
-    A row per image that could be read: ``features``, (n, embed_dim), float32; ``paths``, ``predicted``, ``probability``, (n,).
+    A row per image that could be read: ``features``, (n, embed_dim), float32; ``paths``, ``predicted``, ``probability``, (n,);
+    labels are joined by ``;``, a number is written as text and has the probability NaN.
     Beside them ``class_names``, in the order of the head's outputs, and ``unreadable``, the paths of the other images.
 
     Args:
@@ -44,7 +46,9 @@ class FeatureFile:
 
     def __init__(self, file: str | Path, run: str | Path) -> None:
         self._file = Path(file)
-        self._class_names = class_names(read_adapter_info(run))
+        info = read_adapter_info(run)
+        self._class_names = class_names(info)
+        self._columns = info.task.columns(self._class_names, 1)
         self._open = ExitStack()
         self._vectors, self._read, self._unreadable = (self._temporary() for _ in range(3))  # the texts a line of JSON each
         self._count = self._failed = self._embed_dim = 0
@@ -64,7 +68,9 @@ class FeatureFile:
             elif prediction.features is not None:
                 self._embed_dim = len(prediction.features)
                 self._vectors.write(prediction.features.tobytes())
-                self._read.write(_line([str(prediction.path), prediction.classes[0], prediction.probabilities[0]]))
+                said, *_ = map(self._columns.text, self._columns.cells(prediction))
+                probability = prediction.probabilities[0] if prediction.probabilities else math.nan
+                self._read.write(_line([str(prediction.path), said, probability]))
                 self._count += 1
 
     def close(self) -> None:

@@ -12,8 +12,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from svp.models import ModelInfo, model_info
 from svp.runs.certainty import wilson
-from svp.runs.result import METRICS, Result
+from svp.runs.result import Result
 from svp.runs.trained import class_names
+from svp.tasks import METRICS, show_metric
 from svp.tuners import AdapterInfo, method_title
 
 _MOST_CLASSES = 100
@@ -21,6 +22,15 @@ _MOST_CLASSES = 100
 
 _HUB_METRICS = {"top1": "accuracy", "top5": "top_5_accuracy", "macro_f1": "f1", "auroc": "roc_auc"}
 """Metrics whose type has another name on the Hub."""
+
+_NAMES: dict[str, str] = {str(metric): name for metric, name in METRICS.items()}
+
+_SAYS = {
+    "single": ("tells {count} classes of images apart", "Classes", "image.classes[0], image.probabilities[0]"),
+    "multi": ("says which of {count} labels an image has", "Labels", "image.labels"),
+    "regression": ("says a number of an image", "Number", "image.value"),
+}
+"""What a model does, what its outputs are, and how to print an answer, by its task."""
 
 
 def make_card(info: AdapterInfo, result: Result | None, repo: str, with_peft: bool = False) -> str:
@@ -36,16 +46,17 @@ def make_card(info: AdapterInfo, result: Result | None, repo: str, with_peft: bo
     """
     backbone = model_info(info.backbone.name)
     method, classes = method_title(info.method), class_names(info)
+    does, outputs, _ = _SAYS[info.task.kind]
     own = {"published": "published", "random": "random"}.get(info.backbone.weights, Path(info.backbone.weights).name)
     lines = [
         f"# {repo.partition('/')[2]}",
-        f"{method} on {backbone.name} ({own} weights), which tells {len(classes)} classes of images apart. "
+        f"{method} on {backbone.name} ({own} weights), which {does.format(count=len(classes))}. "
         f"It was trained by svp, and is used with it (`pip install vim-svp`).",
         "## Use",
         _use(info, repo, with_peft),
         "## Results",
         *(_results(result) if result else ["None are recorded."]),
-        "## Classes",
+        f"## {outputs}",
         ", ".join(classes) if len(classes) <= _MOST_CLASSES or not result else f"{len(classes)}, listed in `adapter.json`.",
         "## Training",
         *(_training(result) if result else ["Not recorded."]),
@@ -85,7 +96,7 @@ def _metadata(info: AdapterInfo, backbone: ModelInfo, result: Result | None, rep
                 dataset_name=result.data.name,
                 dataset_split="test",
                 metric_type=_HUB_METRICS.get(metric, metric),
-                metric_name=METRICS.get(metric, metric),  # type: ignore[call-overload]
+                metric_name=_NAMES.get(metric, metric),
                 metric_value=value,
             )
             for metric, value in scores.items()
@@ -100,6 +111,7 @@ def _scores(result: Result) -> dict[str, float]:
 
 
 def _use(info: AdapterInfo, repo: str, with_peft: bool) -> str:
+    head = "standardized numbers" if info.task.kind == "regression" else "logits"
     lines = [
         "```\n"
         f"svp predict hf-hub:{repo} image.jpg\n"
@@ -107,8 +119,8 @@ def _use(info: AdapterInfo, repo: str, with_peft: bool) -> str:
         "```python\n"
         "import svp\n\n"
         f'for image in svp.predict("hf-hub:{repo}", ["image.jpg"]):\n'
-        "    print(image.classes[0], image.probabilities[0])\n\n"
-        f'model = svp.load_adapter("hf-hub:{repo}")  # normalized images to logits\n'
+        f"    print({_SAYS[info.task.kind][2]})\n\n"
+        f'model = svp.load_adapter("hf-hub:{repo}")  # normalized images to {head}\n'
         "```"
     ]
     if with_peft:
@@ -128,14 +140,15 @@ def _use(info: AdapterInfo, repo: str, with_peft: bool) -> str:
 def _results(result: Result) -> list[str]:
     rows = ["| test images | " + str(result.n_test) + " |", "| --- | ---: |"]
     for metric, value in _scores(result).items():
-        shown = f"{value:.2%}" if 0 <= value <= 1 and metric != "loss" else f"{value:.3f}"
+        shown = show_metric(metric, value)
         if metric == "top1":
             low, high = wilson(value, result.n_test)
             shown += f" (95 % interval {low:.1%} to {high:.1%})"
-        rows.append(f"| {METRICS.get(metric, metric)} | {shown} |")  # type: ignore[call-overload]
+        rows.append(f"| {_NAMES.get(metric, metric)} | {shown} |")
     parts = ["\n".join(rows), f"Epoch chosen: {result.epoch_chosen} of {result.epochs}, {result.how_chosen}."]
     if result.per_class and len(result.per_class) <= _MOST_CLASSES:
-        table = ["| class | test images | accuracy | precision | F1 |", "| --- | ---: | ---: | ---: | ---: |"]
+        one, share = ("label", "recall") if result.task == "multi" else ("class", "accuracy")
+        table = [f"| {one} | test images | {share} | precision | F1 |", "| --- | ---: | ---: | ---: | ---: |"]
         for name, score in result.per_class.items():
             shares = ["-" if share is None else f"{share:.1%}" for share in (score.accuracy, score.precision, score.f1)]
             table.append(f"| {_cell(name)} | {score.n} | {' | '.join(shares)} |")

@@ -122,8 +122,9 @@ class _Worker:
         names = block["path"].to_pylist()
         paths = [Path(os.fsdecode(name)) for name in names]
         found = list(classify(self._classifier, paths, len(paths), topk=self._topk, batch_size=self._batch_size))
+        columns = self._classifier.columns(self._topk)
         name = sha256(b"\0".join(names)).hexdigest()[:16]  # the same however often the block is done
-        write_parquet(self._folder / f"part-ray-{name}.parquet", found, self._topk, self._classifier.reject_below > 0)
+        write_parquet(self._folder / f"part-ray-{name}.parquet", found, columns)
         failed = [prediction for prediction in found if prediction.error]
         return {
             "images": [len(found)],

@@ -11,6 +11,7 @@ from svp.data.fingerprints import content_fingerprints
 from svp.data.opening import folder_of
 from svp.runs.directory import RunDirectory
 from svp.runs.splits_file import OwnImage, OwnImages
+from svp.tasks import SINGLE_LABEL, Task
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def describe_seen(images: int, trained_on: int, chosen_on: int) -> str | None:
     return f"{', '.join(seen)}: the scores are too good" if seen else None
 
 
-def images_to_score(run: Path, data: str | Path | None, class_names: Sequence[str]) -> ScoredImages:
+def images_to_score(run: Path, data: str | Path | None, class_names: Sequence[str], task: Task = SINGLE_LABEL) -> ScoredImages:
     """The images that a run is scored on.
 
     Without `data`, those are the run's own test images. With `data`, they are its labelled images, see
@@ -45,7 +46,8 @@ def images_to_score(run: Path, data: str | Path | None, class_names: Sequence[st
     Args:
         run: Run directory, or any directory with an adapter pair.
         data: Folder, table, archive or name.
-        class_names: Classes of the model.
+        class_names: Classes of the model, or what else its outputs are.
+        task: What the outputs mean.
 
     Raises:
         RunError: The run's own test images are gone, or a file is damaged.
@@ -55,10 +57,10 @@ def images_to_score(run: Path, data: str | Path | None, class_names: Sequence[st
     if data is None:
         return ScoredImages(directory.read_split("test"))
     own = directory.read_images()
-    root, encoding = _opened_with(directory)
+    root, encoding, label = _opened_with(directory)
     folder = folder_of(data, root, encoding)
     try:
-        given = open_labelled(data, class_names, root, encoding)
+        given = open_labelled(data, class_names, root, encoding, task, label if task.kind != "single" else None)
     except DataError:
         found = _find_own(own, folder, {}) if own is not None else []
         if own is None or not found or len(found) < len(own.parts["test"]):
@@ -78,18 +80,20 @@ def images_to_score(run: Path, data: str | Path | None, class_names: Sequence[st
     return ScoredImages(given, trained_on, chosen_on)
 
 
-def _opened_with(directory: RunDirectory) -> tuple[str | None, str | None]:
-    """The data root, if it is still there, and the encoding of names in archives that a run opens its images with."""
+def _opened_with(directory: RunDirectory) -> tuple[str | None, str | None, str | None]:
+    """What a run opens its images with: the data root, if it is still there, the encoding of names in archives, and the label
+    columns of a table."""
     settings = directory.read_settings() if directory.config_file.is_file() else {}
     root, encoding = settings.get("data_root"), settings.get("archive_encoding")
-    return (root if isinstance(root, str) and Path(root).is_dir() else None), encoding
+    return (root if isinstance(root, str) and Path(root).is_dir() else None), encoding, settings.get("label")
 
 
 def _as_split(own: OwnImages, found: Sequence[tuple[OwnImage, Path]], data: str | Path) -> Split:
     gone = len(own.parts["test"]) - len(found)
     lost = f"; {gone} of {len(own.parts['test'])} are gone" if gone else ""
     paths, labels = tuple(path for _, path in found), tuple(image.label for image, _ in found)
-    return Split(paths, labels, f"the run's own test images, found below {data}{lost}")
+    targets = tuple(image.target for image, _ in found if image.target)
+    return Split(paths, labels, f"the run's own test images, found below {data}{lost}", targets=targets)
 
 
 def _find_own(own: OwnImages, folder: Path | None, by_content: dict[str, Path]) -> list[tuple[OwnImage, Path]]:

@@ -22,6 +22,8 @@ from svp.runs.evaluate import check_at_least
 from svp.runs.trained import open_run
 from svp.runs.views import AveragedViews, views_transform
 from svp.settings import Tta, check_value
+from svp.tasks import SINGLE_LABEL, Task
+from svp.tasks.task import Columns
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,11 @@ class Prediction:
 
     Args:
         path: The image.
-        classes: Names of the likeliest classes, best first; empty if the image could not be read.
+        classes: Names of the likeliest classes, best first, or of all labels; empty for a number, or if the image could not
+            be read.
         probabilities: Theirs, 0..1.
+        labels: The labels that the image is said to have, where it may have several; None otherwise.
+        value: The number, where the model says one; None otherwise.
         error: Why the image could not be read.
         rejected: Whether the likeliest class is less sure than the adapter's threshold, so that the answer is "none of
             these"; None if the adapter has no threshold or the image could not be read.
@@ -44,6 +49,8 @@ class Prediction:
     error: str | None = None
     rejected: bool | None = None
     features: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    labels: tuple[str, ...] | None = None
+    value: float | None = None
 
 
 def predict(
@@ -112,6 +119,7 @@ class Classifier:
         max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
         reject_below: Probability of the likeliest class below which the answer is "none of these"; 0 rejects none.
         tta: Views of an image that `model` averages over, see `svp.runs.views`.
+        task: What the outputs mean.
     """
 
     model: Callable[[Tensor], Tensor]
@@ -121,6 +129,11 @@ class Classifier:
     max_pixels: int | None = None
     reject_below: float = 0.0
     tta: Tta = "none"
+    task: Task = SINGLE_LABEL
+
+    def columns(self, topk: int) -> Columns:
+        """How its predictions are laid out."""
+        return self.task.columns(self.class_names, topk, rejects=self.reject_below > 0)
 
 
 def open_classifier(
@@ -131,9 +144,11 @@ def open_classifier(
         accelerator = make_accelerator(device, precision)
         trained = open_run(run, accelerator.device)
         model = accelerator.prepare_model(trained.model, evaluation_mode=True)
-    model = model if tta == "none" else AveragedViews(model, tta)
-    reject_below = trained.info.reject_below
-    return Classifier(model, trained.class_names, trained.inputs, trained.device, max_pixels, reject_below, tta)
+    info = trained.info
+    model = model if tta == "none" else AveragedViews(model, tta, info.task)
+    return Classifier(
+        model, trained.class_names, trained.inputs, trained.device, max_pixels, info.reject_below, tta, info.task
+    )
 
 
 def classify(
@@ -177,7 +192,6 @@ def classify_batches(
     """The same, in lists of `batch_size` predictions, each as soon as it is known; the last one may be shorter."""
     transform = views_transform(classifier.inputs, classifier.tta)
     read_file = read or ImageReader.of(classifier.inputs, classifier.max_pixels)
-    topk = min(topk, len(classifier.class_names))
 
     def prepare(path: Path) -> tuple[Path, Tensor | UnreadableImageError]:
         try:
@@ -199,7 +213,7 @@ def _classify_batch(
     classifier: Classifier, batch: Sequence[tuple[Path, Tensor | UnreadableImageError]], topk: int, features: bool
 ) -> list[Prediction]:
     tensors = [image for _, image in batch if isinstance(image, Tensor)]
-    best: Iterator[tuple[list[float], list[int], npt.NDArray[np.float32] | None]] = iter(())
+    said: Iterator[tuple[dict[str, Any], npt.NDArray[np.float32] | None]] = iter(())
     if tensors:
         images = torch.stack(tensors).to(classifier.device)
         vectors: Any = [None] * len(tensors)
@@ -208,17 +222,16 @@ def _classify_batch(
             vectors = entered.float().cpu().numpy()
         else:
             logits = classifier.model(images)
-        probabilities, classes = logits.float().softmax(-1).topk(topk)
-        best = zip(probabilities.tolist(), classes.tolist(), vectors, strict=True)
+        answers = classifier.task.answers(classifier.task.activate(logits), classifier.class_names, topk)
+        said = zip(answers, vectors, strict=True)
     predictions = []
     for path, image in batch:
         if isinstance(image, UnreadableImageError):
             predictions.append(Prediction(path, error=image.reason))
         else:
-            p, c, vector = next(best)
-            names = tuple(classifier.class_names[i] for i in c)
-            rejected = p[0] < classifier.reject_below if classifier.reject_below else None
-            predictions.append(Prediction(path, names, tuple(p), rejected=rejected, features=vector))
+            answer, vector = next(said)
+            rejected = answer["probabilities"][0] < classifier.reject_below if classifier.reject_below else None
+            predictions.append(Prediction(path, **answer, rejected=rejected, features=vector))
     return predictions
 
 

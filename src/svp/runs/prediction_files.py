@@ -25,6 +25,8 @@ import numpy as np
 from svp.errors import InputError, UnavailableError
 from svp.paths import write_atomically, writing
 from svp.runs.predict import Prediction
+from svp.tasks.single_label import RankedColumns
+from svp.tasks.task import Columns
 
 Form = Literal["csv", "jsonl", "parquet"]
 """Forms of a file that a later call can go on with."""
@@ -100,25 +102,25 @@ def _digest(name: str) -> int:
     return int.from_bytes(blake2b(name.encode("utf-8", "backslashreplace"), digest_size=8).digest(), "little")
 
 
-def read_done(target: Path, form: Form, topk: int, rejects: bool = False) -> Done:
+def read_done(target: Path, form: Form, columns: Columns) -> Done:
     """What earlier calls wrote to `target`, whatever their number of processes.
 
     Raises:
-        InputError: A file is damaged, or has other columns than a call with `topk` writes.
+        InputError: A file is damaged, or has other columns.
     """
     if form == "parquet":
-        return Done(_parquet_rows(target, topk, rejects))
-    rows = (row for file in parts_of(target) for row in _text_rows(file, form, topk, rejects))
+        return Done(_parquet_rows(target, columns))
+    rows = (row for file in parts_of(target) for row in _text_rows(file, form, columns))
     return Done((path, error) for _, path, error in rows if path is not None)
 
 
-def open_file(target: Path, form: Form, topk: int, share: Share, resume: bool, rejects: bool = False) -> PredictionWriter:
+def open_file(target: Path, form: Form, columns: Columns, share: Share, resume: bool) -> PredictionWriter:
     """A writer of the share of one process.
 
     Args:
         target: File, or folder of Parquet files.
         form: Form of the rows.
-        topk: Classes per image.
+        columns: What is told of an image, see `svp.tasks.Task.columns`.
         share: Which process this is.
         resume: Keep what is there and go on behind it; otherwise it is replaced.
         rejects: Whether the adapter has a threshold for "none of these": there is a column `rejected` then.
@@ -128,18 +130,18 @@ def open_file(target: Path, form: Form, topk: int, share: Share, resume: bool, r
         UnavailableError: Parquet is asked for and pyarrow is not installed.
     """
     if form == "parquet":
-        return ParquetWriter(target, topk, share, resume, rejects)
+        return ParquetWriter(target, columns, share, resume)
     file = share.file(target)
     if not resume and share.rank == 0:
         for other in parts_of(target):
             if re.search(r"-of-(\d{5})$", other.stem, re.ASCII) and not other.stem.endswith(f"-of-{share.processes:05d}"):
                 other.unlink()  # of another number of processes: a later --resume would take it for done
-    end = max((offset for offset, *_ in _text_rows(file, form, topk, rejects)), default=0) if resume and file.is_file() else 0
+    end = max((offset for offset, *_ in _text_rows(file, form, columns)), default=0) if resume and file.is_file() else 0
     stream = file.open("r+" if end else "w", encoding="utf-8", errors="backslashreplace", newline="")
     if end:
         stream.truncate(end)  # half a row of a process that was killed
         stream.seek(end)
-    return TextWriter(stream, form, topk, begun=bool(end), rejects=rejects)
+    return TextWriter(stream, form, columns, begun=bool(end))
 
 
 # text ---------------------------------------------------------------------------------------------------------------------
@@ -151,33 +153,26 @@ class TextWriter:
     Args:
         stream: Where they go.
         form: "csv", "jsonl" or "json".
-        topk: Classes per image.
+        columns: What is told of an image, see `svp.tasks.Task.columns`.
         begun: The stream has rows already.
         rejects: Whether there is a column `rejected`.
     """
 
-    def __init__(
-        self,
-        stream: TextIO,
-        form: Literal["csv", "jsonl", "json"],
-        topk: int,
-        begun: bool = False,
-        rejects: bool = False,
-    ) -> None:
-        self._stream, self._form, self._topk, self._rejects = stream, form, topk, rejects
+    def __init__(self, stream: TextIO, form: Literal["csv", "jsonl", "json"], columns: Columns, begun: bool = False) -> None:
+        self._stream, self._form, self._columns = stream, form, columns
         self._begun, self._close = begun, stream is not sys.stdout
         if form == "csv" and not begun:
-            self._put(_csv_line(columns(topk, rejects)))
+            self._put(_csv_line(all_columns(columns)))
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         text = []
         for prediction in predictions:
             if self._form == "csv":
-                text.append(_csv_line(_cells(prediction, self._topk, self._rejects)))
+                text.append(_csv_line(_cells(prediction, self._columns)))
             elif self._form == "jsonl":
-                text.append(json.dumps(_values(prediction)) + "\n")
+                text.append(json.dumps(_values(prediction, self._columns)) + "\n")
             else:
-                rows = json.dumps(_values(prediction), indent=2).replace("\n", "\n  ")
+                rows = json.dumps(_values(prediction, self._columns), indent=2).replace("\n", "\n  ")
                 text.append((",\n  " if self._begun else "[\n  ") + rows)
             self._begun = True
         self._put("".join(text))
@@ -198,24 +193,27 @@ class TextWriter:
         return writing(Path(self._stream.name)) if self._close else nullcontext()
 
 
-def columns(topk: int, rejects: bool = False) -> list[str]:
-    """Names of the columns: path, class and probability of the likeliest, second and so on, rejected if so, error."""
-    answer = [f"{kind}_{k + 1}" for k in range(topk) for kind in ("class", "probability")]
-    return ["path", *answer, *["rejected"] * rejects, "error"]
+def all_columns(columns: Columns) -> list[str]:
+    """Names of the columns: path, what is told of an image, error."""
+    return ["path", *columns.names, "error"]
 
 
-def as_csv(predictions: Sequence[Prediction]) -> str:
-    """A line for each image: path, class and probability of the likeliest, second and so on, error."""
-    topk = max((len(p.classes) for p in predictions), default=0)
-    rejects = any(p.rejected is not None for p in predictions)
-    return "".join([_csv_line(columns(topk, rejects)), *(_csv_line(_cells(p, topk, rejects)) for p in predictions)])
+def as_csv(predictions: Sequence[Prediction], columns: Columns | None = None) -> str:
+    """A line for each image: path, what is told of it, error.
+
+    Args:
+        predictions: What `predict` gave.
+        columns: What is told of an image, see `svp.tasks.Task.columns`; class and probability of the likeliest, second and so
+            on if None.
+    """
+    if columns is None:
+        rejects = any(p.rejected is not None for p in predictions)
+        columns = RankedColumns(max((len(p.classes) for p in predictions), default=0), rejects)
+    return "".join([_csv_line(all_columns(columns)), *(_csv_line(_cells(p, columns)) for p in predictions)])
 
 
-def _cells(prediction: Prediction, topk: int, rejects: bool) -> list[str]:
-    pairs = list(zip(prediction.classes, (f"{value:.6f}" for value in prediction.probabilities), strict=True))
-    pairs += [("", "")] * (topk - len(pairs))
-    rejected = ["" if prediction.rejected is None else str(prediction.rejected).lower()] * rejects
-    return [str(prediction.path), *(cell for pair in pairs for cell in pair), *rejected, prediction.error or ""]
+def _cells(prediction: Prediction, columns: Columns) -> list[str]:
+    return [str(prediction.path), *map(columns.text, columns.cells(prediction)), prediction.error or ""]
 
 
 def _csv_line(cells: Sequence[str]) -> str:
@@ -224,27 +222,20 @@ def _csv_line(cells: Sequence[str]) -> str:
     return buffer.getvalue()
 
 
-def _values(prediction: Prediction) -> dict[str, Any]:
-    rejected = {} if prediction.rejected is None else {"rejected": prediction.rejected}
-    return dict(
-        path=str(prediction.path),
-        classes=prediction.classes,
-        probabilities=prediction.probabilities,
-        **rejected,
-        error=prediction.error,
-    )
+def _values(prediction: Prediction, columns: Columns) -> dict[str, Any]:
+    return {"path": str(prediction.path), **columns.record(prediction), "error": prediction.error}
 
 
-def _text_rows(file: Path, form: Form, topk: int, rejects: bool) -> Iterator[tuple[int, str | None, str | None]]:
+def _text_rows(file: Path, form: Form, columns: Columns) -> Iterator[tuple[int, str | None, str | None]]:
     """Where each whole row ends, in bytes, its path (None for the header) and its error; half a row at the end is left out."""
     with file.open("rb") as stream:
         if form == "csv":
             records = _csv_records(stream)
             for number, (end, cells) in enumerate(records):
-                if number == 0 and cells != columns(topk, rejects):
+                if number == 0 and cells != all_columns(columns):
                     raise InputError(
                         f"cannot go on with {file}: its columns are {', '.join(cells)}, this call's are "
-                        f"{', '.join(columns(topk, rejects))}. Choose the same --topk and --format, or another --out"
+                        f"{', '.join(all_columns(columns))}. Choose the same --topk and --format, or another --out"
                     )
                 yield (end, cells[0], cells[-1]) if number else (end, None, None)
             return
@@ -284,10 +275,9 @@ class ParquetWriter:
     most a minute): whoever is killed loses no more.
     """
 
-    def __init__(self, folder: Path, topk: int, share: Share = Share(), resume: bool = False, rejects: bool = False) -> None:
+    def __init__(self, folder: Path, columns: Columns, share: Share = Share(), resume: bool = False) -> None:
         _pyarrow()
-        self._rejects = rejects
-        self._folder, self._topk, self._name = folder, topk, f"part-{share.rank:05d}-{{:05d}}.parquet"
+        self._folder, self._columns, self._name = folder, columns, f"part-{share.rank:05d}-{{:05d}}.parquet"
         self._rows: list[Prediction] = []
         self._began = self._last = time.monotonic()
         folder.mkdir(exist_ok=True)
@@ -311,27 +301,25 @@ class ParquetWriter:
 
     def _finish_file(self) -> None:
         if self._rows:
-            write_parquet(self._folder / self._name.format(self._number), self._rows, self._topk, self._rejects)
+            write_parquet(self._folder / self._name.format(self._number), self._rows, self._columns)
             self._number += 1
         self._rows, self._last = [], time.monotonic()
 
 
-def write_parquet(file: Path, predictions: Sequence[Prediction], topk: int, rejects: bool = False) -> None:
+def write_parquet(file: Path, predictions: Sequence[Prediction], columns: Columns) -> None:
     """Write one Parquet file, whole or not at all."""
     pyarrow: Any = _pyarrow()
     text, number = pyarrow.string(), pyarrow.float32()
     data: dict[str, Any] = {"path": pyarrow.array([written(p.path) for p in predictions], text)}
-    for k in range(topk):
-        data[f"class_{k + 1}"] = pyarrow.array([p.classes[k] if p.classes else None for p in predictions], text)
-        data[f"probability_{k + 1}"] = pyarrow.array([p.probabilities[k] if p.classes else None for p in predictions], number)
-    if rejects:
-        data["rejected"] = pyarrow.array([p.rejected for p in predictions], pyarrow.bool_())
+    for name, cells in zip(columns.names, zip(*map(columns.cells, predictions), strict=True), strict=True):
+        kind = number if name in columns.numbers else pyarrow.bool_() if name in columns.flags else text
+        data[name] = pyarrow.array(cells, kind)
     data["error"] = pyarrow.array([p.error and written(Path(p.error)) for p in predictions], text)
     table = pyarrow.table(data)
     write_atomically(file, lambda path: pyarrow.parquet.write_table(table, path))
 
 
-def _parquet_rows(folder: Path, topk: int, rejects: bool) -> Iterator[tuple[str, str | None]]:
+def _parquet_rows(folder: Path, columns: Columns) -> Iterator[tuple[str, str | None]]:
     pyarrow: Any = _pyarrow()
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not _PART.fullmatch(file.name):
@@ -340,10 +328,10 @@ def _parquet_rows(folder: Path, topk: int, rejects: bool) -> Iterator[tuple[str,
             table = pyarrow.parquet.read_table(file)
         except pyarrow.ArrowException as error:
             raise InputError(f"cannot go on with {folder}: {file.name} is damaged ({error}). Choose another --out") from error
-        if table.column_names != columns(topk, rejects):
+        if table.column_names != all_columns(columns):
             raise InputError(
                 f"cannot go on with {folder}: the columns of {file.name} are {', '.join(table.column_names)}, this call's are "
-                f"{', '.join(columns(topk, rejects))}. Choose the same --topk, or another --out"
+                f"{', '.join(all_columns(columns))}. Choose the same --topk, or another --out"
             )
         yield from zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True)
 

@@ -14,9 +14,6 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-NONE_OF_THESE = "none of these"
-"""What is shown instead of a class that is guessed with less confidence than the threshold."""
-
 DOUBT = 0.05
 """Probability that a promise does not hold."""
 LEVELS = 10

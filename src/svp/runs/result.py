@@ -5,29 +5,14 @@ Entries that this version does not know are ignored; entries that version 0.1.0 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from svp.data import Unreadable
 from svp.errors import SvpError
-
-Metric = Literal["top1", "top5", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "loss", "calibration_error"]
-"""What scores a classifier as a whole; `svp.runs.scores.Scores` says how each is computed."""
-
-METRICS: dict[Metric, str] = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "loss": "loss",
-    "calibration_error": "calibration error",
-}
-"""Metrics as tables name them."""
-
-LOWER_IS_BETTER: frozenset[str] = frozenset({"loss", "calibration_error"})
+from svp.tasks import LOWER_IS_BETTER
 
 
 class RunError(SvpError, RuntimeError):
@@ -82,12 +67,17 @@ class ClassScore(_Record):
         precision: Share of the images guessed to be of this class that are, 0 to 1; None if there are none, or in files of
             version 0.1.0.
         f1: Harmonic mean of precision and accuracy (recall), 0 to 1; None if there are no images, or in files of 0.1.0.
+        average_precision: Area under the curve of precision over recall of a label, 0 to 1; None where it does not exist, and
+            for classes.
+        threshold: Probability from which a label is said to be there; None for classes.
     """
 
     accuracy: float | None
     n: int
     precision: float | None = None
     f1: float | None = None
+    average_precision: float | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +139,7 @@ class EpochRow(_Record):
         training_seconds: Wall time of training alone, in seconds; None in rows of version 0.1.0.
         validation_seconds: Wall time of scoring images after it, in seconds; None in rows of version 0.1.0.
         planned_epochs: Number of epochs planned after the first one, which showed the speed; None if they were given.
-        chosen_by: Metric that chooses the epoch, see `Metric`.
+        chosen_by: Metric that chooses the epoch, see `svp.tasks.Metric`.
         selection_value: That metric on the part that chooses; None if there is none, or in rows of version 0.1.0.
         warm_up_seconds: Part of `seconds` that only the first epoch of a process takes, as for compiling kernels and starting
             workers; None where it is not known.
@@ -212,9 +202,10 @@ class Result(_Record):
     """Contents of ``result.json``. Shares and accuracies are 0 to 1, times are in seconds of wall time.
 
     Args:
-        top1: Share of test images whose first guess is right; unreadable images count as wrong.
+        top1: Share of test images whose first guess is right; unreadable images count as wrong. NaN (null in the file) where
+            the task is not one class per image, as is `top5`.
         top5: Share of test images whose first five guesses hold the right class.
-        loss: Mean cross entropy of the test images that could be read, in nats.
+        loss: Mean loss of the test images that could be read; of classes the cross entropy in nats.
         n_test: Number of test images, unreadable ones included.
         unreadable_test_images: Test images that could not be read.
         unreadable_images: Images of all parts that could not be read.
@@ -222,7 +213,7 @@ class Result(_Record):
         epoch_chosen: Epoch whose weights are kept, counted from 1.
         epochs: Number of epochs trained.
         how_chosen: How the epoch was chosen, in words, for the title of a table.
-        selection_top1: Top-1 of the chosen epoch on the part that chose it; None if nothing chose.
+        selection_top1: Top-1 of the chosen epoch on the part that chose it; None if nothing chose, or without classes.
         peak_lr: Peak learning rate, scaled with the batch size where `lr_base_size` was set.
         trainable_parameters: Number of trained values, those of the head included.
         trainable_parameters_without_head: Number of trained values outside the head.
@@ -245,12 +236,13 @@ class Result(_Record):
         threads: Number of CPU threads; None in early files.
         validation_seconds: Time of scoring images after the epochs; None if version 0.1.0 trained any of them.
         batch_size: Images per step, fitted to the number of images; None in files of version 0.1.0.
-        metrics: All metrics of the test images by name, see `Metric`; None where one does not exist, and empty
+        metrics: All metrics of the test images by name, see `svp.tasks.Metric`; None where one does not exist, and empty
             in files of version 0.1.0.
         temperature: What logits are divided by since ``calibrate`` fitted it; None if it did not.
         rejection: The threshold for "none of these" and what it does to the test images; None without ``reject``.
         advice: What the run told at its end, a sentence each; empty in files of version 0.1.0.
         cross_validation: What the folds of the run found; None if there were none.
+        task: What the model says of an image: "single", "multi" or "regression", see `svp.tasks`.
     """
 
     top1: float
@@ -291,6 +283,7 @@ class Result(_Record):
     rejection: Rejection | None = None
     advice: tuple[str, ...] = ()
     cross_validation: CrossValidation | None = None
+    task: str = "single"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -312,7 +305,15 @@ class Result(_Record):
         if "per_class" in values:
             converted["per_class"] = {name: ClassScore.from_dict(score) for name, score in values["per_class"].items()}
         converted["advice"] = tuple(values.get("advice", ()))
+        for name in ("top1", "top5"):
+            if name in values and values[name] is None:
+                converted[name] = math.nan
         return super().from_dict(converted)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as the file holds them: JSON has no NaN."""
+        values = super().to_dict()
+        return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
 
 
 def describe_unreadable(unreadable: Sequence[Unreadable]) -> tuple[UnreadableImage, ...]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from svp.runs.certainty import reliability
+from svp.runs.label_scores import LabelScores
+from svp.runs.number_scores import NumberScores
 from svp.runs.rejection import Acceptance, acceptance
-from svp.runs.result import METRICS, ClassScore
+from svp.runs.result import ClassScore
+from svp.runs.task_scores import Outcome, TaskScores
+from svp.tasks import SINGLE_LABEL, Target, Task
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,18 @@ class Scores:
     losses: npt.NDArray[np.float64]
     unreadable: tuple[int, ...] = ()
     late: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Scores:
+        """The scores of what a pass over the images found."""
+        return cls(
+            labels=outcome.targets[:, 0].astype(np.int64),
+            guesses=outcome.outputs.topk(min(5, outcome.outputs.shape[1])).indices.numpy(),
+            probabilities=outcome.values,
+            losses=outcome.losses,
+            unreadable=tuple(int(lost[0]) for lost in outcome.lost),
+            late=outcome.late,
+        )
 
     @property
     def n(self) -> int:
@@ -107,13 +123,13 @@ class Scores:
         return acceptance(self.confidence, self.right, threshold, len(self.unreadable))
 
     def value(self, metric: str) -> float:
-        """The metric of that name, see `svp.runs.result.Metric`."""
+        """The metric of that name, see `svp.tasks.Metric`."""
         value: float = getattr(self, metric)
         return value
 
     def metrics(self) -> dict[str, float | None]:
         """All metrics by name; None where one does not exist, as the area under a curve of a single class."""
-        values = {str(metric): self.value(metric) for metric in METRICS}
+        values = {str(metric): self.value(metric) for metric in SINGLE_LABEL.metrics}
         return {metric: None if np.isnan(value) else value for metric, value in values.items()}
 
     def per_class(self, class_names: Sequence[str]) -> dict[str, ClassScore]:
@@ -136,6 +152,22 @@ class Scores:
         pairs, counts = np.unique(np.stack([self.labels, self.guesses[:, 0]], axis=1)[wrong], axis=0, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         return [(int(pairs[i][0]), int(pairs[i][1]), int(counts[i])) for i in order]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What a person sees at the end of a run."""
+        return [
+            ("test top-1", f"{self.top1:.2%} of {self.n} images"),
+            ("test top-5", f"{self.top5:.2%}"),
+            ("macro F1, balanced accuracy", f"{self.macro_f1:.2%}, {self.balanced_accuracy:.2%}"),
+        ]
+
+    def sentences(self, names: Sequence[str]) -> list[str]:
+        """None: `svp.training.advice` knows more."""
+        return []
+
+    def figures(self, names: Sequence[str]) -> dict[str, Any]:
+        """None beside the curves."""
+        return {}
 
     @cached_property
     def _by_class(self) -> tuple[npt.NDArray[np.float64], ...]:
@@ -163,15 +195,22 @@ class Scores:
         return truth[:, both], self.probabilities[:, both]
 
 
-@torch.no_grad()
+_SCORES: dict[str, Callable[[Outcome], TaskScores]] = {
+    "single": Scores.of,
+    "multi": LabelScores.of,
+    "regression": NumberScores.of,
+}
+"""How each task is scored."""
+
+
 def score(
     model: nn.Module,
     loader: Iterable[tuple[Tensor, Tensor, Tensor]],
     accelerator: Accelerator,
-    num_classes: int,
-    unreadable_labels: Sequence[int] = (),
-) -> Scores:
-    """Evaluate `model` on what `loader` gives: (images, labels, index in the split).
+    task: Task = SINGLE_LABEL,
+    unreadable: Sequence[int | Target] = (),
+) -> TaskScores:
+    """Evaluate `model` on what `loader` gives: (images, labels or targets, index in the split).
 
     Every image counts once whatever the number of processes: batches that accelerate pads with repeated images are put in
     order by index.
@@ -180,32 +219,44 @@ def score(
         model: Prepared by `accelerator`.
         loader: Prepared by `accelerator`, and `normalized` if its images are kept ones.
         accelerator: Devices and processes.
-        num_classes: Outputs of the head.
-        unreadable_labels: True classes of images that could not be read; they count as wrong.
+        task: What the outputs of the model mean.
+        unreadable: True classes or targets of images that could not be read; where the task allows it, they count as wrong.
     """
+    return _SCORES[task.kind](run_model(model, loader, accelerator, task, unreadable))
+
+
+@torch.no_grad()
+def run_model(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor, Tensor]],
+    accelerator: Accelerator,
+    task: Task,
+    unreadable: Sequence[int | Target] = (),
+) -> Outcome:
+    """What a model says of all images, for arguments see `score`."""
     model.eval()
-    rows, probabilities = [], []
-    k = min(5, num_classes)
-    for images, labels, index in loader:
-        logits = model(images).float()
-        loss = F.cross_entropy(logits, labels, reduction="none")
-        columns = accelerator.gather(torch.cat([index.unsqueeze(1), labels.unsqueeze(1), logits.topk(k).indices], dim=1))
-        losses = accelerator.gather(loss)
-        rows.append(
-            torch.cat([columns.cpu().double(), losses.cpu().double().unsqueeze(1)], dim=1)
-        )  # not all GPUs know float64
-        probabilities.append(accelerator.gather(logits.softmax(dim=1)).cpu())
+    rows, outputs, values = [], [], []
+    for images, targets, index in loader:
+        found = model(images).float()
+        loss = task.losses_of(found, targets)
+        columns = (index.unsqueeze(1), loss.unsqueeze(1), targets.reshape(len(targets), -1))
+        gathered = [accelerator.gather(column).cpu().double() for column in columns]  # not all GPUs know float64
+        rows.append(torch.cat(gathered, dim=1))
+        outputs.append(accelerator.gather(found).cpu())
+        values.append(accelerator.gather(task.activate(found)).cpu())
     table = torch.cat(rows).numpy()
     _, first = np.unique(table[:, 0], return_index=True)
     table = table[first]
     late = table[:, 0] < 0  # for these, others stood in
-    lost = table[late]
+    gone = table[late]
     table, first = table[~late], first[~late]
-    return Scores(
-        labels=table[:, 1].astype(np.int64),
-        guesses=table[:, 2 : 2 + k].astype(np.int64),
-        probabilities=torch.cat(probabilities).numpy()[first],
-        losses=table[:, -1],
-        unreadable=(*unreadable_labels, *lost[:, 1].astype(np.int64).tolist()),
-        late=tuple((-1 - lost[:, 0]).astype(np.int64).tolist()),
+    before = [target if isinstance(target, tuple) else (float(target),) for target in unreadable]
+    return Outcome(
+        task=task,
+        outputs=torch.cat(outputs)[torch.from_numpy(first)],
+        values=torch.cat(values).numpy()[first],
+        targets=table[:, 2:],
+        losses=table[:, 1],
+        lost=(*before, *map(tuple, gone[:, 2:].tolist())),
+        late=tuple((-1 - gone[:, 0]).astype(np.int64).tolist()),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from svp.data import ImageData
 from svp.runs.result import RunError
+from svp.tasks import Target
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,13 @@ class OwnImage:
         name: Its path below the root of the run's images, with slashes; absolute in runs of 0.1.0 on tables.
         label: Index into the class names.
         content: Stands for its bytes, see `svp.data.fingerprints.content_fingerprint`; "" where that is not known.
+        target: What is to be said of it, see `svp.data.Split`; empty where that is the label.
     """
 
     name: str
     label: int
     content: str
+    target: Target = ()
 
 
 @dataclass(frozen=True)
@@ -43,19 +46,17 @@ class OwnImages:
         """Whether other images, or the same ones in another order, are in the parts of `data`; wherever they lie."""
         root = _root(data)
         now = {
-            part: [(_below(root, path), label) for path, label in zip(s.paths, s.labels, strict=True)]
+            part: [(_below(root, path), s.truth(index)) for index, path in enumerate(s.paths)]
             for part, s in data.splits.items()
         }
         return any(self._names(part, own, data, now[part]) for part, own in self.parts.items())
 
-    def _names(self, part: str, own: tuple[OwnImage, ...], data: ImageData, now: list[tuple[str, int]]) -> bool:
-        if [(image.name, image.label) for image in own] == now:
+    def _names(self, part: str, own: tuple[OwnImage, ...], data: ImageData, now: list[tuple[str, int | Target]]) -> bool:
+        if [(image.name, image.target or image.label) for image in own] == now:
             return False
         split = data.splits[part]
-        there = [(os.path.normpath(self.root / image.name), image.label) for image in own]
-        return there != [
-            (os.path.normpath(path.absolute()), label) for path, label in zip(split.paths, split.labels, strict=True)
-        ]
+        there = [(os.path.normpath(self.root / image.name), image.target or image.label) for image in own]
+        return there != [(os.path.normpath(path.absolute()), split.truth(index)) for index, path in enumerate(split.paths)]
 
     def content_differs(self, contents: Mapping[str, list[str]]) -> bool:
         """Whether the contents of the images, by part in their order, are others than when the run began."""
@@ -80,6 +81,8 @@ def splits_text(data: ImageData, contents: Mapping[Path, str]) -> str:
     }
     for name, split in data.splits.items():
         values[name] = [[_below(root, path), label] for path, label in zip(split.paths, split.labels, strict=True)]
+    if any(split.targets for split in data.splits.values()):
+        values["targets"] = {name: split.targets for name, split in data.splits.items()}
     if contents:
         values["contents"] = {name: [contents.get(path, "") for path in split.paths] for name, split in data.splits.items()}
     if data.grouped_by:
@@ -95,13 +98,14 @@ def read_splits(file: Path) -> OwnImages:
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        known = values.get("contents", {})
+        known, wanted = values.get("contents", {}), values.get("targets", {})
         parts = {}
         for name in ("train", "val", "test"):
             contents = known.get(name, [""] * len(values[name]))
+            targets = wanted.get(name, [()] * len(values[name]))
             parts[name] = tuple(
-                OwnImage(str(path), int(label), str(content))
-                for (path, label), content in zip(values[name], contents, strict=True)
+                OwnImage(str(path), int(label), str(content), tuple(map(float, target)))
+                for (path, label), content, target in zip(values[name], contents, targets, strict=True)
             )
         return OwnImages(Path(values["root"]), parts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

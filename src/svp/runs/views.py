@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from svp.inputs import InputConfig, Picture, Transform, eval_transform
 from svp.settings import Tta
+from svp.tasks import SINGLE_LABEL, Task
 
 _ZOOM = 8 / 7
 """Size that corners are cut from, in sizes of the model: images of 224 pixels from 256, as in training."""
@@ -57,10 +58,12 @@ class AveragedViews(nn.Module):
     Args:
         model: Images, (batch, channels, height, width), to logits, (batch, classes).
         tta: Which views there are.
+        task: What the outputs mean, and so what is averaged.
     """
 
-    def __init__(self, model: Any, tta: Tta) -> None:
+    def __init__(self, model: Any, tta: Tta, task: Task = SINGLE_LABEL) -> None:
         super().__init__()
+        self.task = task
         self.model, self.flip = model, "flip" in tta
 
     def forward(self, images: Tensor) -> Tensor:
@@ -68,8 +71,7 @@ class AveragedViews(nn.Module):
         views = images.unbind(1) if images.ndim == 5 else (images,)
         if self.flip:
             views = (*views, *(view.flip(-1) for view in views))
-        mean = sum(self.model(view).float().softmax(-1) for view in views) / len(views)
-        return mean.clamp(min=torch.finfo(torch.float32).tiny).log()
+        return self.task.averaged([self.model(view) for view in views])
 
 
 def describe(tta: Tta) -> str:

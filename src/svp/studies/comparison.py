@@ -16,7 +16,7 @@ from svp.paths import write_atomically
 from svp.runs import EpochRow, Result, RunDirectory
 from svp.studies.engine import run_jobs
 from svp.studies.statistics import Difference, Spread, averaged, paired_difference, spread
-from svp.studies.study import Cell, Job, Study
+from svp.studies.study import Cell, Job, Study, check_classes
 from svp.studies.study_file import read_study, to_yaml_values
 from svp.training import ConfigError
 
@@ -172,7 +172,12 @@ def run_study(
 
     Returns:
         The findings; runs that failed are missing from them and stand in ``failed``.
+
+    Raises:
+        ConfigError: A data set is of several labels or of numbers.
     """
+    for config in {cell.data: cell.config for cell in study.cells}.values():
+        check_classes(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(to_yaml_values(study), sort_keys=False, allow_unicode=True)

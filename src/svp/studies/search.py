@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from svp.errors import UnavailableError
 from svp.runs import EpochRow, RunDirectory
 from svp.studies.engine import call_on_ray, logged, start_worker, terminate
-from svp.studies.study import Cell, Job
+from svp.studies.study import Cell, Job, check_classes
 from svp.studies.study_file import make_study
 from svp.studies.variants import method_name, point_settings
 from svp.training import ConfigError, make_config, train
@@ -154,9 +154,11 @@ def run_search(search: Search, folder: str | Path, workers: int = 1, ray: str | 
         ray: Address of a Ray cluster whose CPUs or GPUs take part instead, see ``run_jobs``.
 
     Raises:
+        ConfigError: The data are of several labels or of numbers.
         RuntimeError: Optuna, or Ray, is not installed.
         ConnectionError: There is no cluster at the address.
     """
+    check_classes(make_config(search.base))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     study = _open_journal(search, folder, seed=search.seed)

@@ -13,6 +13,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from svp.data import DataError, open_data
+from svp.data.sources.table import is_table
 from svp.errors import InputError
 from svp.training.config import WITHOUT_EFFECT, TrainConfig, make_config
 from svp.training.recipes import ConfigError, merge, normalized
@@ -196,6 +198,22 @@ class Study:
         return Cell(data, method, config, candidates)
 
 
+def check_classes(config: TrainConfig) -> None:
+    """Refuse a table of several labels per image or of numbers: tables and tests of a study are about top-1.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if not is_table(Path(config.data)):
+        return
+    try:
+        data = open_data(config.data, config.data_root, group=config.group, task=config.task, label=config.label)
+    except DataError:
+        return  # the runs will tell
+    if data.outputs:
+        raise ConfigError(f"{config.data} is of {data.task.title}, and a study compares classifiers: train it by svp train")
+
+
 def run_name(config: TrainConfig) -> str:
     """Data, method, learning rate, seed, and a hash of every setting that is not the default.
 
@@ -204,6 +222,8 @@ def run_name(config: TrainConfig) -> str:
     defaults = TrainConfig(data=config.data, method=config.method)
     different = _difference(config.to_dict(), defaults.to_dict())
     different = {name: value for name, value in different.items() if name not in WITHOUT_EFFECT}
+    if different.get("choose_by") == "top1":
+        del different["choose_by"]  # what "auto" means here, and was the default
     # what depends on the method or names the run counts even where it is a default
     different |= {"data": config.data, "lr": config.rate, "weight_decay": config.weight_decay}
     options = different.get("method", {})

@@ -43,10 +43,12 @@ def fit_confidence(prepared: Prepared, held_out: Scores | None) -> tuple[float |
     config, data = prepared.config, prepared.data
     if not config.calibrate and config.reject is None:
         return None, None
-    if held_out is None:
-        batches = normalized(prepared.scored_loader, prepared.inputs)
-        held_out = score(prepared.wrapped, batches, prepared.accelerator, len(data.class_names))
     scores = held_out
+    if scores is None:
+        batches = normalized(prepared.scored_loader, prepared.inputs)
+        found = score(prepared.wrapped, batches, prepared.accelerator)
+        assert isinstance(found, Scores)  # the settings are those of classes
+        scores = found
     temperature = fit_temperature(scores.probabilities, scores.labels) if config.calibrate else 1.0
     threshold = None
     if config.reject is not None:

@@ -17,8 +17,8 @@ from svp.errors import InputError
 from svp.inputs import InputOverrides
 from svp.models.factory import full_name
 from svp.runs.devices import check_device
-from svp.runs.result import Metric
-from svp.settings import Device, Precision, check_fields
+from svp.settings import Device, Precision, TaskChoice, check_fields
+from svp.tasks import Loss, Metric
 from svp.training.balance import Balance
 from svp.training.protocol import Protocol
 from svp.training.recipes import ConfigError, merge, normalized, read_recipe, read_settings, recipe_for
@@ -68,12 +68,19 @@ class TrainConfig:
         min_lr: Learning rate that the cosine ends at.
         balance: What is done about classes with very different numbers of images: loss gives each class the same weight,
             sampler draws each class as often, logits learns free of the classes' shares.
-        choose_by: Metric on the validation images that the best epoch is the best by.
+        choose_by: Metric on the validation images that the best epoch is the best by; auto is top1 for classes,
+            mean_average_precision for several labels and mae for numbers.
+        task: What the labels of a table are: one class, several labels or a number (regression); auto tells it by the labels
+            and says what it took.
+        label: Columns of a table that hold the labels, with commas between them: several hold 1 or 0 each. The column "label"
+            if left out.
+        loss: What is minimized; auto is cross entropy for classes, binary cross entropy (bce) for several labels and the
+            squared error for numbers.
         calibrate: Divide the logits by a temperature that is fitted on the validation images at the end, so that what is
             said with 90 % is right nine times in ten. The classes that are guessed stay the same.
         reject: Accuracy that accepted guesses shall have, such as 0.95. The least confidence that promises it is chosen on the
             validation images at the end; a guess with less is shown as "none of these".
-        label_smoothing: Share of the target that is spread over all classes.
+        label_smoothing: Share of the target that is spread over all classes; of one class per image alone.
         mixup: Alpha of mixup; 0 turns it off.
         cutmix: Alpha of CutMix; 0 turns it off. With both, each batch takes one of them at random.
         drop_path: Stochastic depth rate of the last block.
@@ -138,7 +145,10 @@ class TrainConfig:
     warmup_lr: float = 1e-6
     min_lr: float = 1e-6
     balance: Balance = "none"
-    choose_by: Metric = "top1"
+    choose_by: Metric | Literal["auto"] = "auto"
+    task: TaskChoice = "auto"
+    label: str | None = None
+    loss: Loss = "auto"
     calibrate: bool = False
     reject: float | None = None
     label_smoothing: float = 0.1

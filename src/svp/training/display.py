@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from svp.plotting import BASE, PAGE, looks, new_figure, open_axis, percent, save, style
 from svp.runs.result import EpochRow
+from svp.tasks import METRICS, Metric, show_metric
 from svp.terminal import make_console, make_table
 from svp.training.notebook import NotebookProgress, make_cell_output
 
@@ -56,7 +57,7 @@ class Display:
         width = len(str(epochs))
         chosen_by = ""
         if row.selection_split:
-            scores = f"{row.selection_split} loss {row.selection_loss:.3f}  top-1 {row.selection_top1:6.1%}"
+            scores = f"{row.selection_split} loss {row.selection_loss:.3f}  {_chosen_by(row)}"
             chosen_by = f"{scores}{' *' if best else '  '}  "
         self.say(
             f"epoch {row.epoch + 1:{width}d}/{epochs}  loss {row.train_loss:.3f}  {chosen_by}"
@@ -72,6 +73,13 @@ class Display:
         self.console.print(table)
 
 
+def _chosen_by(row: EpochRow) -> str:
+    """Top-1, or the metric that chooses where there are no classes."""
+    if row.selection_top1 is not None:
+        return f"top-1 {row.selection_top1:6.1%}"
+    return f"{METRICS[cast(Metric, row.chosen_by)]} {show_metric(row.chosen_by, row.selection_value):>6}"
+
+
 def duration(seconds: float) -> str:
     """3725 -> '1 h 02 min'."""
     if seconds < 100:
@@ -81,7 +89,9 @@ def duration(seconds: float) -> str:
 
 
 def plot_curves(rows: Sequence[EpochRow], best_epoch: int, path: Path, title: str, method: str) -> None:
-    """Loss over the epochs, and accuracy where a split was scored after each, as PNG and PDF.
+    """Loss over the epochs, and accuracy (or the metric that chooses, without classes) where a split was scored after each.
+
+    They are written as PNG and PDF.
 
     Args:
         rows: Rows of ``metrics.jsonl``.
@@ -102,12 +112,18 @@ def plot_curves(rows: Sequence[EpochRow], best_epoch: int, path: Path, title: st
         for accuracy in others:
             curve = dict(color=look.color, marker=look.marker)
             loss.plot(epochs, [row.selection_loss for row in rows], label=split, **curve)
-            accuracy.plot(epochs, [row.selection_top1 for row in rows], label=f"{split} top-1", **curve)
-            best = rows[best_epoch].selection_top1
+            classes = rows[0].selection_top1 is not None
+            values = [row.selection_top1 if classes else row.selection_value for row in rows]
+            name = METRICS["top1" if classes else cast(Metric, rows[0].chosen_by)]
+            accuracy.plot(epochs, values, label=f"{split} {name}", **curve)
+            best = values[best_epoch]
+            shown = f"{best:.1%}" if classes else show_metric(rows[0].chosen_by, best)
             ring = dict(marker="o", mfc="none", mec=look.color, ms=9, linestyle="none")
-            accuracy.plot(best_epoch + 1, best, label=f"chosen: epoch {best_epoch + 1}, {best:.1%}", **ring)
-            accuracy.set(ylabel="accuracy", ylim=(0, 1.02))
-            accuracy.yaxis.set_major_formatter(percent())
+            accuracy.plot(best_epoch + 1, best, label=f"chosen: epoch {best_epoch + 1}, {shown}", **ring)
+            accuracy.set_ylabel("accuracy" if classes else name)
+            if classes:
+                accuracy.set_ylim(0, 1.02)
+                accuracy.yaxis.set_major_formatter(percent())
         loss.set(ylabel="loss")
         for axis in (loss, *others):
             axis.axvline(best_epoch + 1, color=BASE.color, linestyle="--", linewidth=0.7, zorder=0)

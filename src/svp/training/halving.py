@@ -19,10 +19,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from svp.paths import write_atomically
-from svp.runs.result import METRICS, EpochRow, Metric
+from svp.runs.result import EpochRow
+from svp.tasks import LOWER_IS_BETTER, METRICS, Metric, show_metric
 from svp.training.config import AUTO, TrainConfig, default_rate
 from svp.training.display import Display
 
@@ -175,13 +176,14 @@ def _tell(
 
 
 def _shown(config: TrainConfig, merit: Merit) -> str:
-    value, metric = abs(merit[0]), _metric(config)
-    shown = "not finite" if math.isinf(value) else f"{value:.3f}" if metric == "loss" else f"{value:.1%}"
+    metric = _metric(config)
+    value = -merit[0] if metric in LOWER_IS_BETTER else merit[0]
+    shown = "not finite" if math.isinf(value) else show_metric(metric, value)
     return f"validation {METRICS[metric]} {shown}"
 
 
 def _metric(config: TrainConfig) -> Metric:
-    return "loss" if config.choose_by == "top1" else config.choose_by
+    return "loss" if config.choose_by in ("top1", "auto") else cast(Metric, config.choose_by)
 
 
 def _finite(merit: Merit) -> float | None:

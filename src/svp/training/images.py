@@ -55,6 +55,8 @@ def open_images_of(config: TrainConfig, accelerator: Accelerator) -> ImageData:
                 group=config.group,
                 group_regex=config.group_regex,
                 archive_encoding=config.archive_encoding,
+                task=config.task,
+                label=config.label,
             )
         except DataError as error:
             if config.resume and not Path(config.data).expanduser().exists():

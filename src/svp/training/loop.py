@@ -200,7 +200,7 @@ def _restore(prepared: Prepared) -> tuple[list[EpochRow], int]:
     state = directory.read_state()
     if state is None:
         if accelerator.is_main_process:
-            save_adapter(prepared.model, directory.path, prepared.data.class_names, prepared.inputs)
+            save_adapter(prepared.model, directory.path, prepared.data.output_names, prepared.inputs, task=prepared.task)
         return [], -1
     prepared.tuner.load_state_dict(state["trained"])
     prepared.optimizer.load_state_dict(state["optimizer"])
@@ -223,7 +223,7 @@ def _epoch(prepared: Prepared, epoch: int, rows: list[EpochRow], best: int, run_
     trained = time.time()
     with averaged(prepared.average):
         batches = scoring_times.of(normalized(prepared.scored_loader, prepared.inputs))
-        scores = score(prepared.wrapped, batches, accelerator, len(prepared.data.class_names))
+        scores = score(prepared.wrapped, batches, accelerator, prepared.task)
         prepared.late.add(prepared.scored_loader.dataset.split, scores.late, gathered=True)  # type: ignore[attr-defined]
         check_outcome(prepared.tuner, scores.loss, epoch)  # before anything good is overwritten
         chooses = prepared.selection_split is not None
@@ -234,7 +234,7 @@ def _epoch(prepared: Prepared, epoch: int, rows: list[EpochRow], best: int, run_
             train_loss=train_loss,
             selection_split=prepared.selection_split,
             selection_loss=scores.loss if chooses else None,
-            selection_top1=scores.top1 if chooses else None,
+            selection_top1=scores.top1 if chooses and not math.isnan(scores.top1) else None,
             chosen_by=prepared.config.choose_by,
             selection_value=scores.value(prepared.config.choose_by) if chooses else None,
             seconds=ended - started,

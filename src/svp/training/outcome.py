@@ -11,20 +11,24 @@ from pathlib import Path
 
 import torch
 
-from svp.data import Split
+from svp.data import Split, normalized
+from svp.plotting import save, style
 from svp.runs.answers import Answers, write_answers
 from svp.runs.directory import HELD_OUT
-from svp.runs.evaluate import labels_of_unreadable
+from svp.runs.evaluate import truths_of_unreadable
 from svp.runs.out_of_fold import read_out_of_fold, write_fold
 from svp.runs.rejection import Threshold
 from svp.runs.result import DataUsed, EpochRow, Rejection, Result, describe_unreadable
-from svp.runs.scores import Scores, score
+from svp.runs.scores import Scores, run_model, score
+from svp.runs.task_scores import TaskScores
+from svp.tasks import Task
 from svp.training.advice import advice
 from svp.training.confidence import fit_confidence
 from svp.training.display import Display, duration, plot_curves
 from svp.training.machine import environment, peak_memory_mb
 from svp.training.protocol import how_chosen
 from svp.training.setup import Prepared
+from svp.tuners import save_adapter
 from svp.tuners.adapter_files import load_trained
 
 
@@ -43,7 +47,8 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
     load_trained(prepared.model, path)
     out_of_fold = read_out_of_fold(path) if prepared.config.folds else None
     temperature, threshold = fit_confidence(prepared, out_of_fold.scores() if out_of_fold else None)
-    scores = score_test(prepared)
+    task = _tuned_task(prepared)
+    scores = score_test(prepared, task)
     config, data = prepared.config, prepared.data
     unreadable = [*prepared.unreadable, *prepared.late.found.values()]
     test_paths = set(data.test.paths)
@@ -76,17 +81,18 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
         data=DataUsed(
             name=data.name,
             root=str(data.root),
-            classes=len(data.class_names),
+            classes=len(data.output_names),
             train=len(data.train),
             val=len(data.val),
             test=len(data.test),
             splits={"train": data.train.origin, "val": data.val.origin, "test": data.test.origin},
         ),
-        per_class=scores.per_class(data.class_names),
+        per_class=scores.per_class(data.output_names),
         metrics=scores.metrics(),
         temperature=temperature,
         rejection=_rejection(config.reject, threshold, scores),
         cross_validation=out_of_fold.summary() if out_of_fold else None,
+        task=task.kind,
         seed=config.seed,
         device=str(accelerator.device),
         processes=accelerator.num_processes,
@@ -95,10 +101,15 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
         command=shlex.join(sys.argv),
         versions=environment(),
     )
-    result = replace(result, advice=tuple(advice(result, scores, data, rows)))
+    told = advice(result, scores, data, rows) if isinstance(scores, Scores) else scores.sentences(data.output_names)
+    result = replace(result, advice=tuple(told))
     if accelerator.is_main_process:
-        _keep_answers(prepared, scores)
+        if isinstance(scores, Scores):
+            _keep_answers(prepared, scores)
         plot_curves(rows, best, path / "curves", result.how_chosen, result.method)
+        with style():
+            for name, figure in scores.figures(data.output_names).items():
+                save(figure, path / name)
         prepared.directory.write_result(result)
     accelerator.wait_for_everyone()
     _show(result, scores, path, prepared.display)
@@ -108,8 +119,8 @@ def finish(prepared: Prepared, rows: Sequence[EpochRow], best: int, started: flo
     return result
 
 
-def _rejection(target: float | None, threshold: Threshold | None, scores: Scores) -> Rejection | None:
-    if target is None or threshold is None:
+def _rejection(target: float | None, threshold: Threshold | None, scores: TaskScores) -> Rejection | None:
+    if target is None or threshold is None or not isinstance(scores, Scores):
         return None
     return Rejection(target, threshold.promised, **asdict(scores.accepted(threshold.confidence)))
 
@@ -124,11 +135,10 @@ def _keep_answers(prepared: Prepared, scores: Scores) -> None:
     write_answers(prepared.directory.answers_file, answers, lost)
 
 
-def score_test(prepared: Prepared) -> Scores:
+def score_test(prepared: Prepared, task: Task) -> TaskScores:
     """Score the test images with the model as it is."""
-    lost = labels_of_unreadable(prepared.data.test, prepared.unreadable)
-    names = prepared.data.class_names
-    scores = score(prepared.wrapped, prepared.test_loader, prepared.accelerator, len(names), lost)
+    lost = truths_of_unreadable(prepared.data.test, prepared.unreadable)
+    scores = score(prepared.wrapped, prepared.test_loader, prepared.accelerator, task, lost)
     prepared.late.add(prepared.test_loader.dataset.split, scores.late, gathered=True)  # type: ignore[attr-defined]
     return scores
 
@@ -138,7 +148,8 @@ def write_held_out(prepared: Prepared, fold: int) -> None:
     accelerator, directory = prepared.accelerator, prepared.directory
     accelerator.wait_for_everyone()
     load_trained(prepared.model, directory.path)
-    scores = score_test(prepared)
+    scores = score_test(prepared, prepared.task)
+    assert isinstance(scores, Scores)  # folds are for classes
     split: Split = prepared.test_loader.dataset.split  # type: ignore[attr-defined]
     late = set(scores.late)
     paths = [path for index, path in enumerate(split.paths) if index not in late]
@@ -147,11 +158,21 @@ def write_held_out(prepared: Prepared, fold: int) -> None:
     accelerator.wait_for_everyone()
 
 
-def _show(result: Result, scores: Scores, path: Path, display: Display) -> None:
+def _tuned_task(prepared: Prepared) -> Task:
+    """The task with what is chosen on the validation images after training, as the adapter then has it."""
+    if prepared.config.protocol != "validation" or not prepared.task.tunes:
+        return prepared.task
+    batches = normalized(prepared.scored_loader, prepared.inputs)
+    outcome = run_model(prepared.wrapped, batches, prepared.accelerator, prepared.task)
+    task = prepared.task.tuned(outcome.values, outcome.targets)
+    if prepared.accelerator.is_main_process:
+        save_adapter(prepared.model, prepared.directory.path, prepared.data.output_names, prepared.inputs, task=task)
+    return task
+
+
+def _show(result: Result, scores: TaskScores, path: Path, display: Display) -> None:
     rows = [
-        ("test top-1", f"{result.top1:.2%} of {result.n_test} images"),
-        ("test top-5", f"{result.top5:.2%}"),
-        ("macro F1, balanced accuracy", f"{scores.macro_f1:.2%}, {scores.balanced_accuracy:.2%}"),
+        *scores.rows(),
         ("epoch chosen", f"{result.epoch_chosen} of {result.epochs}: {result.how_chosen}"),
         ("trained parameters", f"{result.trainable_parameters:,} of {result.total_parameters:,}"),
         ("time", duration(result.seconds)),
@@ -161,7 +182,7 @@ def _show(result: Result, scores: Scores, path: Path, display: Display) -> None:
         (low, high), folds = crossed.interval, crossed.fold_top1
         said = f"{crossed.top1:.2%} of {crossed.n} images [{low:.1%}, {high:.1%}], folds {min(folds):.1%} to {max(folds):.1%}"
         rows.insert(0, ("out of fold top-1", said))
-    if result.temperature is not None:
+    if result.temperature is not None and isinstance(scores, Scores):
         rows.append(("temperature", f"{result.temperature:.2f}, calibration error {scores.calibration_error:.1%}"))
     if result.rejection is not None:
         right = "-" if result.rejection.accuracy is None else f"{result.rejection.accuracy:.1%}"

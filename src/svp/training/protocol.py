@@ -17,7 +17,6 @@ from typing import Literal
 
 from svp.data import DataError, ImageData, Split
 from svp.data.subsets import take_fraction, take_shots
-from svp.runs.result import METRICS, Metric
 
 Protocol = Literal["validation", "trainval", "paper"]
 
@@ -63,7 +62,7 @@ def selection_part(protocol: Protocol) -> str | None:
     return {"validation": "val", "trainval": None, "paper": "test"}[protocol]
 
 
-def how_chosen(protocol: Protocol, used: ImageData, choose_by: Metric = "top1") -> str:
+def how_chosen(protocol: Protocol, used: ImageData, choose_by: str = "top1") -> str:
     """A label for results: how the epoch was chosen, and on what was trained where that is not the training part alone.
 
     Args:
@@ -71,11 +70,13 @@ def how_chosen(protocol: Protocol, used: ImageData, choose_by: Metric = "top1") 
         choose_by: The metric that chose.
     """
     if protocol == "validation":
-        return f"best {METRICS[choose_by]} on {len(used.val)} validation images; test read once, at the end"
+        return f"best {used.task.name_metric(choose_by)} on {len(used.val)} validation images; test read once, at the end"
     if protocol == "trainval":
         return "last epoch, trained on train + val, nothing chosen; test read once, at the end"
     trained_on = "the part that the released code takes" if used.paper_train else "train + val"
-    return f"best {METRICS[choose_by]} on test, trained on {trained_on} (protocol of the paper's code): optimistic"
+    return (
+        f"best {used.task.name_metric(choose_by)} on test, trained on {trained_on} (protocol of the paper's code): optimistic"
+    )
 
 
 def _without(published: Split, held_out: set[Path]) -> Split:

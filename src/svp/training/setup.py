@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from timm.data import Mixup
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -35,8 +35,9 @@ from svp.models.factory import full_name
 from svp.paths import is_temporary
 from svp.runs.directory import RunDirectory
 from svp.runs.result import RunError
+from svp.tasks import Task
 from svp.training.average import Average
-from svp.training.balance import Criterion, make_criterion, warn_of_uneven_classes
+from svp.training.balance import make_criterion, warn_of_uneven_classes
 from svp.training.config import TrainConfig, differences, make_config
 from svp.training.display import Display
 from svp.training.images import Keeper, check_images, with_value_range
@@ -66,6 +67,7 @@ class Prepared:
         wrapped: The model as the processes share it.
         optimizer: Updates what trains.
         schedule: Sets the learning rate before every step.
+        task: What the outputs of the model mean, with the constants of the training images.
         criterion: The loss.
         mixup: Mixes a batch; None if no images are mixed.
         average: Moving average of what trains; None if none is asked for.
@@ -92,7 +94,8 @@ class Prepared:
     wrapped: nn.Module
     optimizer: Optimizer
     schedule: Schedule
-    criterion: Criterion
+    task: Task
+    criterion: Callable[[Tensor, Tensor], Tensor]
     mixup: Mixup | None
     average: Average | None
     train_images: Split
@@ -132,6 +135,7 @@ def resolve(config: TrainConfig, data: ImageData, accelerator: Accelerator) -> T
         img_size=img_size,
         inputs=config.inputs.resolved(own),
         precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+        **data.task.resolve(config),
     )
 
 
@@ -148,6 +152,7 @@ def check_directory(directory: RunDirectory, config: TrainConfig, data: ImageDat
         if not config.resume:
             raise RunError(f"{path} holds a run already: go on with it by --resume, or choose another --out")
         old, own = make_config({}, directory.config_file), directory.read_images()
+        old = replace(old, **data.task.resolve(old))  # what version 0.1.0 had no name for
         if old.data != config.data and own is not None and not own.differ(data):
             paths = {part: split.paths for part, split in data.splits.items()}
             if own.content_differs({part: content_fingerprints(some) for part, some in paths.items()}):
@@ -211,10 +216,11 @@ def prepare(
     }
     shape = {"img_size": config.img_size} | ({"in_chans": config.channels} if config.channels != 3 else {})
     origin = Origin(config.model, config.weights, shape, config.seed if config.weights == "random" else None)
-    model = origin.build(len(data.class_names), config.drop_path)
+    task = data.task.fitted(readable["train"].targets)
+    model = origin.build(len(data.output_names), config.drop_path)
     model.set_grad_checkpointing(config.grad_checkpointing)
     seed_everything(config.seed)
-    model.reset_classifier(len(data.class_names))  # a head that came with the weights knows other classes
+    model.reset_classifier(len(data.output_names))  # a head that came with the weights knows other classes
     tuner: Tuner = tune(model, config.method, **config.options)
     inputs = with_value_range(config.inputs.applied(InputConfig.of_model(model)), config, checked, directory, display)
 
@@ -223,7 +229,9 @@ def prepare(
         display.say(f"batch size {batch_size} instead of {config.batch_size}")
     eval_batch_size = max(batch_size, config.batch_size // accelerator.num_processes * accelerator.num_processes)
     peak_lr = scaled_lr(config, batch_size)
-    if uneven := warn_of_uneven_classes(readable["train"], data.class_names, config.balance, config.choose_by):
+    if not data.outputs and (
+        uneven := warn_of_uneven_classes(readable["train"], data.class_names, config.balance, config.choose_by)
+    ):
         display.say(uneven)
     selection = selection_part(config.protocol)
     # where nothing chooses the epoch, a batch of training images shows whether it ended well
@@ -274,7 +282,9 @@ def prepare(
         wrapped=wrapped,
         optimizer=prepared_optimizer,
         schedule=Schedule(optimizer, config, len(loader)),
-        criterion=make_criterion(
+        task=task,
+        criterion=task.criterion(config.loss)
+        or make_criterion(
             config.balance, readable["train"], len(data.class_names), config.label_smoothing, accelerator.device
         ),
         mixup=_make_mixup(config, len(data.class_names)),

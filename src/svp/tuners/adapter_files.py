@@ -24,6 +24,7 @@ from svp.inputs import InputConfig
 from svp.models import Backbone, Origin, WeightsError
 from svp.models.checkpoints import load_into
 from svp.paths import write_atomically
+from svp.tasks import SINGLE_LABEL, Task, read_task
 from svp.tuners.method import get_methods, joined_name, methods_to_dict
 from svp.tuners.tuning import tune
 
@@ -45,6 +46,7 @@ class AdapterInfo:
         temperature: What logits are divided by so that probabilities are as sure as they should be, above 0. ``load_adapter``
             divides the head by it.
         reject_below: Probability of the likeliest class below which an image is none of the classes; 0 rejects none.
+        task: What the outputs mean; one class per image in files that do not say it.
         format: Version of the file format.
     """
 
@@ -56,6 +58,7 @@ class AdapterInfo:
     inputs: InputConfig
     temperature: float = 1.0
     reject_below: float = 0.0
+    task: Task = SINGLE_LABEL
     format: int = _FORMAT
 
     @property
@@ -71,15 +74,17 @@ def save_adapter(
     inputs: InputConfig | Mapping[str, Any] | None = None,
     temperature: float = 1.0,
     reject_below: float = 0.0,
+    task: Task = SINGLE_LABEL,
 ) -> AdapterInfo:
     """Write the adapter pair of a tuned model into `directory`, which is made if need be.
 
     Args:
         model: A model that went through ``svp.tune``; ``DataParallel``, ``torch.compile`` and the like may be around it.
         directory: Where ``adapter.safetensors`` and ``adapter.json`` go.
-        class_names: Names of the classes, in the order of the outputs.
+        class_names: Names of the classes, labels or number, in the order of the outputs.
         temperature: What ``load_adapter`` divides the logits by, above 0.
         reject_below: Probability of the likeliest class below which ``svp.predict`` says "none of these", 0 to 1.
+        task: What the outputs mean, with its thresholds or its mean and standard deviation.
         inputs: How images are prepared, as an ``InputConfig`` or its fields; ``InputConfig.of_model`` of the model if None.
 
     Raises:
@@ -110,10 +115,13 @@ def save_adapter(
         inputs=inputs,
         temperature=temperature,
         reject_below=reject_below,
+        task=task,
     )
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    values = asdict(info)
+    values = asdict(info) | {"task": task.to_dict()}
+    if task == SINGLE_LABEL:
+        del values["task"]  # versions before there were others can read the file
     text = json.dumps({"method": values.pop("methods"), **values}, indent=2) + "\n"
     write_atomically(directory / "adapter.json", lambda path: path.write_text(text, encoding="utf-8"))
     save_trained(model, directory)
@@ -194,6 +202,7 @@ def read_adapter_info(directory: str | Path) -> AdapterInfo:
         if not (0 <= values.get("reject_below", 0.0) <= 1):
             raise WeightsError(f"{path} is damaged: reject_below is {values['reject_below']}, expected 0 to 1")
         values["inputs"] = _read_inputs(path, values["inputs"])
+        values["task"] = _read_task(path, values)
         _check_types(f"{path} is damaged: backbone", values["backbone"], _ORIGIN)
         if not all(isinstance(name, str) for name in values["class_names"]):
             raise WeightsError(f"{path} is damaged: class_names holds something else than names")
@@ -217,6 +226,7 @@ _ENTRIES = {
     "inputs": (dict,),
     "temperature": (float,),
     "reject_below": (float,),
+    "task": (dict,),
     "format": (int,),
 }
 _ENTRIES_OF_1 = _ENTRIES | {"method": (str,), "options": (dict,)}
@@ -238,6 +248,15 @@ def _read_inputs(path: Path, values: Mapping[str, Any]) -> InputConfig:
         return InputConfig.from_dict({"value_range": "type"} | dict(values))  # of 0.1.0, which had no other
     except InputError as error:
         raise WeightsError(f"{path} is damaged: {error}") from error
+
+
+def _read_task(path: Path, values: Mapping[str, Any]) -> Task:
+    try:
+        task = read_task(values.get("task"))
+        task.check_outputs(values["num_classes"])
+    except InputError as error:
+        raise WeightsError(f"{path} is damaged: {error}") from error
+    return task
 
 
 def load_adapter(directory: str | Path, backbone: Backbone | None = None) -> Backbone:

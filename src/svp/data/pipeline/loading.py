@@ -24,8 +24,8 @@ from svp.data.splits import Split
 from svp.inputs import InputConfig, Transform
 from svp.limits import shared_memory, usable_cpus
 
-Item = tuple[Tensor, int, int]
-"""Image (channels, height, width), label, index in the split."""
+Item = tuple[Tensor, int | Tensor, int]
+"""Image (channels, height, width), label or target, index in the split."""
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images (batch, channels, height, width), labels and indices (batch,)."""
@@ -83,7 +83,7 @@ class ImageListDataset(Dataset[Item]):
             other = (index + step) % len(self)
             with suppress(UnreadableImageError):
                 image, label, _ = self._read((key[0], other) if isinstance(key, tuple) else other)
-                return image, label if isinstance(key, tuple) else self.split.labels[index], -1 - index
+                return image, label if isinstance(key, tuple) else _truth(self.split, index), -1 - index
         return self._read(key)
 
     def _read(self, key: int | tuple[int, int]) -> Item:
@@ -93,8 +93,8 @@ class ImageListDataset(Dataset[Item]):
             image = self.reader(path)
             with _own_randomness(), decoding(path):
                 _seed(self.seed, epoch, index)
-                return self.transform(image), self.split.labels[index], index
-        return load_prepared(self.split.paths[key], self.transform, self.reader), self.split.labels[key], key
+                return self.transform(image), _truth(self.split, index), index
+        return load_prepared(self.split.paths[key], self.transform, self.reader), _truth(self.split, key), key
 
 
 class KeptImageDataset(Dataset[Item]):
@@ -122,7 +122,7 @@ class KeptImageDataset(Dataset[Item]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
         images, labels, indices = self.__getitems__([key])
-        return images[0], int(labels[0]), int(indices[0])
+        return images[0], labels[0] if self.split.targets else int(labels[0]), int(indices[0])
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> Batch:
         """A batch, as a `DataLoader` asks for it."""
@@ -133,8 +133,12 @@ class KeptImageDataset(Dataset[Item]):
                 if isinstance(key, tuple):
                     _seed(self.seed, *key)
                 image[:] = self.stages.finish(self.images[index])
-        labels = torch.tensor([self.split.labels[index] for index in indices])
+        labels = torch.tensor([self.split.truth(index) for index in indices])
         return images.permute(0, 3, 1, 2), labels, torch.tensor(indices)
+
+
+def _truth(split: Split, index: int) -> int | Tensor:
+    return torch.tensor(split.targets[index], dtype=torch.float32) if split.targets else split.labels[index]
 
 
 ImageDataset = ImageListDataset | KeptImageDataset
@@ -221,7 +225,7 @@ def make_loader(
     pin_memory: bool = False,
     drop_last: bool = False,
 ) -> DataLoader[Item]:
-    """Batches of (images, labels, indices): (batch, 3, height, width), (batch,), (batch,).
+    """Batches of (images, labels, indices): (batch, 3, height, width), (batch,) or targets (batch, outputs), (batch,).
 
     Kept images are uint8, for `normalized` to finish. For training the order comes from an `EpochSampler`,
     `loader.sampler`, whose `set_epoch` is to be called before each epoch; otherwise it is that of the split. Workers live as

@@ -40,7 +40,7 @@ class HeadOnly(nn.Module):
 
 
 class FeatureStore:
-    """Keeps the features of the images of a run, for itself and for the short runs that search its settings."""
+    """Keeps the features of the images of a run, for itself and for the candidates that search its settings."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, Split], FeatureDataset] = {}

@@ -11,6 +11,7 @@ import pytest
 
 from svp.data import ImageListDataset, eval_transform, make_loader
 from svp.errors import InputError
+from svp.inspection.data_check import check_with_model
 from svp.inspection.page import Page
 from svp.inspection.predictions import record_predictions
 from svp.inspection.runs import inspect_run, open_runs, show_gates
@@ -59,3 +60,8 @@ def test_gates_say_the_answer(task_runs: Path, tmp_path: Path) -> None:
 def test_runs_of_two_tasks_are_not_compared(task_runs: Path) -> None:
     with pytest.raises(InputError, match="runs of different tasks cannot be compared"):
         open_runs(task_runs / "multi", [task_runs / "regression"], "cpu")
+
+
+def test_labels_are_doubted_by_models_of_classes_alone(task_runs: Path) -> None:
+    with pytest.raises(InputError, match="says a number per image; labels are doubted by a model of one class per image"):
+        check_with_model(str(task_runs / "photos"), task_runs / "regression", device="cpu")

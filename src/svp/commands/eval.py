@@ -99,13 +99,13 @@ def _print_scores(scores: Evaluation) -> None:
         console.print(_classes_table(scores))
     total = "all classes" if scores.task == "single" else "all images"
     summary = make_table(total, f"{scores.n_test} images", right=(f"{scores.n_test} images",))
-    for metric, name in METRICS.items():
-        if metric in scores.metrics:
-            value, interval = scores.metrics[metric], ""
-            if metric == "top1" and scores.top1 is not None:
-                value, (low, high) = scores.top1, wilson(scores.top1, scores.n_test)
-                interval = f" [{low:.1%}, {high:.1%}]"
-            summary.add_row(name, show_metric(metric, value) + interval)
+    names: dict[str, str] = {str(metric): name for metric, name in METRICS.items()}
+    for metric, value in scores.metrics.items():
+        interval = ""
+        if metric == "top1" and scores.top1 is not None:
+            value, (low, high) = scores.top1, wilson(scores.top1, scores.n_test)
+            interval = f" [{low:.1%}, {high:.1%}]"
+        summary.add_row(names.get(metric, metric), show_metric(metric, value) + interval)
     if scores.accepted is not None:
         right = "-" if scores.accepted.accuracy is None else f"{scores.accepted.accuracy:.2%}"
         summary.add_row(f"accepted, from confidence {scores.accepted.threshold:.1%}", f"{scores.accepted.coverage:.2%}")

@@ -14,6 +14,7 @@ import numpy as np
 from svp.data import DataError
 from svp.data.opening import find_source, open_parts
 from svp.data.splits import enumerate_some
+from svp.errors import InputError
 from svp.hub import folder_for_output
 from svp.inputs import InputConfig
 from svp.inspection.label_errors import find_label_errors, out_of_fold_probabilities
@@ -134,10 +135,13 @@ def check_with_model(
 
     Raises:
         WeightsError, RunError: The run cannot be opened.
+        InputError: It says several labels or a number.
         DataError: The data cannot be opened, has classes that the model does not know, or too few images of a class.
     """
     target = Path(out) if out else folder_for_output(run) / "data-check"
     trained = open_run(run, device)
+    if trained.info.task.kind != "single":
+        raise InputError(f"{run} says {trained.info.task.title}; labels are doubted by a model of one class per image alone")
     parts = open_parts(find_source(data, data_root, group, archive_encoding), 0, group, group_regex)
     names = parts.class_names
     unknown = sorted(set(names) - set(trained.class_names))

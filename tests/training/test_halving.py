@@ -12,7 +12,7 @@ import yaml
 
 import svp
 from svp.runs import EpochRow, RunDirectory
-from svp.training import ConfigError, TrainConfig, loop, make_config, outcome
+from svp.training import ConfigError, TrainConfig, loop, make_config, outcome, runner
 from svp.training.config import default_rate
 from svp.training.display import Display
 from svp.training.halving import FACTORS, FOLDER, METHODS, candidates, choose, merit_of, rounds
@@ -82,7 +82,7 @@ def test_a_run_that_chooses_ends_as_the_chosen_one_would_alone(
 ) -> None:
     """It is interrupted in its search, reads the test images once, and no epoch of the chosen candidate is trained twice."""
     scored, epochs = [], []
-    score, train_until, epoch = outcome.score, loop._train_until, loop._epoch
+    score, train_until, epoch = outcome.score, runner._train_until, loop._epoch
 
     def watched(*arguments: Any) -> Any:
         scored.append(arguments)
@@ -98,14 +98,14 @@ def test_a_run_that_chooses_ends_as_the_chosen_one_would_alone(
         return epoch(prepared, number, *others, **further)
 
     monkeypatch.setattr(outcome, "score", watched)
-    monkeypatch.setattr(loop, "_train_until", interrupted)
+    monkeypatch.setattr(runner, "_train_until", interrupted)
     monkeypatch.setattr(loop, "_epoch", counted)
     settings |= dict(lr=None, method="auto", epochs=4, progress=True)
     with pytest.raises(KeyboardInterrupt):
         svp.train(photos, **settings)
     out = Path(settings["out"])
     assert len(list((out / FOLDER).iterdir())) == 3
-    monkeypatch.setattr(loop, "_train_until", train_until)
+    monkeypatch.setattr(runner, "_train_until", train_until)
     run = svp.train(config=make_config({"resume": True, "out": str(out)}, out / "config.yaml"))
     assert len(scored) == 1
     assert sorted(epochs) == sorted(set(epochs))

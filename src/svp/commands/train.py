@@ -35,7 +35,7 @@ _GROUPS = {
 def run(argv: list[str]) -> int:
     from svp.data import AugmentConfig
     from svp.training.config import make_config
-    from svp.training.loop import train
+    from svp.training.runner import train
     from svp.tuners import list_methods
 
     values = make_parser(list_methods()).parse_args(argv, defaults=False).as_dict()

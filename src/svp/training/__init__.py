@@ -2,8 +2,8 @@
 
 from svp.inputs import InputOverrides
 from svp.training.config import TrainConfig, make_config
-from svp.training.loop import Run, train
 from svp.training.nonfinite import NonFiniteLossError
 from svp.training.recipes import ConfigError, list_recipes
+from svp.training.runner import Run, train
 
 __all__ = ["ConfigError", "InputOverrides", "NonFiniteLossError", "Run", "TrainConfig", "list_recipes", "make_config", "train"]

@@ -5,161 +5,42 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import torch
-from accelerate import Accelerator
 
-from svp.data import ImageData, normalized
-from svp.errors import Interrupted
-from svp.runs.devices import make_accelerator, separate_accelerate_state
-from svp.runs.directory import RunDirectory
-from svp.runs.result import EpochRow, Result
+from svp.data import normalized
+from svp.runs.result import EpochRow
 from svp.runs.scores import score
 from svp.training.average import averaged
-from svp.training.confidence import check_reject
-from svp.training.config import TrainConfig, make_config
-from svp.training.display import Display
-from svp.training.folds import cross_validate
-from svp.training.halving import Merit, as_chosen, choose, hand_over, merit_of
-from svp.training.images import open_images_of
 from svp.training.kept_features import FeatureStore
-from svp.training.machine import reset_peak_memory
-from svp.training.nonfinite import NonFiniteLossError, check_outcome
-from svp.training.outcome import finish, write_held_out
+from svp.training.nonfinite import check_outcome
 from svp.training.plan import StepTimes, epochs_of, is_over, plan_epochs, seconds_left
-from svp.training.recipes import ConfigError
-from svp.training.setup import (
-    Prepared,
-    check_directory,
-    claim_directory,
-    prepare,
-    resolve,
-    seed_everything,
-    write_settings,
-)
+from svp.training.setup import Prepared, seed_everything
 from svp.training.steps import train_epoch
-from svp.training.trackers import check_trackers
-from svp.training.tracking import tracked
 from svp.tuners import save_adapter
 from svp.tuners.adapter_files import save_trained
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Args:
-        directory: Holds the adapter, the configuration, the metrics and the curves.
-        result: Contents of ``result.json``.
-    """
-
-    directory: Path
-    result: Result
-
-
-def train(
-    data: str | Path | None = None,
-    *,
-    config: TrainConfig | None = None,
-    progress: bool = True,
-    after_epoch: Callable[[EpochRow], None] | None = None,
-    **settings: Any,
-) -> Run:
-    """Train an adapter on a folder of images: what ``svp train`` does.
-
-    The epoch is chosen on validation images and the test images are read once, at the end; another protocol is labelled
-    in every result (see ``svp.training.protocol``). Killed at any moment, the run goes on with ``resume=True`` and ends
-    with the same weights.
-
-    Args:
-        data: Folder of images, or a data set's name.
-        config: All settings at once, instead of `data` and `settings`.
-        progress: Show progress.
-        after_epoch: Called after every epoch, once it is saved, with its line of metrics.jsonl; may raise to end the run.
-        **settings: Fields of ``TrainConfig``; options of the method under ``options``.
-
-    Returns:
-        The run: its directory and its result.
-
-    Raises:
-        ConfigError, DataError, WeightsError: Bad settings, images or weights, before any work.
-        RunError: The run directory holds another run.
-        NonFiniteLossError: The loss became NaN or infinite.
-        Interrupted: Ctrl-C was pressed after the run directory was made; names it: the run can go on from there.
-    """
-    if config is None:
-        explicit = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-        config = make_config(explicit if data is None else {"data": str(data), **explicit})
-    elif data is not None or settings:
-        given = ", ".join((["data"] if data is not None else []) + sorted(settings))
-        raise ConfigError(f"{given} and config are given: set {given} in the config, or leave the config out")
-    with separate_accelerate_state():
-        return _train(config, progress, after_epoch)
-
-
-def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow], None] | None) -> Run:
-    started = time.time()
-    check_trackers(config.tracker)
-    accelerator = make_accelerator(config.device, config.precision)
-    reset_peak_memory(accelerator.device)
-    display = Display(progress and accelerator.is_main_process)
-    data = open_images_of(config, accelerator)
-    config = resolve(config, data, accelerator)
-    directory = RunDirectory(Path(config.out or ""))
-    if config.is_open and config.resume and directory.config_file.is_file():
-        config = as_chosen(config, make_config({}, directory.config_file))
-    check_reject(config, len(data.train if config.folds else data.val))
-    check_directory(directory, config, data)
-    if directory.result_file.is_file():
-        display.say(f"{directory.path} is finished already")
-        return Run(directory.path, directory.read_result())
-    try:
-        features = FeatureStore()
-        if config.is_open:
-            if accelerator.is_main_process:
-                directory.path.mkdir(parents=True, exist_ok=True)
-                write_settings(config, directory)  # an interrupted search can go on
-            searched = replace(config, folds=None, protocol="validation") if config.folds else config
-            seen = open_images_of(searched, accelerator) if config.folds else data
-            train_until = partial(_train_until, data=seen, accelerator=accelerator, features=features)
-            chosen = choose(searched, train_until, display, write=accelerator.is_main_process)
-            accelerator.wait_for_everyone()
-            if accelerator.is_main_process:
-                hand_over(searched, chosen, go_on=not config.folds)
-            accelerator.wait_for_everyone()
-            config = as_chosen(config, chosen)
-            started += sum(row.seconds for row in directory.read_metrics())  # counted again below
-        if config.folds:
-            if accelerator.is_main_process:
-                directory.path.mkdir(parents=True, exist_ok=True)
-                write_settings(config, directory)  # an interrupted fold can go on
-                directory.write_splits(data)
-            train_fold = partial(_train_fold, accelerator=accelerator, display=display)
-            cross_validate(config, data, train_fold, display, write=accelerator.is_main_process)
-        prepared = prepare(config, data, directory, accelerator, display)
-        claim_directory(prepared)
-        with tracked(prepared) as tracking:
-            rows, best, started = _train_epochs(prepared, features, started, tracking.before(after_epoch))
-            result = finish(prepared, rows, best, started)
-            tracking.result(result)
-        return Run(directory.path, result)
-    except KeyboardInterrupt as interrupt:
-        raise Interrupted(directory.path) from interrupt
-
-
-def _train_epochs(
+def train_epochs(
     prepared: Prepared,
     features: FeatureStore,
     started: float,
     after_epoch: Callable[[EpochRow], None] | None = None,
     until: float = math.inf,
 ) -> tuple[list[EpochRow], int, float]:
-    """All epochs that are left, `until` so many; returns the rows, the epoch to keep, and when an uninterrupted run would
-    have begun."""
+    """Train all epochs that are left, or until so many are done.
+
+    Args:
+        prepared: The run; an interrupted one goes on after its last finished epoch.
+        features: Features of the images, where only the head trains.
+        started: When this process began with the run, in seconds as of ``time.time()``.
+        after_epoch: Called with the row of every epoch, once it is saved.
+        until: Number of epochs after which to stop early.
+
+    Returns:
+        The rows of all epochs, the epoch to keep, and when an uninterrupted run would have begun.
+    """
     rows, best = _restore(prepared)
     started -= sum(row.seconds for row in rows)
     prepared.schedule.plan(epochs_of(prepared.config, rows))
@@ -171,27 +52,6 @@ def _train_epochs(
         if after_epoch is not None:
             after_epoch(rows[-1])
     return rows, best, started
-
-
-def _train_until(config: TrainConfig, until: int, data: ImageData, accelerator: Accelerator, features: FeatureStore) -> Merit:
-    """A candidate of a search, up to so many epochs, without its test; a loss that is not finite is the worst merit."""
-    try:
-        prepared = prepare(config, data, RunDirectory(Path(config.out or "")), accelerator, Display(False))
-        claim_directory(prepared)
-        rows, _, _ = _train_epochs(prepared, features, time.time(), until=until)
-    except NonFiniteLossError:
-        return float("-inf"), float("-inf")
-    return merit_of(rows[until - 1])
-
-
-def _train_fold(config: TrainConfig, data: ImageData, fold: int, accelerator: Accelerator, display: Display) -> None:
-    """A run without a result: what it says of its test images is written."""
-    prepared = prepare(config, data, RunDirectory(Path(config.out or "")), accelerator, Display(False))
-    prepared = replace(prepared, display=display)
-    claim_directory(prepared)
-    _train_epochs(prepared, FeatureStore(), time.time())
-    write_held_out(prepared, fold)
-    accelerator.free_memory()
 
 
 def _restore(prepared: Prepared) -> tuple[list[EpochRow], int]:

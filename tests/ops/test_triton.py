@@ -176,7 +176,7 @@ def test_kernels_compute_only_the_gradients_needed(needed: set[str], monkeypatch
 
     def spy(kernel: Any, programs: int, like: Tensor, *given_arguments: Any, **constants: Any) -> None:
         if kernel is gpu_triton.scan_backward_kernel:
-            written.append({name for name, grad in zip(names, given_arguments[12:20], strict=True) if grad is not None})
+            written.append({name for name, grad in zip(names, given_arguments[13:21], strict=True) if grad is not None})
         launch(kernel, programs, like, *given_arguments, **constants)
 
     monkeypatch.setattr(gpu_triton, "launch", spy)

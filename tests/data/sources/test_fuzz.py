@@ -6,7 +6,7 @@ import zipfile
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from svp.data import DataError
@@ -63,6 +63,7 @@ def mutated(contents: list[bytes]) -> st.SearchStrategy[bytes]:
     suffix=st.sampled_from([".csv", ".tsv"]),
     group=st.sampled_from([None, "patient"]),
 )
+@example(b"\xa0", ".csv", None)
 def test_any_bytes_as_a_table(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str, group: str | None
 ) -> None:

@@ -117,6 +117,8 @@ def _decode_western(file: Path, content: bytes, error: UnicodeDecodeError) -> tu
         letters = all(sign.isalpha() and sign not in "\xaa\xba\u0192" for sign in foreign)
         if not letters or re.search(r"[^\x00-\x7f]{3}", word) or (len(foreign) > 1 and len(foreign) == len(word)):
             raise refusal from error
+    if not words:  # nothing but no-break spaces
+        raise refusal from error
     example = min(words, key=lambda word: (len(word), word))
     return text, [f"{file.name} is not UTF-8; read as Windows-1252, where a name is {example!r}. Save it as UTF-8 to be sure"]
 

@@ -71,10 +71,10 @@ class MultiLabel(Task):
         sizes = Counter(map(rarest, targets))
         kept = [label for label in range(len(names) + 1) if sizes[label] >= SMALLEST]
         stratum_of = {label: stratum for stratum, label in enumerate(kept)}
-        titles = [names[label] if label < len(names) else "none" for label in kept]
+        titles = [names[label] if label < len(names) else _free("none", names) for label in kept]
         if not kept or len(targets) - sum(sizes[label] for label in kept) >= SMALLEST:
             pooled = len(kept)
-            titles.append("few images")
+            titles.append(_free("few images", names))
         else:
             pooled = stratum_of[max(kept, key=lambda label: sizes[label])]
         return Strata(tuple(titles), lambda target: stratum_of.get(rarest(target), pooled))
@@ -188,6 +188,13 @@ class LabelColumns:
         there = [text for name, text in zip(answer.classes, told, strict=True) if name in answer.labels]
         others = [text for name, text in zip(answer.classes, told, strict=True) if name not in answer.labels]
         return [", ".join(there) or "none", others[0] if others else ""]
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    """The name, in as many brackets as it takes to be none of the labels."""
+    while name in taken:
+        name = f"({name})"
+    return name
 
 
 def choose_thresholds(probabilities: Floats, truth: Floats) -> tuple[float, ...]:

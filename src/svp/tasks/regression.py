@@ -80,8 +80,12 @@ class Regression(Task):
                 edges.append(cut)
         places = [0, *(bisect_left(numbers, edge) for edge in edges), len(numbers)]
         ends = [(numbers[first], numbers[last - 1]) for first, last in pairwise(places)]
-        titles = tuple(f"{low:.4g} to {high:.4g}" if high > low else f"{low:.4g}" for low, high in ends)
-        return Strata(titles, lambda target: bisect_right(edges, target[0]))
+        titles: list[str] = []
+        for digits in (4, 6, 9, 17):  # 17 tell any two numbers apart
+            titles = [f"{low:.{digits}g} to {high:.{digits}g}" if high > low else f"{low:.{digits}g}" for low, high in ends]
+            if len(set(titles)) == len(titles):
+                break
+        return Strata(tuple(titles), lambda target: bisect_right(edges, target[0]))
 
     def show_target(self, target: Target, names: Sequence[str]) -> str:
         return f"{target[0]:.6g}"

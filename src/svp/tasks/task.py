@@ -99,7 +99,7 @@ class Strata:
     """What images are stratified by when they are split.
 
     Args:
-        names: Names of the strata.
+        names: Names of the strata, no two the same.
         of: The stratum of a target, an index into the names.
     """
 

@@ -129,3 +129,14 @@ def test_other_data_is_of_classes(tmp_path: Path) -> None:
             open_data(str(tmp_path), task=kind)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="the model says a number per image, and"):
         open_labelled(tmp_path, ("x",), task=Regression())
+
+
+@pytest.mark.parametrize(
+    ("kind", "label"),
+    [("regression", lambda k: 1_700_000_000 + k), ("multi", lambda k: ["none", "a;b", "", "a"][k % 4])],
+    ids=["large numbers", "a label called none"],
+)
+def test_every_row_is_one_image(tmp_path: Path, kind: Any, label: Any) -> None:
+    data = open_data(table(tmp_path, *many(60, label)), task=kind)
+    paths = [path for split in data.splits.values() for path in split.paths]
+    assert len(paths) == len(set(paths)) == 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -73,6 +74,13 @@ def test_coefficients_steer_the_gates() -> None:
 
     torch.testing.assert_close(model.layers[1].mixer(u), scanned(u, change))
     assert "not in layers.0.mixer and 2 more: x_proj has a hook on its output" in svp.ops.explain(model)
+
+
+def test_coefficients_are_forgotten_after_checkpointed_blocks() -> None:
+    model = tuned("saa").train()
+    model.set_grad_checkpointing(True)
+    model(images(model)).sum().backward()
+    copy.deepcopy(model)  # a tensor of the graph, left behind, cannot be copied
 
 
 def test_gates_are_recorded_as_the_method_steers_them() -> None:

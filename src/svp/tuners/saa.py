@@ -58,7 +58,8 @@ class SAA(Method):
             steer = Steering(mixer, self)
             now = _Coefficients(steer)
             site.hook(mixer.in_proj.register_forward_pre_hook(now))
-            site.hook(mixer.register_forward_hook(now.forget))
+            # also where the forward pass is left early, as recomputation of checkpointed blocks does
+            site.hook(mixer.register_forward_hook(now.forget, always_call=True))
             for direction, end in enumerate(("", "_b")):
                 x_proj, dt_proj = getattr(mixer, f"x_proj{end}"), getattr(mixer, f"dt_proj{end}")
                 site.hook(x_proj.register_forward_hook(_Add(now, "of_x_proj", direction, mixer.dt_rank)))
@@ -101,7 +102,7 @@ class _Coefficients:
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.value = self.steering(*args)
 
-    def forget(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def forget(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None) -> None:
         """Forward hook of the mixer."""
         self.value = None
 

@@ -100,6 +100,8 @@ def test_every_setting_of_a_run_is_an_option_with_help() -> None:
         assert not line.strip().startswith(("Of ", "As ", "By ", "Such "))
     for option in ("--epochs N", "--augment.hflip X", "--inputs.crop-pct X", "--method.lora.rank N", "--resume [true|false]"):
         assert f"  {option}" in text
+    assert "  --lr X|auto " in text
+    assert "rank_correlation,auto}" in text
 
 
 @pytest.mark.parametrize(

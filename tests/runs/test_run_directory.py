@@ -31,6 +31,14 @@ def test_what_another_version_wrote_is_read_as_far_as_it_is_known(tmp_path: Path
     assert EpochRow.from_dict(row).validation_seconds is None
 
 
+def test_a_metric_that_does_not_exist_leaves_the_choice_to_the_loss() -> None:
+    early, late, low = (
+        EpochRow(epoch, 0.1, 1.0, "val", loss, None, 1.0, chosen_by="mean_average_precision", selection_value=value)
+        for epoch, (loss, value) in enumerate([(0.7, float("nan")), (0.3, float("nan")), (0.9, 0.1)])
+    )
+    assert early.merit < late.merit < low.merit
+
+
 def test_a_missing_entry_is_named(tmp_path: Path) -> None:
     values = make_result().to_dict()
     del values["top1"]

@@ -62,6 +62,14 @@ def test_every_method_has_the_candidates_it_does_not_bring(values: dict[str, Any
     assert study.tuning_seed == 7
 
 
+def test_a_rate_is_chosen_on_validation_images_where_runs_have_folds(values: dict[str, Any], tmp_path: Path) -> None:
+    values["settings"]["folds"] = 2
+    cell = make_study(values).cells[0]
+    tuning, counts = (cell.job(tmp_path, 0.01, 0, tuning=tuning).config for tuning in (True, False))
+    assert (tuning.protocol, tuning.folds) == ("validation", None)
+    assert (counts.protocol, counts.folds) == ("trainval", 2)
+
+
 def test_a_study_survives_yaml(values: dict[str, Any], tmp_path: Path) -> None:
     values |= {"tune": {"lr": [0.1, 0.2]}, "seeds": [3, 4], "reference": "linear"}
     del values["methods"]["bias"]["lr"]

@@ -127,7 +127,7 @@ def test_the_learning_rate_is_chosen_once_before(photos: Path, place: Path) -> N
         (dict(folds=1), "folds is 1, expected 2 or more"),
         (dict(folds=3, protocol="paper"), "folds is 3, which does not go with protocol paper"),
         (dict(folds=3, minutes=2.0), "folds is 3, which does not go with minutes 2.0"),
-        (dict(folds=3, patience=2), "patience needs validation images"),
+        (dict(folds=3, patience=2), "patience needs validation images, folds 3 leaves none"),
     ],
 )
 def test_settings_are_checked(setting: dict[str, Any], message: str) -> None:

@@ -59,6 +59,31 @@ def test_what_diverges_is_the_worst_and_of_equals_the_lower_loss_is_better(tmp_p
     assert search(tmp_path / "run", merit, lr="auto").rate == LOW
 
 
+def test_scores_are_written_as_they_are(tmp_path: Path) -> None:
+    values = {LOW: (-3.0, -1.0), OWN: (0.25, -1.0), HIGH: (float("-inf"),) * 2}
+    search(tmp_path / "run", lambda config, until: values[config.rate], lr="auto", choose_by="r2")
+    scores = json.loads((tmp_path / "run" / FOLDER / "scores.json").read_text())["rounds"][0]["scores"]
+    assert scores == {f"svp-{OWN:g}": 0.25, f"svp-{LOW:g}": -3.0, f"svp-{HIGH:g}": None}
+    search(tmp_path / "loss", lambda config, until: (-config.rate, 0.0), lr="auto")
+    scores = json.loads((tmp_path / "loss" / FOLDER / "scores.json").read_text())["rounds"][0]["scores"]
+    assert scores[f"svp-{HIGH:g}"] == HIGH
+
+
+def test_a_candidate_leaves_nothing_behind(photos: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    held, prepare = [], runner.prepare
+
+    def watched(config: TrainConfig, data: Any, directory: Any, accelerator: Any, display: Any) -> Any:
+        held.append(len(accelerator._models) + len(accelerator._optimizers) + len(accelerator._dataloaders))
+        if len(held) == 2:
+            raise KeyboardInterrupt
+        return prepare(config, data, directory, accelerator, display)
+
+    monkeypatch.setattr(runner, "prepare", watched)
+    with pytest.raises(KeyboardInterrupt):
+        svp.train(photos, **settings | dict(lr="auto", method="linear", epochs=1))
+    assert held == [0, 0]
+
+
 @pytest.mark.parametrize("choose_by", ["top1", "loss", "macro_f1"])
 def test_candidates_are_compared_by_loss_or_by_the_metric_that_is_asked_for(choose_by: str) -> None:
     values = {"top1": 0.5, "loss": 1.5, "macro_f1": 0.4}

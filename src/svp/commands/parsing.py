@@ -160,13 +160,13 @@ def _parameters(source: Any) -> Iterator[tuple[str, Any, bool]]:
 def _metavar(name: str, hint: Any) -> str:
     """N for whole numbers, X for others, the choices of a ``Literal``, else the last word of the name; RUN for ``with_``."""
     parts = alternatives(hint)
-    for part in parts:
-        if get_origin(part) is Literal:
-            return "{" + ",".join(map(str, get_args(part))) + "}"
+    choices = [str(choice) for part in parts if get_origin(part) is Literal for choice in get_args(part)]
     if bool in parts:
         return "true|false"
     if int in parts or float in parts:
-        return "N" if int in parts else "X"
+        return "|".join(["N" if int in parts else "X", *choices])
+    if choices:
+        return "{" + ",".join(choices) + "}"
     if name == "with_":  # a word of Python, and so no name of a parameter
         return "RUN"
     several = Sequence in [get_origin(part) for part in parts]

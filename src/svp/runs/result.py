@@ -161,10 +161,15 @@ class EpochRow(_Record):
 
     @property
     def merit(self) -> tuple[float, float]:
-        """What the best epoch has most of: a good value of the metric, then a low loss, both on the part that chooses."""
+        """What the best epoch has most of: a good value of the metric, then a low loss, both on the part that chooses.
+
+        A metric that does not exist on that part, as one of a label that no image has, leaves the choice to the loss.
+        """
         value = self.selection_top1 if self.selection_value is None else self.selection_value
         if value is None or self.selection_loss is None:
             raise RuntimeError(f"nothing was scored after epoch {self.epoch + 1}")
+        if math.isnan(value):
+            return -math.inf, -self.selection_loss
         return -value if self.chosen_by in LOWER_IS_BETTER else value, -self.selection_loss
 
 

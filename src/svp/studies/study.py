@@ -101,7 +101,9 @@ class Cell:
 
     def job(self, folder: Path, lr: float, seed: int, *, tuning: bool = False) -> Job:
         """The run with this learning rate and seed; of the study in `folder`."""
-        config = replace(self.config, lr=lr, seed=seed, protocol="validation" if tuning else self.config.protocol)
+        config = replace(self.config, lr=lr, seed=seed)
+        if tuning:
+            config = replace(config, protocol="validation", folds=None)
         config = replace(config, out=str(folder / "runs" / run_name(config)), resume=True)
         return Job(self.data, self.method, config, "tune" if tuning else "seed")
 

@@ -241,9 +241,8 @@ class TrainConfig:
                     f"{name} needs validation images, protocol {self.protocol} has none: leave one of the two settings out"
                 )
         if self.patience is not None and self.protocol == "trainval":
-            raise ConfigError(
-                "patience needs validation images, protocol trainval has none: leave one of the two settings out"
-            )
+            other = "protocol trainval has none" if self.folds is None else f"folds {self.folds} leaves none"
+            raise ConfigError(f"patience needs validation images, {other}: leave one of the two settings out")
         if self.channels != 3 and self.cache != "none":
             raise ConfigError(
                 f"cache is {self.cache!r}, which keeps RGB images, and channels is {self.channels}: leave cache out"

@@ -104,7 +104,7 @@ def choose(
             told = f"{found[name].method}, lr {found[name].rate:g}"
             display.say(f"  {told}: {_shown(config, merits[name])} after epoch {until} ({done} of {total} epochs)")
         alive.sort(key=lambda name: merits[name], reverse=True)
-        history.append({"epochs": until, "scores": {name: _finite(merits[name]) for name in alive}})
+        history.append({"epochs": until, "scores": {name: _finite(_value(config, merits[name])) for name in alive}})
         before = until
     first, second = alive[:2]
     _tell(config, found, (first, second), merits, display)
@@ -176,15 +176,19 @@ def _tell(
 
 
 def _shown(config: TrainConfig, merit: Merit) -> str:
-    metric = _metric(config)
-    value = -merit[0] if metric in LOWER_IS_BETTER else merit[0]
+    metric, value = _metric(config), _value(config, merit)
     shown = "not finite" if math.isinf(value) else show_metric(metric, value)
     return f"validation {METRICS[metric]} {shown}"
+
+
+def _value(config: TrainConfig, merit: Merit) -> float:
+    """The metric itself."""
+    return -merit[0] if _metric(config) in LOWER_IS_BETTER else merit[0]
 
 
 def _metric(config: TrainConfig) -> Metric:
     return "loss" if config.choose_by in ("top1", "auto") else cast(Metric, config.choose_by)
 
 
-def _finite(merit: Merit) -> float | None:
-    return abs(merit[0]) if math.isfinite(merit[0]) else None
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -189,5 +189,6 @@ def _show(result: Result, scores: TaskScores, path: Path, display: Display) -> N
         accepted = f"{result.rejection.coverage:.1%} accepted, {right} of them right"
         rows.append((f"from confidence {result.rejection.threshold:.1%}", accepted))
     if result.unreadable_images:
-        rows.append(("unreadable images", f"{len(result.unreadable_images)}; those of test count as wrong"))
+        counted = "are left out" if result.task == "regression" else "count as wrong"
+        rows.append(("unreadable images", f"{len(result.unreadable_images)}; those of test {counted}"))
     display.table(str(path), rows)

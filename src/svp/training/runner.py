@@ -165,9 +165,11 @@ def _train_until(config: TrainConfig, until: int, data: ImageData, accelerator: 
         prepared = prepare(config, data, RunDirectory(Path(config.out or "")), accelerator, Display(False))
         claim_directory(prepared)
         rows, _, _ = train_epochs(prepared, features, time.time(), until=until)
+        return merit_of(rows[until - 1])
     except NonFiniteLossError:
         return float("-inf"), float("-inf")
-    return merit_of(rows[until - 1])
+    finally:
+        accelerator.free_memory()  # the model, the optimizer and the processes that read images
 
 
 def _train_fold(config: TrainConfig, data: ImageData, fold: int, accelerator: Accelerator, display: Display) -> None:

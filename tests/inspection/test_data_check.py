@@ -55,6 +55,13 @@ def test_what_is_wrong_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert Path(model["page"]).parent == tmp_path / "out"
 
 
+def test_labels_of_a_table_are_in_the_column_that_is_named(tmp_path: Path) -> None:
+    run, photos = adapter(tmp_path / "run", "amber", "blue", "green"), write_photos(tmp_path / "photos", per_class=4)
+    rows = [f"{photo},{photo.parent.name}" for photo in sorted(photos.rglob("*.jpg"))]
+    (tmp_path / "t.csv").write_text("\n".join(["path,kind", *rows]))
+    assert main(["data", "check", str(tmp_path / "t.csv"), "--label", "kind", "--with", str(run), "--device", "cpu"]) == 0
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [

@@ -54,6 +54,22 @@ def test_an_image_is_judged_by_others_alone() -> None:
     assert seen > apart + 0.05
 
 
+@pytest.mark.parametrize(
+    ("per_group", "doubted"), [(60, False), (50, True)], ids=["a class is a group", "classes share groups"]
+)
+def test_a_class_that_only_one_group_has_is_not_judged(per_group: int, doubted: bool) -> None:
+    features, labels = clusters()
+    labels[0] = 3
+    groups = np.arange(len(labels)) // per_group
+    found = find_label_errors(out_of_fold_probabilities(features, labels, 4, groups), labels)
+    assert found.images.tolist() == ([0] if doubted else [])
+
+
+def test_one_group_judges_nothing() -> None:
+    features, labels = clusters(10)
+    assert np.isnan(out_of_fold_probabilities(features, labels, 4, np.zeros(40))).all()
+
+
 def test_too_few_images_are_an_error() -> None:
     with pytest.raises(ValueError, match="two or more classes of two or more images each"):
         out_of_fold_probabilities(np.zeros((3, 2)), np.array([0, 0, 1]), 2)

@@ -19,7 +19,7 @@ from svp.runs import RunDirectory, open_run
 from svp.runs.evaluate import evaluate
 from svp.tasks import MultiLabel, Regression
 from svp.tasks.multi_label import choose_thresholds
-from tests.task_runs import SETTINGS, train
+from tests.task_runs import SETTINGS, train, write
 
 
 def test_thresholds_are_chosen_on_validation_images_and_kept(task_runs: Path) -> None:
@@ -54,6 +54,16 @@ def test_eval_finds_what_training_found(task_runs: Path, kind: str) -> None:
     assert json.loads((task_runs / kind / "result.json").read_text())["top1"] is None
     table = task_runs / {"multi": "columns.csv", "regression": "numbers.csv"}[kind]
     assert found.metrics == pytest.approx(evaluate(task_runs / kind, table, device="cpu").metrics)  # its own test images
+
+
+def test_eval_finds_the_column_of_classes(task_runs: Path, tmp_path: Path) -> None:
+    rows = [(str(photo), photo.parent.name) for photo in sorted((task_runs / "photos").rglob("*.jpg"))]
+    table = write(tmp_path / "kinds.csv", [("path", "kind"), *rows])
+    run = svp.train(table, label="kind", out=tmp_path / "run", **SETTINGS).directory
+    others = [(path, kind) for path, kind in rows if path in map(str, RunDirectory(run).read_split("test").paths)]
+    for name in ("kind", "label"):  # as in training, or as everywhere
+        found = evaluate(run, write(tmp_path / f"{name}.csv", [("path", name), *others]), device="cpu")
+        assert found.top1 == RunDirectory(run).read_result().top1
 
 
 def test_columns_of_labels_train_as_joined_ones(task_runs: Path, tmp_path: Path) -> None:

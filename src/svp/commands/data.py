@@ -161,6 +161,8 @@ def check_data(
                 group=group,
                 group_regex=group_regex,
                 archive_encoding=archive_encoding,
+                task=task,
+                label=label,
                 max_pixels=max_pixels,
                 out=out,
                 device=device,

@@ -24,6 +24,7 @@ from svp.inspection.pictures import take_pictures
 from svp.paths import write_atomically
 from svp.runs import TrainedModel, open_run
 from svp.runs.predict import Classifier, classify
+from svp.settings import TaskChoice
 
 Kind = Literal["label", "leak", "conflict", "duplicate", "outlier"]
 
@@ -112,6 +113,8 @@ def check_with_model(
     group: str | None = None,
     group_regex: str | None = None,
     archive_encoding: str | None = None,
+    task: TaskChoice = "auto",
+    label: str | None = None,
     max_pixels: int | None = None,
     out: str | Path | None = None,
     batch_size: int = 32,
@@ -127,6 +130,8 @@ def check_with_model(
         group: Column of a table whose images stay in one fold; see `svp.data.open_data`.
         group_regex: Finds the same in the names of the files.
         archive_encoding: Encoding of the names in an archive that are not UTF-8; guessed if None.
+        task: What a table's labels are; see `svp.data.open_data`.
+        label: Column of a table that holds them; ``label`` if None.
         max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
         out: Folder that is written; ``data-check`` in the run directory if None.
         batch_size: Images at a time.
@@ -142,7 +147,7 @@ def check_with_model(
     trained = open_run(run, device)
     if trained.info.task.kind != "single":
         raise InputError(f"{run} says {trained.info.task.title}; labels are doubted by a model of one class per image alone")
-    parts = open_parts(find_source(data, data_root, group, archive_encoding), 0, group, group_regex)
+    parts = open_parts(find_source(data, data_root, group, archive_encoding, task, label), 0, group, group_regex)
     names = parts.class_names
     unknown = sorted(set(names) - set(trained.class_names))
     if unknown:

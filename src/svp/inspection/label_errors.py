@@ -44,6 +44,9 @@ def out_of_fold_probabilities(features: Array, labels: Integers, classes: int, g
         classes: Number of classes.
         groups: What must be in one fold, such as copies of one image, (images,).
 
+    Returns:
+        NaN for images whose class has no other group: nothing is left to learn it from.
+
     Raises:
         ValueError: A class has fewer than two images.
     """
@@ -55,10 +58,17 @@ def out_of_fold_probabilities(features: Array, labels: Integers, classes: int, g
     present, counts = np.unique(labels, return_counts=True)
     if len(present) < 2 or counts.min() < 2:
         raise ValueError("expected two or more classes of two or more images each")
-    probabilities = np.zeros((len(labels), classes))
+    probabilities = np.full((len(labels), classes), np.nan)
+    units = len(labels) if groups is None else len(np.unique(groups))
+    if units < 2:
+        return probabilities
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    folds = kind(n_splits=min(FOLDS, int(counts.min())), shuffle=True, random_state=0)
+    folds = kind(n_splits=min(FOLDS, int(counts.min()), units), shuffle=True, random_state=0)
     for train, judged in folds.split(features, labels, groups):
+        judged = judged[np.isin(labels[judged], labels[train])]
+        if not len(judged) or len(np.unique(labels[train])) < 2:
+            continue
+        probabilities[judged] = 0.0
         regression = make_pipeline(StandardScaler(), LogisticRegression(C=_REGULARIZATION, max_iter=1000))
         regression.fit(features[train], labels[train])
         probabilities[np.ix_(judged, regression.classes_)] = regression.predict_proba(features[judged])
@@ -72,9 +82,15 @@ def find_label_errors(probabilities: Array, labels: Integers) -> LabelErrors:
         An image counts as of the likeliest class j with p[i, j] >= t[j]; its label is doubted where that is another class.
 
     Args:
-        probabilities: Out-of-fold, (images, classes).
+        probabilities: Out-of-fold, (images, classes); NaN for images that are not judged.
         labels: Labels as they are given, (images,).
     """
+    judged = np.flatnonzero(~np.isnan(probabilities[:, 0]))
+    found = _find_among_judged(probabilities[judged], labels[judged])
+    return LabelErrors(judged[found.images], found.suggested, found.margin)
+
+
+def _find_among_judged(probabilities: Array, labels: Integers) -> LabelErrors:
     images, classes = probabilities.shape
     counts = np.bincount(labels, minlength=classes)
     own = probabilities[np.arange(images), labels]

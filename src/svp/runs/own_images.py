@@ -60,7 +60,7 @@ def images_to_score(run: Path, data: str | Path | None, class_names: Sequence[st
     root, encoding, label = _opened_with(directory)
     folder = folder_of(data, root, encoding)
     try:
-        given = open_labelled(data, class_names, root, encoding, task, label if task.kind != "single" else None)
+        given = open_labelled(data, class_names, root, encoding, task, label)
     except DataError:
         found = _find_own(own, folder, {}) if own is not None else []
         if own is None or not found or len(found) < len(own.parts["test"]):

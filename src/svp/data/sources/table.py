@@ -71,7 +71,7 @@ class TableSource:
 
     def parts(self, seed: int = 0) -> Parts:
         """The parts that the table lists. Classes are the labels of the training rows in sorted order."""
-        table = _read(self.path, self.base, self.group, self.task, self.label)
+        table = _read(self.path, self.base, self.group, self.task, [self.label])
         if not any(row.part == "train" for row in table.rows):
             raise DataError(f"{table.path}: no row has split train, so there is nothing to train on.")
         outputs: tuple[str, ...] = ()
@@ -108,9 +108,10 @@ class TableSource:
         Args:
             names: Names of the head's outputs.
             task: What it says.
-            label: Columns that hold the labels; if None, ``label``, or else those that are called as the outputs.
+            label: Columns that hold the labels; if None or not there, ``label``, or else those that are called as the outputs.
         """
-        table = _read(self.path, self.base, NO_GROUP, task.kind, label, names if task.kind != "single" else ())
+        called = [label, None] + ([",".join(names)] if task.kind != "single" else [])
+        table = _read(self.path, self.base, NO_GROUP, task.kind, called)
         part = "test" if table.has_splits else "train"
         rows = [row for row in table.rows if row.part == part]
         if not rows:
@@ -200,19 +201,17 @@ def _read(
     path: str | Path,
     base: Path | None,
     group: str | None,
-    task: TaskChoice = "auto",
-    label: str | None = None,
-    outputs: Sequence[str] = (),
+    task: TaskChoice,
+    labels_asked: Sequence[str | None],
 ) -> _Table:
+    """Read a table; of the label columns that are asked for, the first that are there."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"{file}: no such file. Expected a table with the columns path, label and, if you like, split.")
 
     def asked(header: Sequence[str]) -> str | None:
-        """The label columns; those that are called as the outputs where none is named and none is called label."""
-        lower = {name.strip().lower() for name in header}
-        ours = label is None and "label" not in lower and {name.lower() for name in outputs} <= lower
-        return ",".join(outputs) if outputs and ours else label
+        there = (label for label in labels_asked if find_label_columns(file, header, label) is not None)
+        return next(there, labels_asked[0])
 
     def is_header(cells: Sequence[str]) -> bool:
         return "path" in _positions(cells) and find_label_columns(file, cells, asked(cells)) is not None

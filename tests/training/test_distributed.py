@@ -31,7 +31,7 @@ def launched(launcher: list[str], arguments: list[str]) -> str:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=100,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -66,6 +66,27 @@ def assert_alike(whole: Path, run: Path, processes: int) -> None:
 def test_accelerate_launch_gives_the_metrics_of_python(tmp_path: Path, whole: Path) -> None:
     launched([*ACCELERATE, "-m", "svp"], command(whole.parent / "photos", tmp_path / "run"))
     assert_alike(whole, tmp_path / "run", processes=1)
+
+
+DIVERGE_IN_ONE = """
+import os, sys
+from svp.training import steps
+own = steps.loss_of
+def loss_of(prepared, images, labels):
+    return own(prepared, images, labels) * (float("nan") if prepared.config.rate > 0.01 and os.environ["RANK"] == "1" else 1)
+steps.loss_of = loss_of
+from svp.cli import main
+main(["train", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.exhaustive
+def test_a_candidate_that_diverges_in_one_process_is_left_by_all(tmp_path: Path, whole: Path) -> None:
+    (tmp_path / "one.py").write_text(DIVERGE_IN_ONE)
+    words = [*command(whole.parent / "photos", tmp_path / "run")[1:], "--lr", "auto", "--epochs", "1"]
+    launched([*TORCHRUN, str(tmp_path / "one.py")], words)
+    first = json.loads((tmp_path / "run" / "search" / "scores.json").read_text())["rounds"][0]["scores"]
+    assert [name for name, score in first.items() if score is None] == ["svp-0.015"]
 
 
 # handlers run in the reverse order of their registration: the first one sees what the others left

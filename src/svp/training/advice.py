@@ -27,8 +27,9 @@ def advice(result: Result, scores: Scores, data: ImageData, rows: Sequence[Epoch
     if result.rejection is not None:
         kept = result.rejection
         short = "" if kept.promised >= kept.target else f", as no threshold promises the {kept.target:.0%} asked for"
+        source = "validation images" if result.cross_validation is None else "images that the folds held out"
         yield (
-            f'A guess below {kept.threshold:.1%} is shown as "none of these"; of the others, the validation images promise '
+            f'A guess below {kept.threshold:.1%} is shown as "none of these"; of the others, the {source} promise '
             f"that {kept.promised:.0%} or more are right{short}."
         )
     yield from _help(result, scores, data, rows)

@@ -21,7 +21,14 @@ class NonFiniteLossError(SvpError, RuntimeError):
 def explain_nonfinite(
     model: nn.Module, images: Tensor, loss: float, epoch: int, step: int, paths: Sequence[Path]
 ) -> NonFiniteLossError:
-    """The error for a non-finite loss: runs the batch once more and finds the first module with a non-finite output."""
+    """The error for a non-finite loss: runs the batch once more and finds the first module with a non-finite output.
+
+    A finite `loss` is that of a process whose own batch did no harm.
+    """
+    if math.isfinite(loss):
+        return NonFiniteLossError(
+            f"the loss of another process is not finite at epoch {epoch + 1}, step {step + 1}: it says where"
+        )
     if not bool(torch.isfinite(images).all()):
         where = "the images themselves hold non-finite values"
     else:

@@ -154,6 +154,7 @@ def _train_folds(
 
 def _begin(config: TrainConfig, directory: RunDirectory, accelerator: Accelerator) -> None:
     """Write the settings, so that what comes before the run's own epochs can go on after an interruption."""
+    accelerator.wait_for_everyone()  # all have seen the directory as it was
     if accelerator.is_main_process:
         directory.path.mkdir(parents=True, exist_ok=True)
         write_settings(config, directory)

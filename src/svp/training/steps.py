@@ -31,13 +31,13 @@ def train_epoch(prepared: Prepared, epoch: int, times: StepTimes) -> float:
             if config.check != "all":
                 indices.append(index)
             loss = loss_of(prepared, images, labels)
-            on_its_way = LossOnItsWay(loss)
+            on_its_way = LossOnItsWay(accelerator.reduce(loss.detach(), "mean"))  # all processes stop together, or none
             accelerator.backward(loss)
             value = on_its_way.value()
             if not np.isfinite(value):  # before the step: the weights are still those that gave this loss
                 paths = [prepared.train_images.paths[i if i >= 0 else -1 - i] for i in index.tolist()]
                 model = accelerator.unwrap_model(prepared.wrapped)
-                raise explain_nonfinite(model, images, value, epoch, step, paths)
+                raise explain_nonfinite(model, images, loss.item(), epoch, step, paths)
             if config.clip_grad:
                 accelerator.clip_grad_norm_(prepared.tuner.trainable_parameters(), config.clip_grad)
             prepared.optimizer.step()

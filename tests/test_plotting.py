@@ -122,3 +122,11 @@ def test_numbers_on_a_logarithmic_axis_are_plain(values: tuple[float, float], ex
 def test_percent() -> None:
     assert [percent()(share, 0) for share in (0, 0.125, 1)] == ["0%", "12.5%", "100%"]
     assert [percent(signed=True)(share, 0) for share in (-0.1, 0, 0.1)] == ["\N{MINUS SIGN}10%", "0%", "+10%"]
+
+
+def test_letters_that_the_font_lacks_are_no_warnings(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    with style():
+        figure = new_figure(2, 1)
+        figure.suptitle("\N{CJK UNIFIED IDEOGRAPH-732B}")
+        save(figure, tmp_path / "figure")
+    assert not recwarn.list

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -152,7 +153,9 @@ def save(figure: Figure, path: Path) -> list[Path]:
     files = []
     for form in ("png", "pdf"):
         files.append(path.with_name(f"{path.name}.{form}"))
-        write_atomically(files[-1], partial(figure.savefig, format=form))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # a line for each letter, where a box is drawn
+            write_atomically(files[-1], partial(figure.savefig, format=form))
         figure.set_layout_engine("none")  # laid out by now; to do so again takes as long as to draw
     return files
 

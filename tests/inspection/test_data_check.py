@@ -62,6 +62,26 @@ def test_labels_of_a_table_are_in_the_column_that_is_named(tmp_path: Path) -> No
     assert main(["data", "check", str(tmp_path / "t.csv"), "--label", "kind", "--with", str(run), "--device", "cpu"]) == 0
 
 
+def test_images_of_many_bands_are_read_as_the_run_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = small_vim(num_classes=2, in_chans=5)
+    svp.tune(model, "linear")
+    svp.save_adapter(model, tmp_path / "run", ("dark", "light"), INPUTS | dict(mean=[0.5] * 5, std=[0.5] * 5))
+    random, photos = np.random.default_rng(0), tmp_path / "photos"
+    for name, base in (("dark", 20), ("light", 200)):
+        (photos / name).mkdir(parents=True)
+        for k in range(6):
+            np.save(photos / name / f"{k}.npy", random.integers(base, base + 40, (24, 24, 5)).astype(np.uint8))
+    one = np.load(photos / "dark" / "0.npy")
+    one[..., 4] += 1  # another image, by its last band
+    np.save(photos / "dark" / "other.npy", one)
+    assert main(["data", "check", str(photos), "--with", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    assert "13 images judged" in told
+    assert "[copies]" not in told
+    assert main(["data", "check", str(photos), "--channels", "5"]) == 0
+    assert main(["data", "check", str(photos)]) == 1
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [

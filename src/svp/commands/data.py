@@ -105,6 +105,7 @@ def check_data(
     task: TaskChoice = "auto",
     label: str | None = None,
     max_pixels: int | None = None,
+    channels: int | None = None,
     with_: str | None = None,
     out: str | None = None,
     device: Device = "auto",
@@ -122,6 +123,7 @@ def check_data(
         task: What the labels of a table are: one class, several labels or a number; auto tells it by the labels.
         label: Columns of a table that hold them, with commas between them; the column "label" if left out.
         max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
+        channels: Channels that images are read with, as by svp train --channels; those of the run, or 3, if left out.
         with_: Run directory of a model of these classes: lists labels that it doubts, near-duplicates and odd ones out too.
         out: Folder for the page and the table of what the model found; RUN/data-check if left out.
         device: Where the model runs: auto, cpu, cuda, cuda:1, xpu or mps; auto takes a GPU if there is one.
@@ -129,6 +131,10 @@ def check_data(
     """
     from svp.data import DataError, checks
 
+    if channels is None and with_ is not None:
+        from svp.tuners import read_adapter_info
+
+        channels = read_adapter_info(with_).inputs.channels
     try:
         with progress_bar("decoding") as progress:
             report = checks.check_data(
@@ -141,6 +147,7 @@ def check_data(
                 task=task,
                 label=label,
                 max_pixels=max_pixels,
+                channels=3 if channels is None else channels,
                 progress=progress,
             )
     except DataError as error:

@@ -157,6 +157,7 @@ def check_data(
     task: TaskChoice = "auto",
     label: str | None = None,
     max_pixels: int | None = None,
+    channels: int = 3,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Decode every image of a data set once and report what is wrong or odd.
@@ -174,6 +175,7 @@ def check_data(
         task: What a table's labels are; see `svp.data.open_data`.
         label: Columns of a table that hold them.
         max_pixels: Largest image that is read, in pixels; Pillow's limit if None.
+        channels: Channels that images are read with, as in training.
         progress: Called with (images done, images in all).
 
     Raises:
@@ -182,16 +184,19 @@ def check_data(
     """
     if img_size < 1:
         raise InputError(f"img_size is {img_size}, expected 1 or more")
+    if channels < 1:
+        raise InputError(f"channels is {channels}, expected 1 or more")
     source = find_source(data, data_root, group, archive_encoding, task, label)
     parts = open_parts(source, 0, group, group_regex)
     paths = list(dict.fromkeys(path for split in parts.splits.values() for path in split.paths))
     facts, unreadable = read_all_facts(
-        paths, None if progress is None else lambda done: progress(done, len(paths)), max_pixels
+        paths, None if progress is None else lambda done: progress(done, len(paths)), max_pixels, channels
     )
-    memory = Memory((), max_pixels)  # a run need not decode them again
-    for path, image in facts.items():
-        memory.add(path, Found(image.samples, image.note, image.content, image.look))
-    memory.write()
+    if channels == 3:  # a run need not decode them again
+        memory = Memory((), max_pixels)
+        for path, image in facts.items():
+            memory.add(path, Found(image.samples, image.note, image.content, image.look))
+        memory.write()
     findings: list[Finding] = []
     whole: ImageData | None = None
     try:

@@ -21,7 +21,7 @@ class ImageFacts:
         height: Pixels, upright.
         mode: Pillow's name of what the file holds: "RGB", "L" (gray), "RGBA", "P" (palette), "I;16", "CMYK", ...
         file_digest: Equal for files of equal bytes.
-        pixel_digest: Equal for images that a model sees as equal: size and RGB values as `load_image` gives them.
+        pixel_digest: Equal for images that a model sees as equal: size and RGB values, or bands, as `ImageReader` gives them.
         samples: What the samples are, if they have more than 8 bits.
         note: What is odd about the file, in words; empty if nothing is.
         content: Stands for the bytes of the file, as a run remembers them.
@@ -39,28 +39,34 @@ class ImageFacts:
     look: bytes = b""
 
 
-def read_facts(path: Path, max_pixels: int | None = None) -> ImageFacts:
+def read_facts(path: Path, max_pixels: int | None = None, channels: int = 3) -> ImageFacts:
     """Decode a file completely.
 
     Args:
         path: The file.
         max_pixels: Largest image that is decoded, in pixels; Pillow's limit if None.
+        channels: What it is read with, see `ImageReader`.
 
     Raises:
         UnreadableImageError: It cannot be.
     """
-    decoded = ImageReader(max_pixels=max_pixels).decode(path)
+    decoded = ImageReader(max_pixels=max_pixels, channels=channels).decode(path)
     width, height = decoded.image.size
-    pixels = hashlib.blake2b(decoded.image.tobytes(), digest_size=16, person=b"%dx%d" % (width, height)).digest()
+    pixels = hashlib.blake2b(digest_size=16, person=b"%dx%d" % (width, height))
+    for band in decoded.bands or (decoded.image,):
+        pixels.update(band.tobytes())
     content = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
     small = look_of(decoded.image)
     return ImageFacts(
-        width, height, decoded.mode, content, pixels, decoded.samples, decoded.note, content_fingerprint(path), small
+        width, height, decoded.mode, content, pixels.digest(), decoded.samples, decoded.note, content_fingerprint(path), small
     )
 
 
 def read_all_facts(
-    paths: Sequence[Path], progress: Callable[[int], object] | None = None, max_pixels: int | None = None
+    paths: Sequence[Path],
+    progress: Callable[[int], object] | None = None,
+    max_pixels: int | None = None,
+    channels: int = 3,
 ) -> tuple[dict[Path, ImageFacts], tuple[Unreadable, ...]]:
     """Facts of the files that can be decoded, and the others; for the arguments see `decode_all` and `read_facts`."""
-    return decode_all(paths, lambda path: read_facts(path, max_pixels), progress)
+    return decode_all(paths, lambda path: read_facts(path, max_pixels, channels), progress)

@@ -67,15 +67,33 @@ def test_flags_lists_and_numbers() -> None:
     ("words", "message"),
     [
         (["r"], "paths"),
-        (["r", "a", "--batch-size", "x"], "--batch-size: Expected a int. Got value: x"),
+        (["r", "a", "--batch-size", "x"], "--batch-size is 'x', expected a whole number$"),
+        (["r", "a", "--lr", "fast"], "--lr is 'fast', expected a number$"),
         (["r", "a", "--precision", "fp16"], "fp32"),
-        (["r", "a", "--devic", "cpu"], "nrecognized arguments: --devic"),
+        (["r", "a", "--devic", "cpu"], "nrecognized arguments: --devic cpu; did you mean --device\\?$"),
+        (["r", "a", "--batch_sise=3"], "did you mean --batch-size\\?$"),
+        (["r", "a", "--frobnicate", "3"], "nrecognized arguments: --frobnicate 3$"),
     ],
 )
 def test_wrong_words_are_told_in_one_line(words: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         call(*words)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lr", "fast"], "--lr is 'fast', expected a number or 'auto'$"),
+        (["--choose-by", "f1"], "--choose-by is 'f1', expected 'top1', 'top5', .*'rank_correlation' or 'auto'$"),
+        (["--calibrate", "perhaps"], "--calibrate is 'perhaps', expected true or false$"),
+        (["--protocol", "x"], "--protocol is 'x', expected 'validation', 'trainval', 'paper'$"),
+        (["--method.svp.hidden-dim", "wide"], "--method.svp.hidden-dim is 'wide', expected a whole number$"),
+    ],
+)
+def test_wrong_values_of_a_setting_are_told_as_svp_does(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_parser(["svp"]).parse_args(words, defaults=False)
 
 
 def test_help_comes_from_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +119,8 @@ def test_every_setting_of_a_run_is_an_option_with_help() -> None:
     for option in ("--epochs N", "--augment.hflip X", "--inputs.crop-pct X", "--method.lora.rank N", "--resume [true|false]"):
         assert f"  {option}" in text
     assert "  --lr X|auto " in text
-    assert "rank_correlation,auto}" in text
+    assert "  --choose-by NAME " in text
+    assert "rank_correlation, auto. (default: auto)" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(

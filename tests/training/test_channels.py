@@ -11,6 +11,7 @@ import torch
 
 import svp
 from svp.app.workbench import Workbench
+from svp.data import DataError
 from svp.export import export_run
 from svp.inspection import show_gates
 from svp.training import ConfigError
@@ -43,6 +44,20 @@ def test_a_run_on_arrays_of_five_channels(
         torch.testing.assert_close(frozen, rgb[:, [0, 1, 2, 0, 1]] * (3 / 5), rtol=1e-3, atol=1e-3)
     (refused,) = svp.predict(run.directory, [next(write_photos(tmp_path / "photos", 1).rglob("*.jpg"))], device="cpu")
     assert refused.error == "has 3 channels, expected 5, as --channels says"
+
+
+def test_photos_that_lack_the_channels_are_told_in_a_few_lines(
+    tmp_path: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = write_photos(tmp_path / "photos", 10)
+    same = (
+        r"cannot be read, more than 5%: has 3 channels, expected 5, as --channels says \(\S+, \S+, \S+ and \d+ more\)\. Repair"
+    )
+    with pytest.raises(DataError, match=same + " or remove these files, or give another --channels"):
+        svp.train(photos, channels=5, **settings | {"progress": True})
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("warning: cannot read") == 10
+    assert "warning: nor 20 more: has 3 channels" in shown
 
 
 @pytest.mark.exhaustive

@@ -162,6 +162,12 @@ def test_a_run_by_time_chooses_after_few_epochs_and_then_plans(photos: Path, set
     assert [one["epochs"] for one in scores["rounds"]] == [1, 2]
 
 
+def test_one_epoch_by_time_is_all_that_candidates_train(photos: Path, settings: dict[str, Any]) -> None:
+    run = svp.train(photos, **settings | dict(lr="auto", method="linear", minutes=0.02, epochs=1))
+    scores = json.loads((run.directory / FOLDER / "scores.json").read_text())
+    assert [one["epochs"] for one in scores["rounds"]] == [1, 1]
+
+
 def test_where_nothing_validates_there_is_nothing_to_choose_by() -> None:
     with pytest.raises(ConfigError, match="lr auto needs validation images, protocol trainval has none"):
         TrainConfig(data="x", lr="auto", protocol="trainval")

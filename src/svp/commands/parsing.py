@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import difflib
 import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ class Parser(jsonargparse.ArgumentParser):
         )
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UsageError(_readable(message)) from ex
+        known = {option for action in self._actions if action.help != argparse.SUPPRESS for option in action.option_strings}
+        raise UsageError(_readable(message, known)) from ex
 
     def allow_underscores(self) -> None:
         """Make ``--batch_size`` another spelling of ``--batch-size``, which help does not show."""
@@ -49,14 +51,38 @@ class Parser(jsonargparse.ArgumentParser):
             self._option_string_actions.setdefault("--" + option[2:].replace("-", "_"), action)
 
 
-def _readable(message: str) -> str:
-    """A message of jsonargparse in one line, with the option and the types as they are written."""
-    line = re.sub(r"<class '(\w+)'>|typing\.(?=[A-Z])", lambda found: found[1] or "", " ".join(message.split()))
+def _readable(message: str, known: Iterable[str] = ()) -> str:
+    """A message of jsonargparse as svp's own are written: the option, its value and what was expected.
+
+    Args:
+        message: What jsonargparse says.
+        known: Options that the parser shows; the most similar one is told for one that it doesn't know.
+    """
+    line = " ".join(message.split())
+    if found := re.match(r"unrecognized arguments: --([^\s=]+)", line):
+        similar = difflib.get_close_matches("--" + found[1].replace("_", "-"), known, n=1, cutoff=0.75)
+        return f"{line}; did you mean {similar[0]}?" if similar else line
     found = re.match(r'Parser key "([\w.]+\.)?(\w+)"', line)
     if not found:
         return line
     section = re.sub(r"^options\.", "method.", found[1] or "")
-    return f"--{section}{found[2].replace('_', '-')}{line[found.end() :]}"
+    option, rest = f"--{section}{found[2].replace('_', '-')}", line[found.end() :]
+    kinds = re.findall(r"Expected an? (<class '\w+'>|typing\.Literal\[.*?\])", rest)
+    value = re.search(r"(?:Got|Given) value: (.*)$", rest)
+    if not kinds or value is None:
+        return option + rest
+    words = [_KINDS.get(kind, kind.removeprefix("typing.Literal[").rstrip("]")) for kind in kinds]
+    return f"{option} is {value[1]!r}, expected {' or '.join(filter(None, dict.fromkeys(words)))}"
+
+
+_KINDS = {
+    "<class 'int'>": "a whole number",
+    "<class 'float'>": "a number",
+    "<class 'bool'>": "true or false",
+    "<class 'str'>": "text",
+    "<class 'NoneType'>": "",
+}
+"""Types as jsonargparse writes them, in words."""
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter):
@@ -127,6 +153,8 @@ def add_parameters(
             continue
         hint = hints[name]
         options: dict[str, Any] = {"type": hint, "help": texts.get(name, ""), "metavar": _metavar(name, hint)}
+        if len(known := _choices(hint)) > _MOST_CHOICES:
+            options["help"] += f" One of {', '.join(known)}."
         several = not is_dataclass(source) and Sequence in [get_origin(part) for part in alternatives(hint)]
         if several:
             del options["type"]  # text
@@ -157,16 +185,23 @@ def _parameters(source: Any) -> Iterator[tuple[str, Any, bool]]:
         yield parameter.name, default, parameter.kind is not parameter.KEYWORD_ONLY
 
 
+_MOST_CHOICES = 8
+"""Choices that are shown beside an option; more are listed in its text."""
+
+
+def _choices(hint: Any) -> list[str]:
+    return [str(value) for part in alternatives(hint) if get_origin(part) is Literal for value in get_args(part)]
+
+
 def _metavar(name: str, hint: Any) -> str:
     """N for whole numbers, X for others, the choices of a ``Literal``, else the last word of the name; RUN for ``with_``."""
-    parts = alternatives(hint)
-    choices = [str(choice) for part in parts if get_origin(part) is Literal for choice in get_args(part)]
+    parts, choices = alternatives(hint), _choices(hint)
     if bool in parts:
         return "true|false"
     if int in parts or float in parts:
         return "|".join(["N" if int in parts else "X", *choices])
     if choices:
-        return "{" + ",".join(choices) + "}"
+        return "{" + ",".join(choices) + "}" if len(choices) <= _MOST_CHOICES else "NAME"
     if name == "with_":  # a word of Python, and so no name of a parameter
         return "RUN"
     several = Sequence in [get_origin(part) for part in parts]

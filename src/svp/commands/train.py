@@ -79,9 +79,11 @@ def make_parser(methods: Sequence[str]) -> Parser:
     from svp.training.config import TrainConfig
     from svp.tuners import get_methods, list_methods
 
-    parser = Parser(
-        "svp train", "Train an adapter on a folder of images, or on a named data set.", "svp train [OPTION]...", add_help=False
+    text = (
+        "Train an adapter on a folder of images, or on a named data set. --data is enough to begin with; what matters most "
+        "after it are --model, --method, --epochs, --lr and --minutes. All of these options have defaults."
     )
+    parser = Parser("svp train", text, "svp train --data DATA [OPTION]...", add_help=False)
     groups = {name: parser.add_argument_group(name) for name in _GROUPS}
     elsewhere = {setting for settings in _GROUPS.values() for setting in settings} | {"method", "options", "augment", "inputs"}
     rest = [field.name for field in fields(TrainConfig) if field.name not in elsewhere]

@@ -143,6 +143,13 @@ def drop_unreadable(split: Split, unreadable: Sequence[Unreadable]) -> Split:
     return split.where(lambda path: path not in bad)
 
 
+def _listed(broken: Sequence[Unreadable]) -> str:
+    """A few files with what is wrong with them, which is said once where it is the same."""
+    if len(broken) > 1 and len({entry.reason for entry in broken}) == 1:
+        return f"{broken[0].reason} ({enumerate_some([entry.path for entry in broken], most=3)})"
+    return enumerate_some([f"{entry.path} ({entry.reason})" for entry in broken], most=5)
+
+
 def check_unreadable(data: ImageData, unreadable: Sequence[Unreadable]) -> None:
     """Refuse a data set that is mostly broken, or broken where it hurts.
 
@@ -153,9 +160,9 @@ def check_unreadable(data: ImageData, unreadable: Sequence[Unreadable]) -> None:
     bad = {entry.path: entry for entry in unreadable}
     for part, split in {"training": data.train, "validation": data.val, "test": data.test}.items():
         broken = [bad[path] for path in split.paths if path in bad]
-        listed = enumerate_some([f"{entry.path} ({entry.reason})" for entry in broken], most=5)
+        listed = _listed(broken)
         found = f"{data.root}: {len(broken)} of {len(split)} {part} images cannot be read"
-        remedy = f"{listed}. Repair or remove these files."
+        remedy = f"{listed}. Repair or remove these files{', or give another --channels' if '--channels' in listed else ''}."
         kept = set(drop_unreadable(split, broken).labels)
         lost = [data.class_names[label] for label in sorted(set(split.labels) - kept)]
         if part == "training" and len(broken) > MAX_UNREADABLE * len(split):

@@ -16,6 +16,7 @@ from svp.plotting import PAGE, style
 from svp.runs import RunDirectory
 from svp.runs.answers import Answers, read_answers
 from svp.runs.certainty import wilson
+from svp.runs.model_card import typed_words
 from svp.runs.result import Result
 from svp.runs.trained import class_names
 from svp.training.advice import how_good, what_is_confused
@@ -123,7 +124,7 @@ def add_making(page: Page, place: RunDirectory, info: AdapterInfo) -> None:
         ["versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())],
     ]
     page.add_table(["", ""], made, "", text=True)
-    page.add_code(result.command)
+    page.add_code(shlex.join(typed_words(result.command)) or result.command)
 
 
 def _metric(result: Result) -> str:

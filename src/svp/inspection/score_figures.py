@@ -168,7 +168,7 @@ def plot_risk_coverage(curve: RiskCoverage, accepted: float | None = None) -> Fi
         ring: Any = dict(marker="o", mfc="none", mec=COLORS[1], ms=8, linestyle="none")
         axis.plot(accepted, curve.risk[place], label=f"threshold: {accepted:.0%} accepted", **ring)
     axis.set(xlabel="coverage: share of images with an answer", ylabel="error among them", xlim=(0, 1), ylim=(0, None))
-    axis.legend(loc="upper left")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, ncols=2)  # above: the curve may begin anywhere
     figure.suptitle(f"area under the curve {curve.area:.3f}")
     open_axis(axis)
     axis.xaxis.set_major_formatter(percent())

@@ -177,13 +177,17 @@ def _training(result: Result) -> list[str]:
 
 def _command(line: str) -> str | None:
     """The command as one would type it, folders by their last part; None if no `svp` command trained the run."""
+    words = typed_words(line)
+    return shlex.join(["svp", *_without_folders(words[1:])]) if words else None
+
+
+def typed_words(line: str) -> list[str]:
+    """The words of a command of `svp` as one would type them, however Python was started; none of another program."""
     try:
         program, *words = shlex.split(line)
     except ValueError:
-        return None
-    if not words or Path(program).name not in ("svp", "svp.exe", "__main__.py"):
-        return None
-    return shlex.join(["svp", *_without_folders(words)])
+        return []
+    return ["svp", *words] if words and Path(program).name in ("svp", "svp.exe", "__main__.py") else []
 
 
 def _without_folders(words: Sequence[str]) -> list[str]:

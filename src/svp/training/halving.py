@@ -90,7 +90,7 @@ def choose(
     # of a run that is planned by its time no length is known: its candidates train for a few epochs, and none goes on
     planned = rounds(len(found), config.epochs)
     if config.minutes is not None:
-        planned = [(size, 2**number) for number, (size, _) in enumerate(planned)]
+        planned = [(size, min(2**number, config.epochs)) for number, (size, _) in enumerate(planned)]
     done, total = 0, _epochs(planned)
     spared = 0 if config.minutes is not None else planned[-1][1]
     display.say(f"choosing from {len(found)} candidates takes {total - spared} epochs more than one run alone")

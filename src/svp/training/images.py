@@ -73,6 +73,10 @@ def open_images_of(config: TrainConfig, accelerator: Accelerator) -> ImageData:
     )
 
 
+_MOST_TOLD = 10
+"""Unreadable files that are named for each reason."""
+
+
 def check_images(config: TrainConfig, data: ImageData, accelerator: Accelerator, display: Display) -> CheckedFiles:
     """Decode every file once, before any work: what cannot be read is named, counted and kept out of training."""
     display.say(data.summary())
@@ -84,8 +88,14 @@ def check_images(config: TrainConfig, data: ImageData, accelerator: Accelerator,
         )
     with accelerator.main_process_first(), display.progress("checking images", len(paths)) as (bar, task):
         checked = check_files(paths, lambda done: bar.update(task, completed=done), config.max_pixels, config.channels)
+    told: Counter[str] = Counter()
     for image in checked.unreadable:
-        display.say(f"warning: cannot read {image.path}: {image.reason}")
+        told[image.reason] += 1
+        if told[image.reason] <= _MOST_TOLD:
+            display.say(f"warning: cannot read {image.path}: {image.reason}")
+    for reason, number in told.items():
+        if number > _MOST_TOLD:
+            display.say(f"warning: nor {number - _MOST_TOLD:,} more: {reason}; svp data check lists all")
     for note, number in Counter(checked.notes.values()).most_common():
         first_one = next(path for path, text in checked.notes.items() if text == note)
         display.say(f"note: {first_one}{f' and {number - 1} more' if number > 1 else ''}: {note}")

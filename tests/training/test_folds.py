@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import svp
+from svp.data import DataError
 from svp.runs import Result, RunDirectory
 from svp.runs.out_of_fold import read_out_of_fold
 from svp.training import ConfigError, Run, TrainConfig, loop
@@ -119,6 +120,12 @@ def test_the_learning_rate_is_chosen_once_before(photos: Path, place: Path) -> N
     assert rates == {run.result.peak_lr} == {float(chosen.removeprefix("linear-"))}
     assert len(RunDirectory(run.directory).read_metrics()) == run.result.epochs == 2
     assert run.result.data.val == 0
+
+
+def test_too_few_images_are_told_before_any_work(photos: Path, place: Path) -> None:
+    with pytest.raises(DataError, match="groups are too few for 90 folds"):
+        svp.train(photos, **FOLDED | dict(out=str(place / "many"), folds=90, lr="auto"))
+    assert not (place / "many").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ score is that of the folds, or better, as it sees more images; the test images a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from svp.data import ImageData
-from svp.data.folds import lacking_classes, make_folds
+from svp.data.folds import lacking_classes
 from svp.runs.directory import HELD_OUT
 from svp.runs.out_of_fold import OUT_OF_FOLD, join_folds, read_out_of_fold
 from svp.training.config import TrainConfig
@@ -24,7 +24,7 @@ FOLDER = "folds"
 
 def cross_validate(
     config: TrainConfig,
-    data: ImageData,
+    folds: Sequence[ImageData],
     train_fold: Callable[[TrainConfig, ImageData, int], None],
     display: Display,
     *,
@@ -34,21 +34,17 @@ def cross_validate(
 
     Args:
         config: Settings with `folds` and a resolved `out`.
-        data: Images of the run.
+        folds: What ``svp.data.folds.make_folds`` gave.
         train_fold: Trains by other settings on other images, and writes `HELD_OUT` of the fold of that number.
         display: Told how good each fold is.
         write: Whether this process writes files.
-
-    Raises:
-        DataError: There are too few images, or groups, for so many folds.
     """
-    assert config.folds is not None
     out = Path(config.out or "")
     files = []
-    for number, fold in enumerate(make_folds(data, config.folds, config.seed), 1):
+    for number, fold in enumerate(folds, 1):
         place = out / FOLDER / str(number)
         files.append(place / HELD_OUT)
-        display.say(f"fold {number} of {config.folds}: {len(fold.train)} images to train on, {len(fold.test)} held out")
+        display.say(f"fold {number} of {len(folds)}: {len(fold.train)} images to train on, {len(fold.test)} held out")
         if lacking := lacking_classes(fold):
             display.say(f"  warning: fold {number} {lacking}")
         if not files[-1].is_file():
@@ -57,4 +53,4 @@ def cross_validate(
         display.say(f"fold {number}: {read_out_of_fold(files[-1]).right.mean():.1%} of {len(fold.test)} images")
     if write:
         join_folds(files, out / OUT_OF_FOLD)
-    display.say(f"all {len(data.train)} images: the adapter")
+    display.say(f"all {sum(len(fold.test) for fold in folds)} images: the adapter")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from svp.data import ImageData
+from svp.data.folds import make_folds
 from svp.errors import Interrupted
 from svp.runs.devices import make_accelerator, separate_accelerate_state
 from svp.runs.directory import RunDirectory
@@ -98,6 +99,7 @@ def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow]
     if config.is_open and config.resume and directory.config_file.is_file():
         config = as_chosen(config, make_config({}, directory.config_file))
     check_reject(config, len(data.train if config.folds else data.val))
+    folds = make_folds(data, config.folds, config.seed) if config.folds else ()
     check_directory(directory, config, data)
     if directory.result_file.is_file():
         display.say(f"{directory.path} is finished already")
@@ -107,8 +109,8 @@ def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow]
         if config.is_open:
             config = _close(config, data, directory, accelerator, features, display)
             started += sum(row.seconds for row in directory.read_metrics())  # counted again below
-        if config.folds:
-            _train_folds(config, data, directory, accelerator, display)
+        if folds:
+            _train_folds(config, data, folds, directory, accelerator, display)
         prepared = prepare(config, data, directory, accelerator, display)
         claim_directory(prepared)
         with tracked(prepared) as tracking:
@@ -142,14 +144,19 @@ def _close(
 
 
 def _train_folds(
-    config: TrainConfig, data: ImageData, directory: RunDirectory, accelerator: Accelerator, display: Display
+    config: TrainConfig,
+    data: ImageData,
+    folds: Sequence[ImageData],
+    directory: RunDirectory,
+    accelerator: Accelerator,
+    display: Display,
 ) -> None:
     """Every image but those of test is judged by a model that was not trained on it."""
     _begin(config, directory, accelerator)
     if accelerator.is_main_process:
         directory.write_splits(data)
     train_fold = partial(_train_fold, accelerator=accelerator, display=display)
-    cross_validate(config, data, train_fold, display, write=accelerator.is_main_process)
+    cross_validate(config, folds, train_fold, display, write=accelerator.is_main_process)
 
 
 def _begin(config: TrainConfig, directory: RunDirectory, accelerator: Accelerator) -> None:

@@ -26,16 +26,24 @@ def per_channel(of_rgb: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 class EachBand:
-    """Applies a transform to each band of an image, all with the same random draws, and stacks the outcomes.
+    """Applies a transform to each band of an image and stacks the outcomes.
 
     Args:
         transforms: One for each band: gray image to float tensor, (1, height, width).
+        random: They draw random numbers, the same for all bands. Others leave the generators alone, and so may run in threads.
     """
 
-    def __init__(self, transforms: Sequence[Callable[[Image], Tensor]]) -> None:
-        self.transforms = tuple(transforms)
+    def __init__(self, transforms: Sequence[Callable[[Image], Tensor]], *, random: bool = False) -> None:
+        self.transforms, self.random = tuple(transforms), random
 
     def __call__(self, bands: Sequence[Image]) -> Tensor:
+        import torch
+
+        if not self.random:
+            return torch.cat([transform(band) for transform, band in zip(self.transforms, bands, strict=True)])
+        return torch.cat(self._with_same_draws(bands))
+
+    def _with_same_draws(self, bands: Sequence[Image]) -> list[Tensor]:
         import numpy as np
         import torch
 
@@ -46,4 +54,4 @@ class EachBand:
             np.random.set_state(numpy)
             torch.set_rng_state(pytorch)
             made.append(transform(band))
-        return torch.cat(made)
+        return made

@@ -141,7 +141,7 @@ def _with_database(work: Callable[[Any], T]) -> T | None:
             return work(database)
     except (OSError, UnavailableError, sqlite3.OperationalError):  # it cannot be written, or another process holds it too long
         return None
-    except (sqlite3.DatabaseError, ValueError, KeyError, TypeError):  # none of ours
+    except (sqlite3.DatabaseError, ValueError, KeyError, TypeError, AttributeError):  # none of ours
         with suppress(OSError):
             file.unlink()
         return None

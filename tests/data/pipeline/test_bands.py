@@ -6,7 +6,7 @@ import random
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from svp.bands import EachBand
 from svp.data import AugmentConfig, ImageReader, UnreadableImageError, eval_transform, find_images, train_transform
 from svp.inputs import InputConfig
 from svp.models import create_model
@@ -155,3 +156,17 @@ def test_training_varies_all_bands_alike_and_leaves_out_what_is_for_colors() -> 
         assert torch.equal(made[0], made[1])
         assert made[0].shape == (4, 16, 16)
         assert torch.equal(made[0], made[0][:1].expand(4, -1, -1))
+
+
+def test_what_other_threads_draw_during_evaluation_stays_drawn() -> None:
+    drawn = []
+
+    def draw(band: Any) -> torch.Tensor:
+        drawn.append(random.random())
+        return torch.zeros(1, 2, 2)
+
+    EachBand([draw, draw])([None, None])  # type: ignore[list-item]
+    EachBand([draw, draw], random=True)([None, None])  # type: ignore[list-item]
+    assert drawn[0] != drawn[1]
+    assert drawn[2] == drawn[3]
+    assert not cast(Any, eval_transform(InputConfig().of_channels(5))).random

@@ -1,7 +1,9 @@
 """Decoding: every mode comes out as the RGB one would see; what cannot be decoded is named, counted and remembered."""
 
+import sqlite3
 import struct
 import zlib
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,6 +233,14 @@ def test_a_broken_cache_is_ignored_and_replaced(
         decoded.clear()
         assert len(find_unreadable(files)) == 2
     assert {path.name for path in decoded} == {"worse.png", "bad.png"}
+
+
+def test_entries_of_another_form_are_ignored(files: list[Path], home: Path) -> None:
+    find_unreadable(files)
+    (cache,) = (home / "cache").iterdir()
+    with closing(sqlite3.connect(cache)) as database, database:
+        database.execute("UPDATE readable SET found = '[1]'")
+    assert len(find_unreadable(files)) == 2
 
 
 def test_a_run_reads_what_is_known_of_its_own_images_alone(files: list[Path]) -> None:

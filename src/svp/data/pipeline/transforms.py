@@ -93,7 +93,7 @@ def train_transform(inputs: InputConfig, augment: AugmentConfig) -> Transform:
     """
     if inputs.channels != 3:
         plain = replace(augment, auto_augment=None, color_jitter=0.0)
-        return EachBand([_train_steps(inputs, mean, std, plain) for mean, std in inputs.of_each_band])
+        return EachBand([_train_steps(inputs, mean, std, plain) for mean, std in inputs.of_each_band], random=True)
     return _train_steps(inputs, inputs.mean, inputs.std, augment)
 
 

@@ -14,6 +14,7 @@ import svp
 from svp.errors import InputError
 from svp.runs import ClassScore, DataUsed, RunDirectory, RunError
 from svp.runs.hub import push_to_hub
+from svp.runs.result import CrossValidation, Rejection
 from tests.hub import Hub
 from tests.models.small import SMALL, perturb, small_vim
 from tests.runs.records import make_result
@@ -74,6 +75,16 @@ def test_the_card(tmp_path: Path) -> None:
     assert "| b\\|ue | 15 | 80.0% | - | - |" in card
     assert "80 images trained on, 20 for validation, 25 for test" in card
     assert "AUROC" not in card
+
+
+def test_the_card_says_what_is_rejected_and_what_folds_found(tmp_path: Path) -> None:
+    crossed = CrossValidation(5, 100, 0.8, (0.7, 0.9), (0.8,) * 5, (0.6, 1.0), {})
+    rejection = Rejection(0.9, 0.91, 0.625, 0.75, 0.95, 0.02)
+    run = save(tmp_path / "run", cross_validation=crossed, rejection=rejection)
+    card = push_to_hub(run, "ann/colors", dry_run=True).card
+    assert "80.0% of 100 images are right (95 % interval 70.0% to 90.0%)" in card
+    assert 'less than 62.5% confidence is "none of these"' in card
+    assert "75.0% of the test images are accepted, of which 95.0% are right." in card
 
 
 def test_the_card_names_a_published_backbone_and_its_terms(tmp_path: Path) -> None:

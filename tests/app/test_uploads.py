@@ -10,12 +10,13 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from svp.app import Limits, Upload
 from svp.app.uploads import gather_images, read_image
-from svp.data import DataError, UnreadableImageError
+from svp.data import DataError, InputConfig, UnreadableImageError
 
 
 def png(width: int, height: int) -> bytes:
@@ -94,6 +95,27 @@ def test_a_zip_is_read_by_its_images(tmp_path: Path) -> None:
     found = gather_images([archive, Upload("c/3.png", single)], Limits(), make(tmp_path / "out"))
     assert [upload.name for upload in found] == ["b/2.png", "a/1.PNG", "a/7", "c/3.png"]
     assert all(upload.path.read_bytes() == image for upload in found)
+
+
+def test_arrays_of_three_axes_are_images(tmp_path: Path) -> None:
+    found = {}
+    for name, values in {
+        "image": np.zeros((4, 4, 5)),
+        "list": np.zeros(4),
+        "objects": np.array([[[{}]]], dtype=object),
+    }.items():
+        buffer = io.BytesIO()
+        np.save(buffer, values)
+        found[f"{name}.npy"] = buffer.getvalue()
+    found["damaged.npy"] = b"no array"
+    (tmp_path / "image.npy").write_bytes(found["image.npy"])
+    uploads = [zipped(tmp_path / "arrays.zip", found), Upload("image.npy", tmp_path / "image.npy")]
+    images = gather_images(uploads, Limits(), tmp_path)
+    assert [image.name for image in images] == ["image.npy", "objects.npy", "image.npy"]
+    inputs = InputConfig(mean=(0.5,) * 5, std=(0.5,) * 5)
+    assert len(read_image(images[0].path, Limits(), inputs)) == 5  # type: ignore[arg-type]
+    with pytest.raises(UnreadableImageError):
+        read_image(images[1].path, Limits(), inputs)
 
 
 def test_members_of_a_zip_stay_inside_the_folder(tmp_path: Path) -> None:

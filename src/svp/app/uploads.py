@@ -11,8 +11,10 @@ from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+import numpy as np
+
 from svp.data import IMAGE_SUFFIXES, DataError, ImageReader, UnreadableImageError
-from svp.data.pipeline.formats import EXPECTED_IMAGES, FORMATS_FOR_STRANGERS, HEAD, begins_as_image
+from svp.data.pipeline.formats import ARRAY_SUFFIX, EXPECTED_IMAGES, FORMATS_FOR_STRANGERS, HEAD, begins_as_image
 from svp.errors import InputError
 from svp.inputs import InputConfig, Picture
 
@@ -124,7 +126,20 @@ def _is_image(name: str, open_file: Callable[[], IO[bytes]]) -> bool:
     path = PurePosixPath(name)
     if any(part.startswith((".", "__MACOSX")) for part in path.parts):
         return False
+    if path.suffix.lower() == ARRAY_SUFFIX:
+        with open_file() as file:
+            return _is_image_array(file)
     if path.suffix:
         return path.suffix.lower() in IMAGE_SUFFIXES
     with open_file() as file:
         return begins_as_image(file.read(HEAD))
+
+
+def _is_image_array(file: IO[bytes]) -> bool:
+    """Whether this is a NumPy array of three axes, by its header: see `svp.data.pipeline.bands.is_image_array`."""
+    try:
+        major, _ = np.lib.format.read_magic(file)
+        shape, *_ = (np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0)(file)
+    except ValueError:
+        return False
+    return len(shape) == 3

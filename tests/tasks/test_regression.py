@@ -46,7 +46,7 @@ def test_every_number_is_in_one_range_and_ranges_are_large_enough(numbers: list[
     assert strata.of((1e9,)) == len(strata.names) - 1
 
 
-@pytest.mark.parametrize("cell", ["", "red", "1,5", "nan", "inf", "3 kg"])
+@pytest.mark.parametrize("cell", ["", "red", "1,5", "nan", "inf", "3 kg", "1_0"])
 def test_what_is_no_number(cell: str) -> None:
     with pytest.raises(InputError, match="is no number"):
         Regression.parse(cell)

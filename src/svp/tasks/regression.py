@@ -61,7 +61,7 @@ class Regression(Task):
             InputError: It is no finite number.
         """
         try:
-            number = float(cell)
+            number = float(cell) if "_" not in cell else math.nan  # Python's own 1_000 is more likely a name
         except ValueError:
             number = math.nan
         if not math.isfinite(number):

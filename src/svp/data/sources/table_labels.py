@@ -11,7 +11,6 @@ labels; then a note says what was taken and why.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,9 +122,10 @@ def tell_task(file: Path, text: TableText, columns: LabelColumns, choice: TaskCh
 
 def _is_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
-    except ValueError:
+        Regression.parse(text)
+    except InputError:
         return False
+    return True
 
 
 def read_label(task: Task, label: str, where: str) -> str:

@@ -147,16 +147,16 @@ def _results(result: Result) -> list[str]:
         rows.append(f"| {_NAMES.get(metric, metric)} | {shown} |")
     parts = ["\n".join(rows), f"Epoch chosen: {result.epoch_chosen} of {result.epochs}, {result.how_chosen}."]
     if crossed := result.cross_validation:
-        (low, high), folds = crossed.interval, crossed.folds
+        least, most = crossed.interval
         parts.append(
-            f"Out of fold ({folds} folds, each judged by a model that was not trained on it), {crossed.top1:.1%} of {crossed.n} "
-            f"images are right (95 % interval {low:.1%} to {high:.1%})."
+            f"Out of fold ({crossed.folds} folds, each judged by a model that was not trained on it), "
+            f"{crossed.top1:.1%} of {crossed.n} images are right (95 % interval {least:.1%} to {most:.1%})."
         )
     if kept := result.rejection:
         right = "" if kept.accuracy is None else f", of which {kept.accuracy:.1%} are right"
         parts.append(
-            f'A guess with less than {kept.threshold:.1%} confidence is "none of these" (`image.rejected`); {kept.coverage:.1%} of '
-            f"the test images are accepted{right}."
+            f'A guess with less than {kept.threshold:.1%} confidence is "none of these" (`image.rejected`); '
+            f"{kept.coverage:.1%} of the test images are accepted{right}."
         )
     if result.per_class and len(result.per_class) <= _MOST_CLASSES:
         one, share = ("label", "recall") if result.task == "multi" else ("class", "accuracy")

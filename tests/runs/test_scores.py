@@ -39,6 +39,12 @@ def test_by_hand() -> None:
     assert scores.calibration_error == pytest.approx((abs(0.8 - 1) + abs(0.7 - 1) + abs(2 * 0.6 - 1) + abs(0.5 - 0)) / 5)
 
 
+@pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True)])
+def test_five_guesses_are_shown_where_they_can_miss(classes: int, shown: bool) -> None:
+    rows = dict(made([0, 1], np.eye(2, classes)).rows())
+    assert ("test top-5" in rows) is shown
+
+
 @given(st.integers(2, 6), st.integers(1, 40), st.integers(0, 1000))
 def test_metrics_are_those_of_scikit_learn(classes: int, n: int, seed: int) -> None:
     generator = np.random.default_rng(seed)

@@ -101,6 +101,8 @@ def _print_scores(scores: Evaluation) -> None:
     summary = make_table(total, f"{scores.n_test} images", right=(f"{scores.n_test} images",))
     names: dict[str, str] = {str(metric): name for metric, name in METRICS.items()}
     for metric, value in scores.metrics.items():
+        if metric == "top5" and len(scores.per_class) <= 5:
+            continue  # five guesses always hold the right one
         interval = ""
         if metric == "top1" and scores.top1 is not None:
             value, (low, high) = scores.top1, wilson(scores.top1, scores.n_test)

@@ -154,10 +154,10 @@ class Scores:
         return [(int(pairs[i][0]), int(pairs[i][1]), int(counts[i])) for i in order]
 
     def rows(self) -> list[tuple[str, str]]:
-        """What a person sees at the end of a run."""
+        """What a person sees at the end of a run; of up to five classes, five guesses always hold the right one."""
         return [
             ("test top-1", f"{self.top1:.2%} of {self.n} images"),
-            ("test top-5", f"{self.top5:.2%}"),
+            *([("test top-5", f"{self.top5:.2%}")] if self.probabilities.shape[1] > 5 else []),
             ("macro F1, balanced accuracy", f"{self.macro_f1:.2%}, {self.balanced_accuracy:.2%}"),
         ]
 

@@ -25,6 +25,9 @@ Balance = Literal["none", "loss", "sampler", "logits"]
 UNEVEN = 3.0
 """Ratio of the largest to the smallest class from which classes count as uneven."""
 
+FEW = 10
+"""Training images below which a class cannot be learned well, whatever it weighs."""
+
 
 @dataclass(frozen=True)
 class Criterion:
@@ -81,8 +84,10 @@ def warn_of_uneven_classes(split: Split, class_names: Sequence[str], balance: Ba
     most, least = max(sizes), min(sizes)
     if most < UNEVEN * max(least, 1) or (balance != "none" and choose_by != "top1"):
         return None
+    smallest = class_names[sizes.index(least)]
+    few = f"; no setting makes up for so few: more images of {smallest} help most" if least < FEW else ""
     return (
-        f"warning: classes are uneven, from {class_names[sizes.index(least)]} with {least} training images "
+        f"warning: classes are uneven, from {smallest} with {least} training images "
         f"to {class_names[sizes.index(most)]} with {most}: --balance logits lets small ones count as much, "
-        "--choose-by macro_f1 keeps the epoch that serves all of them"
+        f"at the cost of large ones, --choose-by macro_f1 keeps the epoch that serves all of them{few}"
     )

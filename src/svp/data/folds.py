@@ -6,7 +6,6 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from svp.data.splits import DataError, ImageData, Split, enumerate_some
 
@@ -24,6 +23,8 @@ def make_folds(data: ImageData, folds: int, seed: int = 0) -> list[ImageData]:
     Raises:
         DataError: There are fewer images, or groups, than folds.
     """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     pool = data.train
     units = len(set(pool.groups)) if pool.groups else len(pool)
     if units < folds:

@@ -130,7 +130,7 @@ COUNT = """
 import importlib, torch
 from svp.ops import linear
 x, weight = torch.randn(2000, 64).bfloat16(), torch.randn(96, 64).bfloat16().requires_grad_()
-print(linear(x, weight).grad_fn.name(), importlib.import_module("svp.ops.linear").has_bf16_products())
+print(type(linear(x, weight).grad_fn).__name__, importlib.import_module("svp.ops.linear").has_bf16_products())
 """
 
 

@@ -59,7 +59,7 @@ def _readable(message: str, known: Iterable[str] = ()) -> str:
         known: Options that the parser shows; the most similar one is told for one that it doesn't know.
     """
     line = " ".join(message.split())
-    if found := re.match(r"unrecognized arguments: --([^\s=]+)", line):
+    if found := re.match(r"[Uu]nrecognized arguments: --([^\s=]+)", line):
         similar = difflib.get_close_matches("--" + found[1].replace("_", "-"), known, n=1, cutoff=0.75)
         return f"{line}; did you mean {similar[0]}?" if similar else line
     found = re.match(r'Parser key "([\w.]+\.)?(\w+)"', line)

@@ -276,7 +276,7 @@ def test_drop_unreadable_keeps_labels_with_their_paths() -> None:
 def test_up_to_five_percent_of_train_may_be_unreadable() -> None:
     check_unreadable(DATA, broken(DATA.train.paths[:5] + DATA.test.paths[:1]))
     with pytest.raises(
-        DataError, match=r"root: 6 of 100 training images .* more than 5%: train/0/0.jpg \(cut short\).* and 1 more"
+        DataError, match=r"root: 6 of 100 training images .* more than 5%: cut short \(train/0/0.jpg, .* and 3 more\)"
     ):
         check_unreadable(DATA, broken(DATA.train.paths[:6]))
 

@@ -102,7 +102,7 @@ def test_any_text_is_a_label(tmp_path_factory: pytest.TempPathFactory, labels: l
     folder = put(tmp_path_factory.mktemp("t"), *(f"{number}.png" for number in range(len(labels))))
     with (folder / "t.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("label", "path"), *((label, f"{number}.png") for number, label in enumerate(labels))])
-    parts = TableSource(folder / "t.csv").parts()
+    parts = TableSource(folder / "t.csv", task="single").parts()
     train = parts.splits["train"]
     found = {path.name: parts.class_names[label] for path, label in zip(train.paths, train.labels, strict=True)}
     assert found == {f"{number}.png": normalize("NFC", label) for number, label in enumerate(labels)}

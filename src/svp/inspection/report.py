@@ -106,7 +106,8 @@ def add_making(page: Page, place: RunDirectory, info: AdapterInfo) -> None:
     page.add_table(["part", "images", "where from"], used, f"{_outputs(result)}, {result.data.root}", text=True)
     if result.unreadable_images:
         lost = [[image.path, image.reason] for image in result.unreadable_images]
-        page.add_table(["file", "why"], lost, "Images that cannot be read; those of test count as wrong", text=True)
+        counted = "are left out" if result.task == "regression" else "count as wrong"
+        page.add_table(["file", "why"], lost, f"Images that cannot be read; those of test {counted}", text=True)
     page.add_section("making", "How it was made")
     added = result.trainable_parameters_without_head
     head = result.trainable_parameters - added

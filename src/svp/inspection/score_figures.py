@@ -96,7 +96,7 @@ def plot_labels(scores: Mapping[str, ClassScore]) -> Figure:
     """Bars of average precision and F1 of every label, the worst on top; of many, the worst.
 
     Args:
-        scores: By the name of the label; those that no image has are left out.
+        scores: Scores of each label by its name; labels that no image has are left out.
     """
     known = [(name, row.average_precision or 0.0, row.f1 or 0.0) for name, row in scores.items() if row.f1 is not None]
     shown = sorted(known, key=lambda label: label[1])[:_NAMED][::-1]

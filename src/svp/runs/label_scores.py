@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from svp.runs.result import ClassScore
-from svp.runs.task_scores import Outcome
+from svp.runs.task_scores import Outcome, ScoresWithoutClasses
 from svp.tasks import MultiLabel, show_metric
 
 Array = npt.NDArray[np.float64]
@@ -19,7 +19,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class LabelScores:
+class LabelScores(ScoresWithoutClasses):
     """Outcome on one split. Shares and areas are 0 to 1; metrics that do not exist are NaN.
 
     An image that could not be read counts as one of which no label is said; what is computed from probabilities leaves it
@@ -33,6 +33,8 @@ class LabelScores:
         unreadable: Truth of the images that could not be read, (m, labels).
         late: Indices in the split of those of them that the loader found to be so.
     """
+
+    kind = MultiLabel
 
     truth: Flags
     probabilities: npt.NDArray[np.float32]
@@ -52,21 +54,9 @@ class LabelScores:
         return cls(outcome.targets > 0.5, outcome.values, thresholds, outcome.losses, lost, outcome.late)
 
     @property
-    def n(self) -> int:
-        return len(self.truth) + len(self.unreadable)
-
-    @property
     def loss(self) -> float:
         """Mean binary cross entropy in nats."""
         return float(self.losses.mean())
-
-    @property
-    def top1(self) -> float:
-        return float("nan")
-
-    @property
-    def top5(self) -> float:
-        return float("nan")
 
     @property
     def said(self) -> Flags:
@@ -121,14 +111,6 @@ class LabelScores:
     def exact_match(self) -> float:
         """Share of images of which exactly the true labels are said."""
         return float((self.said == self.truth).all(axis=1).sum() / self.n)
-
-    def value(self, metric: str) -> float:
-        value: float = getattr(self, metric)
-        return value
-
-    def metrics(self) -> dict[str, float | None]:
-        values = {str(metric): self.value(metric) for metric in MultiLabel.metrics}
-        return {metric: None if np.isnan(value) else value for metric, value in values.items()}
 
     def per_class(self, names: Sequence[str]) -> dict[str, ClassScore]:
         right, said, has = self._counts

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from svp.plotting import COLORS, COLUMN, GREY, new_figure, open_axis
 from svp.runs.result import ClassScore
-from svp.runs.task_scores import Outcome
+from svp.runs.task_scores import Outcome, ScoresWithoutClasses
 from svp.tasks import Regression, show_metric
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class NumberScores:
+class NumberScores(ScoresWithoutClasses):
     """Outcome on one split, in units of the numbers; metrics that do not exist are NaN.
 
     Nothing is said of an image that could not be read, so that no error can be told: it is counted and left out.
@@ -33,6 +33,8 @@ class NumberScores:
         unreadable: True numbers of the images that could not be read.
         late: Indices in the split of those of them that the loader found to be so.
     """
+
+    kind = Regression
 
     truth: Array
     values: Array
@@ -48,10 +50,6 @@ class NumberScores:
         return cls(outcome.targets[:, 0], values, outcome.losses, lost, outcome.late)
 
     @property
-    def n(self) -> int:
-        return len(self.truth) + len(self.unreadable)
-
-    @property
     def errors(self) -> Array:
         """What the model says less what is true, (n,)."""
         return self.values - self.truth
@@ -59,14 +57,6 @@ class NumberScores:
     @property
     def loss(self) -> float:
         return float(self.losses.mean())
-
-    @property
-    def top1(self) -> float:
-        return float("nan")
-
-    @property
-    def top5(self) -> float:
-        return float("nan")
 
     @property
     def mae(self) -> float:
@@ -93,14 +83,6 @@ class NumberScores:
             return float("nan")
         return 0.0 if np.ptp(self.values) == 0 else float(spearmanr(self.truth, self.values).statistic)
 
-    def value(self, metric: str) -> float:
-        value: float = getattr(self, metric)
-        return value
-
-    def metrics(self) -> dict[str, float | None]:
-        values = {str(metric): self.value(metric) for metric in Regression.metrics}
-        return {metric: None if np.isnan(value) else value for metric, value in values.items()}
-
     def per_class(self, names: Sequence[str]) -> dict[str, ClassScore]:
         return {}
 
@@ -126,8 +108,8 @@ def plot_numbers(scores: NumberScores, name: str) -> Figure:
     """What the model says of each image over what is true.
 
     Args:
-        scores: Of the images.
-        name: What the number is.
+        scores: True and predicted numbers of the images.
+        name: Name of the number, for the axes.
     """
     figure = new_figure(COLUMN, COLUMN)
     axis = figure.subplots()

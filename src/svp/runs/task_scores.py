@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ class Outcome:
 
     Args:
         task: What the outputs mean.
-        outputs: Of the head, (n, outputs), float32.
+        outputs: What the head gave, (n, outputs), float32.
         values: What the task made of them, probabilities or numbers, (n, outputs).
         targets: What is true, (n, outputs); of classes their numbers, (n, 1).
         losses: Loss of each image, (n,).
@@ -79,3 +79,37 @@ class TaskScores(Protocol):
 
     def figures(self, names: Sequence[str]) -> dict[str, Figure]:
         """Figures beside the curves of a run, by the names of their files."""
+
+
+class ScoresWithoutClasses:
+    """What scores of tasks without classes have in common: every metric of the task is an attribute of its name.
+
+    Attributes:
+        kind: The task.
+        truth: What is true of the images that could be read, one row each.
+        unreadable: What is true of those that could not.
+    """
+
+    kind: ClassVar[type[Task]]
+    truth: Any
+    unreadable: Any
+
+    @property
+    def n(self) -> int:
+        return len(self.truth) + len(self.unreadable)
+
+    @property
+    def top1(self) -> float:
+        return float("nan")
+
+    @property
+    def top5(self) -> float:
+        return float("nan")
+
+    def value(self, metric: str) -> float:
+        value: float = getattr(self, metric)
+        return value
+
+    def metrics(self) -> dict[str, float | None]:
+        values = {str(metric): self.value(metric) for metric in self.kind.metrics}
+        return {metric: None if np.isnan(value) else value for metric, value in values.items()}

@@ -35,8 +35,8 @@ class LabelColumns:
     """The columns that hold labels.
 
     Attributes:
-        names: As the table calls them.
-        indices: Where they are.
+        names: Names of the columns in the table's first line.
+        indices: Their places in a row, counted from 0.
     """
 
     names: tuple[str, ...]

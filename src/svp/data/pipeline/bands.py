@@ -7,6 +7,7 @@ that is prepared for a model; which values become black and white is said by the
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,23 @@ _ORDINARY = 4
 
 NEEDS_TIFFFILE = "a TIFF of more channels than RGB and opacity needs tifffile: pip install 'vim-svp[tiff]'"
 
+_HEADER = threading.Lock()
+"""NumPy parses an array's header as Python; in threads Python 3.11 may then raise SystemError (python/cpython#106905)."""
+
 
 def is_image_array(path: Path) -> bool:
     """Whether a file is a NumPy array of three axes, as images have: other arrays may lie beside images."""
     try:
-        return path.suffix.lower() == ARRAY_SUFFIX and np.load(path, mmap_mode="r", allow_pickle=False).ndim == 3
+        return path.suffix.lower() == ARRAY_SUFFIX and _open_array(path).ndim == 3
     except (OSError, ValueError):
         return False
+
+
+def _open_array(path: Path) -> np.ndarray[Any, Any]:
+    """A NumPy array whose values are read when they are used."""
+    with _HEADER:
+        array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def read_bands(
@@ -55,7 +66,7 @@ def read_bands(
     """
     suffix = path.suffix.lower()
     if suffix == ARRAY_SUFFIX:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        values = _open_array(path)
     elif suffix in (".tif", ".tiff") and channels >= _ORDINARY:
         values = _read_tiff(path, channels)
     else:

@@ -65,6 +65,7 @@ def read_bands(
         RefusedError: It has another number of bands, too many pixels, or no numbers.
     """
     suffix = path.suffix.lower()
+    values: np.ndarray[Any, Any] | None
     if suffix == ARRAY_SUFFIX:
         values = _open_array(path)
     elif suffix in (".tif", ".tiff") and channels >= _ORDINARY:

@@ -1,6 +1,7 @@
 """Settings of every test: few and quiet threads, no network, uninitialized memory full of NaN."""
 
 import gc
+import itertools
 import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # idle threads soon sleep: test machines are shared
@@ -23,8 +24,11 @@ torch.set_num_threads(1 if WORKER else 2)
 if WORKER:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start: workers share the machine evenly
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))  # what one process compiles serves all
-if not torch.cuda.is_available():
+GPU = torch.cuda.is_available()
+if not GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is imported: its kernels then run anywhere
+
+torch.use_deterministic_algorithms(True, warn_only=True)  # fills what `torch.empty` returns with NaN: reading it shows
 
 # `make test` draws the same examples every time, `make test-all` others; how long one takes tells of the machine alone
 settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -47,25 +51,32 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Empty folders, one after the other: pytest's own cost a millisecond each."""
+    place = tmp_path_factory.mktemp("homes")
+
+    def folders() -> Iterator[Path]:
+        for number in itertools.count():
+            folder = place / str(number)
+            folder.mkdir()
+            yield folder
+
+    return folders()
+
+
 @pytest.fixture(autouse=True)
-def svp_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def svp_home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of svp's own files, so that no test sees or changes the user's."""
-    home = tmp_path_factory.mktemp("svp_home", numbered=True)
+    home = next(homes)
     monkeypatch.setenv("SVP_HOME", str(home))
     return home
 
 
 @pytest.fixture(autouse=True)
-def _same_numbers_and_no_lucky_memory() -> Iterator[None]:
-    """Seed the global generator; fill what ``torch.empty`` returns with NaN, so that reading it shows."""
-    torch.manual_seed(0)
-    before = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(before)
-    torch.utils.deterministic.fill_uninitialized_memory = fill
+def _same_numbers() -> None:
+    """Seed the global generators: ``torch.manual_seed`` takes milliseconds to note it for devices that are not there."""
+    (torch.manual_seed if GPU else torch.default_generator.manual_seed)(0)
 
 
 @pytest.fixture(scope="module")

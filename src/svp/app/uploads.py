@@ -14,6 +14,7 @@ from typing import IO
 import numpy as np
 
 from svp.data import IMAGE_SUFFIXES, DataError, ImageReader, UnreadableImageError
+from svp.data.pipeline.bands import ARRAY_HEADERS
 from svp.data.pipeline.formats import ARRAY_SUFFIX, EXPECTED_IMAGES, FORMATS_FOR_STRANGERS, HEAD, begins_as_image
 from svp.errors import InputError
 from svp.inputs import InputConfig, Picture
@@ -139,7 +140,8 @@ def _is_image_array(file: IO[bytes]) -> bool:
     """Whether this is a NumPy array of three axes, by its header: see `svp.data.pipeline.bands.is_image_array`."""
     try:
         major, _ = np.lib.format.read_magic(file)
-        shape, *_ = (np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0)(file)
+        with ARRAY_HEADERS:
+            shape, *_ = (np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0)(file)
     except ValueError:
         return False
     return len(shape) == 3

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +19,7 @@ from PIL import Image
 
 from svp.bands import EachBand
 from svp.data import AugmentConfig, ImageReader, UnreadableImageError, eval_transform, find_images, train_transform
+from svp.data.pipeline.bands import is_image_array
 from svp.inputs import InputConfig
 from svp.models import create_model
 
@@ -170,3 +174,26 @@ def test_what_other_threads_draw_during_evaluation_stays_drawn() -> None:
     assert drawn[0] != drawn[1]
     assert drawn[2] == drawn[3]
     assert not cast(Any, eval_transform(InputConfig().of_channels(5))).random
+
+
+def test_an_array_is_opened_while_another_is(tmp_path: Path) -> None:
+    """Each garbage collection that comes between gives another thread the time to open one."""
+    path = write(tmp_path / "a.npy", np.zeros([1] * 30))  # its header is long: not an image, as it has not three axes
+    here, others = threading.get_ident(), list[Future[bool]]()
+
+    def open_another(phase: str, info: dict[str, int]) -> None:
+        if phase == "start" and threading.get_ident() == here:
+            others.append(pool.submit(is_image_array, path))
+            wait(others, timeout=0.01)
+
+    before = gc.get_threshold()
+    with ThreadPoolExecutor(1) as pool:
+        gc.callbacks.append(open_another)
+        gc.set_threshold(10)
+        try:
+            assert not any(is_image_array(path) for _ in range(5))
+        finally:
+            gc.set_threshold(*before)
+            gc.callbacks.remove(open_another)
+    assert others
+    assert not any(other.result() for other in others)

@@ -28,8 +28,9 @@ _ORDINARY = 4
 
 NEEDS_TIFFFILE = "a TIFF of more channels than RGB and opacity needs tifffile: pip install 'vim-svp[tiff]'"
 
-_HEADER = threading.Lock()
-"""NumPy parses an array's header as Python; in threads Python 3.11 may then raise SystemError (python/cpython#106905)."""
+ARRAY_HEADERS = threading.Lock()
+"""Who reads the header of a NumPy array holds it: NumPy parses it as Python, and where a garbage collection lets another
+thread do so meanwhile, Python 3.11 raises SystemError (python/cpython#106905)."""
 
 
 def is_image_array(path: Path) -> bool:
@@ -42,7 +43,7 @@ def is_image_array(path: Path) -> bool:
 
 def _open_array(path: Path) -> np.ndarray[Any, Any]:
     """A NumPy array whose values are read when they are used."""
-    with _HEADER:
+    with ARRAY_HEADERS:
         array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
 

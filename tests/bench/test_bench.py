@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from svp.bench import Case, Timing, cases, take_turns
-from svp.bench.roofline import Product, product_runner
+from svp.bench.limit import mover, products_of, state_runner, work_of
+from svp.bench.products import Factor, Product, product_runner, ways_to_multiply
 from svp.bench.suite import SECTIONS, Settings, run_suite
 from svp.cli import main
+from svp.ops import use_backend
 
 CPU = torch.device("cpu")
 NANO = Case("vim_nano", img_size=32, batch_size=2)
+TRAINING = replace(NANO, mode="training")
 D, DEPTH, TOKENS, PATCHES = 128, 12, 65, 64
 E, N, DT_RANK = 2 * D, 16, 8
 MIXER = D * 2 * E + 2 * E * (DT_RANK + 2 * N) + 2 * DT_RANK * E + E * D  # multiplications per token
@@ -27,12 +33,11 @@ def total_flops(products: Counter[Product]) -> int:
 
 def test_products_of_inference_are_those_of_the_formula() -> None:
     multiplications = 2 * (PATCHES * 3 * 4 * 4 * D + DEPTH * TOKENS * MIXER + D * cases.CLASSES)
-    assert total_flops(cases.products_of(NANO)) == 2 * multiplications
+    assert total_flops(products_of(NANO)) == 2 * multiplications
 
 
 def test_products_of_training_leave_out_gradients_of_frozen_weights() -> None:
-    training = Case("vim_nano", "training", img_size=32, batch_size=2)
-    with_prompters = total_flops(cases.products_of(training))
+    with_prompters = total_flops(products_of(TRAINING))
     r, layers = 64, DEPTH
     prompters = TOKENS * layers * (2 * D * r + D * D)
     forward = PATCHES * 3 * 4 * 4 * D + layers * TOKENS * MIXER + D * cases.CLASSES + prompters
@@ -44,7 +49,63 @@ def test_products_of_training_leave_out_gradients_of_frozen_weights() -> None:
 
 def test_products_run_in_every_precision() -> None:
     for dtype in (torch.float32, torch.bfloat16):
-        product_runner(cases.products_of(NANO), CPU, dtype)()
+        product_runner(products_of(NANO), CPU, dtype)()
+
+
+@pytest.mark.parametrize("case", [NANO, TRAINING], ids=lambda case: case.mode)
+def test_flops_are_those_of_the_counter_of_pytorch(case: Case) -> None:
+    with use_backend("any_device"), FlopCounterMode(display=False) as counter:
+        step = cases.ours(case, torch.device("meta"))
+        step()
+    counted = counter.get_flop_counts()["Global"]
+    ours = [name for name in counted if str(name).startswith("svp")]  # the scan, which is no product
+    assert ours
+    assert total_flops(products_of(case)) == sum(flops for name, flops in counted.items() if name not in ours)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_way_to_multiply_gives_the_product(dtype: torch.dtype) -> None:
+    product = Product(Factor((48, 32), (40, 1)), Factor((32, 64), (1, 32)))
+    first, *others = [way() for way in ways_to_multiply(product, CPU, dtype)]
+    assert len(others) == (2 if dtype == torch.float32 else 5)
+    for other in others:
+        torch.testing.assert_close(other.to(first.dtype), first, rtol=2e-2, atol=2e-2)
+
+
+def test_states_are_those_counted_by_hand() -> None:
+    updates = 2 * TOKENS * DEPTH * 2 * (E // 16) * N  # images, tokens, blocks, directions, vectors of channels, states
+    assert (work_of(NANO).forward_states, work_of(NANO).backward_states) == (updates, 0)
+    assert (work_of(TRAINING).forward_states, work_of(TRAINING).backward_states) == (updates, updates)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bytes_are_those_counted_by_hand(precision: Literal["fp32", "bf16"]) -> None:
+    stored = 4 if precision == "fp32" else 2
+    per_mixer = 2 * D * E + 2 * (E * 4 + E + E * (DT_RANK + 2 * N) + DT_RANK * E + E + E * N + E) + E * D
+    weights = D * 48 + D + D + TOKENS * D + DEPTH * (per_mixer + D) + D + D * cases.CLASSES + cases.CLASSES
+    stream = DEPTH * 2 * TOKENS * D * (stored + 4)  # hidden and residual of every block
+    forward = stored * (weights + 2 * 3 * 32 * 32) + 2 * stream
+    assert work_of(replace(NANO, precision=precision)).bytes == forward
+    trained = DEPTH * (D * 64 + 64 + 64 * D + D + D) + 2 * (D * D + D + D)  # inner prompters; two groups of eight blocks
+    head = D * cases.CLASSES + cases.CLASSES
+    kept = DEPTH * 2 * TOKENS * (2 * E + 64 + 2 * D)  # x and z, the inner hidden layer, both prompts
+    step = forward + stored * trained + stored * (weights + trained) + 3 * stream + stored * (2 * kept + 8 * (trained + head))
+    assert work_of(replace(TRAINING, precision=precision)).bytes == step
+
+
+def test_parts_do_the_work_that_was_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved, updated = [], []
+    add = torch.add
+    monkeypatch.setattr(torch, "add", lambda b, c, alpha, out: moved.append(12 * len(out)) or add(b, c, alpha=alpha, out=out))
+    mover(3 * 12 * 2**24 + 240, CPU)()
+    assert sum(moved) == 3 * 12 * 2**24 + 240
+    for name, at_once in (("forward_states", 4), ("backward_states", 2)):
+        monkeypatch.setattr(
+            f"svp.bench.state_kernels.{name}",
+            lambda items, rounds, *arrays, each=64 * at_once: updated.append(items * rounds * each),
+        )
+    state_runner(10**6, 10**6)()
+    assert updated == [pytest.approx(10**6, rel=1e-2)] * 2
 
 
 def test_functions_take_turns() -> None:
@@ -61,6 +122,11 @@ def test_the_parallel_scan_of_a_peer_gives_our_numbers() -> None:
     torch.testing.assert_close(cases.mambapy(NANO, CPU)(), cases.ours(NANO, CPU)(), rtol=1e-3, atol=1e-4)
 
 
+def test_timings_of_parts_add_up_round_by_round() -> None:
+    assert Timing.sum_of([Timing((1.0, 2.0)), Timing((3.0, 5.0))]) == Timing((4.0, 7.0))
+    assert Timing((0.5, 0.25)).rate(2) == Timing((4.0, 8.0))
+
+
 def test_every_peer_computes_the_same() -> None:
     torch.testing.assert_close(cases.loop(NANO, CPU)(), cases.ours(NANO, CPU)(), rtol=1e-3, atol=1e-4)
 
@@ -73,12 +139,15 @@ def test_unknown_section_is_refused() -> None:
 def test_command_writes_machine_and_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("svp.bench.suite._standard_cases", lambda settings: iter([NANO]))
+    monkeypatch.setattr("svp.bench.suite._speed_cases", lambda settings: iter([NANO]))
     assert main(["bench", "speed", "--models", "vim_nano", "--rounds", "1", "--device", "cpu", "--out", str(tmp_path)]) == 0
     written = json.loads((tmp_path / "bench.json").read_text())
     assert written["machine"]["torch"] == torch.__version__
-    assert [(row["of"], row["unit"]) for row in written["rows"]] == [("svp", "images/s"), ("roofline", "of our time")]
-    assert "roofline" in capsys.readouterr().out
+    measured = {row["of"]: row["value"] for row in written["rows"]}
+    assert [*measured] == ["svp", "products", "states", "bytes", "limit"]
+    share = (measured["products"] + measured["states"] + measured["bytes"]) / 1000 / (NANO.batch_size / measured["svp"])
+    assert measured["limit"] == pytest.approx(share)
+    assert f"{share:.2f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
-"""What is timed: a model, what is done with it, and in which precision; ours, its peers and the limit."""
+"""What is timed: a model, what is done with it, and in which precision; ours and its peers."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -12,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svp.bench.roofline import Product, matrix_products, product_runner
 from svp.models import BidirectionalMamba, create_model
 from svp.models.factory import full_name
 from svp.ops import use_backend
@@ -128,15 +126,3 @@ def _mixer_by_parallel_scan(mixer: BidirectionalMamba, pscan: Any, u: Tensor) ->
     forward = scan(mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.A_log, mixer.D, False)
     backward = scan(mixer.conv1d_b, mixer.x_proj_b, mixer.dt_proj_b, mixer.A_b_log, mixer.D_b, True)
     return mixer.out_proj((forward + backward) / 2 * F.silu(z))
-
-
-def products_of(case: Case) -> Counter[Product]:
-    """The matrix products of the case and how often each occurs; found without computing anything."""
-    meta = torch.device("meta")
-    with use_backend("any_device"):  # a fused kernel would hide some
-        return matrix_products(ours(replace(case, precision="fp32"), meta))
-
-
-def roofline(case: Case, device: torch.device) -> Step:
-    """The matrix products of the case and nothing else."""
-    return product_runner(products_of(case), device, case.dtype)

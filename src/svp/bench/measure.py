@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call, one value per round; rounds of different functions belong together."""
+    """Seconds per call, one value per round, or what is made of them; rounds of different functions belong together."""
 
     seconds: tuple[float, ...]
 
@@ -23,6 +23,19 @@ class Timing:
     def ratio(self, other: Timing) -> Timing:
         """Self over other, round by round."""
         return Timing(tuple(ours / theirs for ours, theirs in zip(self.seconds, other.seconds, strict=True)))
+
+    def rate(self, count: int) -> Timing:
+        """How many per second, if a call does `count`."""
+        return Timing(tuple(count / seconds for seconds in self.seconds))
+
+    def scaled(self, factor: float) -> Timing:
+        """In another unit."""
+        return Timing(tuple(factor * seconds for seconds in self.seconds))
+
+    @staticmethod
+    def sum_of(parts: Sequence[Timing]) -> Timing:
+        """What functions take one after the other, round by round."""
+        return Timing(tuple(map(sum, zip(*(part.seconds for part in parts), strict=True))))
 
     @property
     def quartiles(self) -> tuple[float, float]:

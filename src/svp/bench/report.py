@@ -10,10 +10,27 @@ from typing import Any
 
 from rich.table import Table
 
+from svp.bench.cases import Case
+from svp.bench.limit import PARTS
 from svp.bench.suite import Row
 from svp.paths import write_atomically
 from svp.plotting import COLORS, MARKERS, PAGE, new_figure, open_axis, save, style
 from svp.terminal import make_table
+
+
+def to_limit_table(rows: Sequence[Row]) -> Table:
+    """A line per case of the section "speed": images per second, the parts of the limit in ms, the share of the limit."""
+    columns = ("batch", "pixels", "images/s", "ms", *PARTS, "share")
+    table = make_table("model", "work", "precision", *columns, right=columns)
+    found: dict[Case, dict[str, float]] = {}
+    for row in rows:
+        if row.section == "speed":
+            found.setdefault(row.case, {})[row.of] = row.value
+    for case, values in found.items():
+        parts = (_number(values[part]) if part in values else "" for part in PARTS)
+        numbers = (_number(values["svp"]), _number(1000 * case.batch_size / values["svp"]), *parts, f"{values['limit']:.2f}")
+        table.add_row(case.model, case.mode, case.precision, str(case.batch_size), str(case.img_size), *numbers)
+    return table
 
 
 def to_table(rows: Sequence[Row]) -> Table:

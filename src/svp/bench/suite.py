@@ -12,7 +12,8 @@ import psutil
 import torch
 
 from svp.bench import cases
-from svp.bench.cases import Case, Step
+from svp.bench.cases import Case, Precision, Step
+from svp.bench.limit import limit_parts
 from svp.bench.measure import Timing, take_turns
 from svp.bench.probe import first_call_seconds, memory_per_image
 from svp.errors import InputError
@@ -30,8 +31,8 @@ class Row:
     Args:
         section: Part of the suite.
         case: What was measured.
-        of: Whose figure it is: "svp", a peer or "roofline".
-        unit: "images/s", "of our time" (its time over that of svp in the same round), "s" or "MB per image".
+        of: Whose figure it is: "svp", a peer, a part of the limit or "limit", the sum of its parts.
+        unit: "images/s", "of our time" (its time over that of svp in the same round), "ms", "s" or "MB per image".
         value: Median over the rounds, or the only value.
         low: First quartile.
         high: Third quartile.
@@ -82,10 +83,15 @@ def run_suite(sections: list[str], settings: Settings) -> Iterator[Row]:
 
 
 def _speed(settings: Settings) -> Iterator[Row]:
-    """Inference and SVP training, against the matrix products alone."""
-    for case in _standard_cases(settings):
-        makers = {"svp": cases.ours, "roofline": cases.roofline}
-        yield from _compare("speed", case, makers, settings)
+    """Inference and SVP training against the limit: the parts of it, and its share of our time."""
+    for case in _speed_cases(settings):
+        parts = limit_parts(case, settings.device)
+        timings = take_turns({"svp": cases.ours(case, settings.device), **parts}, settings.rounds, settings.device)
+        yield _row("speed", case, "svp", "images/s", timings["svp"].rate(case.batch_size))
+        for part in parts:
+            yield _row("speed", case, part, "ms", timings[part].scaled(1000))
+        limit = Timing.sum_of([timings[part] for part in parts])
+        yield _row("speed", case, "limit", "of our time", limit.ratio(timings["svp"]))
 
 
 def _peers(settings: Settings) -> Iterator[Row]:
@@ -145,11 +151,15 @@ def _with_peers(settings: Settings) -> dict[str, str]:
     return {name: PEERS[full_name(name)] for name in settings.models if full_name(name) in PEERS}
 
 
-def _standard_cases(settings: Settings) -> Iterator[Case]:
+def _speed_cases(settings: Settings) -> Iterator[Case]:
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
     for model in settings.models:
-        for mode in ("inference", "training"):
-            for precision in ("fp32", "bf16"):
-                yield Case(model, mode, precision, settings.batch_size)
+        for precision in precisions:
+            yield Case(model, "inference", precision, 1)
+            yield Case(model, "inference", precision, settings.batch_size)
+            yield Case(model, "training", precision, settings.batch_size)
+    for precision in precisions:
+        yield Case("vim_nano", "training", precision, 32, 32)
 
 
 def _compare(
@@ -158,8 +168,7 @@ def _compare(
     """Images per second of svp; of everybody else the time over that of svp in the same round."""
     steps = {name: make(case, settings.device) for name, make in makers.items()}
     timings = take_turns(steps, settings.rounds, settings.device)
-    rates = Timing(tuple(case.batch_size / seconds for seconds in timings["svp"].seconds))
-    yield _row(section, case, "svp", "images/s", rates)
+    yield _row(section, case, "svp", "images/s", timings["svp"].rate(case.batch_size))
     for name, timing in timings.items():
         if name != "svp":
             yield _row(section, case, name, "of our time", timing.ratio(timings["svp"]))

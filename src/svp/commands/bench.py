@@ -36,7 +36,7 @@ def bench(
     for option, value, low in (("--rounds", rounds, 1), ("--batch-size", batch_size, 2)):
         if value < low:
             raise UsageError(f"{option} is {value}, expected {low} or more")
-    from svp.bench.report import to_table, write_json, write_resolution_figure
+    from svp.bench.report import to_limit_table, to_table, write_json, write_resolution_figure
     from svp.bench.suite import SECTIONS, Row, Settings, machine, run_suite
     from svp.models.factory import full_name
     from svp.runs.devices import choose_device
@@ -60,7 +60,12 @@ def bench(
         )
         folder.mkdir(parents=True, exist_ok=True)
         write_json(rows, described, folder / "bench.json")  # what is measured is kept, whatever comes
-    console.print(to_table(rows))
+    for show, chosen_rows in (
+        (to_limit_table, [row for row in rows if row.section == "speed"]),
+        (to_table, [row for row in rows if row.section != "speed"]),
+    ):
+        if chosen_rows:
+            console.print(show(chosen_rows))
     console.print(f"written to {folder / 'bench.json'}")
     for file in write_resolution_figure(rows, folder / "resolution"):
         console.print(f"           {file}")

@@ -1,15 +1,18 @@
-"""The matrix products of a model, and the time that they alone take: no implementation of the rest can be faster."""
+"""The matrix products of a step, and each at the best rate that this machine has for it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from svp.bench.measure import take_turns
 
 _PRODUCTS = {
     torch.ops.aten.mm.default: (0, 1),
@@ -91,16 +94,36 @@ def matrix_products(step: Callable[[], object]) -> Counter[Product]:
     return recorder.products
 
 
+def ways_to_multiply(product: Product, device: torch.device, dtype: torch.dtype) -> list[Callable[[], object]]:
+    """What computes `product` for factors that are stored in `dtype`.
+
+    PyTorch's own choice; on a CPU also oneDNN, with the right factor as it lies and in oneDNN's own layout, in which a frozen
+    weight could be kept. Products of bfloat16 values may as well be computed in float32; the time to convert them does not
+    count.
+    """
+    ways: list[Callable[[], object]] = []
+    factors = [factor.make(device, dtype) for factor in (product.left, product.right)]
+    for computed in {dtype, torch.float32} if device.type == "cpu" else {dtype}:
+        left, right = (factor.to(computed) for factor in factors)
+        ways.append(partial(torch.matmul, left, right, out=left @ right))
+        if device.type == "cpu" and left.ndim == 2 and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+            packed = torch.ops.mkldnn._reorder_linear_weight(right.T.contiguous(), len(left))
+            ways += [partial(torch.ops.mkldnn._linear_pointwise, left, w, None, "none", [], "") for w in (right.T, packed)]
+    return ways
+
+
 def product_runner(products: Counter[Product], device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
-    """A function that computes all `products` once, each into a buffer that is used again."""
-    runs = [
-        (left := product.left.make(device, dtype), right := product.right.make(device, dtype), left @ right, count)
-        for product, count in products.items()
-    ]
+    """A function that computes all `products` once, each in the fastest of the ways to multiply."""
+    runs = [(_fastest(ways_to_multiply(product, device, dtype), device), count) for product, count in products.items()]
 
     def run() -> None:
-        for left, right, out, count in runs:
+        for multiply, count in runs:
             for _ in range(count):
-                torch.matmul(left, right, out=out)
+                multiply()
 
     return run
+
+
+def _fastest(ways: list[Callable[[], object]], device: torch.device) -> Callable[[], object]:
+    timings = take_turns({str(number): way for number, way in enumerate(ways)}, 5, device, warmup=1).values()
+    return min(zip(ways, timings, strict=True), key=lambda pair: min(pair[1].seconds))[0]

@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # idle threads soon sleep: test machines are shared
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches beyond loopback
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,13 @@ def pytest_collection_finish() -> None:
     """Leave what is imported by now out of every later garbage collection; each run of ``svp.train`` makes one."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """And, after the tests of a file, what they have imported."""
+    if nextitem is None or nextitem.path != item.path:
+        pytest_collection_finish()
 
 
 @pytest.fixture
@@ -77,6 +84,23 @@ def svp_home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
 def _same_numbers() -> None:
     """Seed the global generators: ``torch.manual_seed`` takes milliseconds to note it for devices that are not there."""
     (torch.manual_seed if GPU else torch.default_generator.manual_seed)(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawing() -> Iterator[Callable[..., None]]:
+    """What draws the curves of a run, which takes as long as an epoch of the tests' small models: see `curves`."""
+    from svp.training import outcome
+
+    draw = outcome.plot_curves
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outcome, "plot_curves", lambda *_: None)
+        yield draw
+
+
+@pytest.fixture
+def curves(drawing: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that a test makes in this process draw their curves."""
+    monkeypatch.setattr("svp.training.outcome.plot_curves", drawing)
 
 
 @pytest.fixture(scope="module")

@@ -142,6 +142,8 @@ class BidirectionalMamba(nn.Module):
 
         The release gives the step-size initialization to the forward direction only and leaves the backward one at bias 0.
         """
+        if self.A_log.is_meta:  # a model that only shows its shapes: PyTorch would work them out in Python, slowly
+            return
         for A_log, D in ((self.A_log, self.D), (self.A_b_log, self.D_b)):
             states = torch.arange(1, self.d_state + 1, dtype=torch.float32, device=A_log.device)
             A_log.copy_(states.log().expand_as(A_log))

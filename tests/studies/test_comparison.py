@@ -68,6 +68,28 @@ def test_the_learning_rate_is_chosen_on_validation_images(values: dict[str, Any]
         assert read_folder(folder).findings["photos", "linear"].lr == (1e-9 if validation[0] > validation[1] else 0.05)
 
 
+def test_candidates_that_stop_early_are_compared_by_their_loss_and_the_best_goes_on(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["settings"]["epochs"] = 3
+    values["methods"] = {"linear": {}, "bias": {"method": "bitfit", "lr": 0.01}}
+    values |= {"tune": {"lr": [1e-9, 0.05], "seed": 0, "epochs": 1}, "seeds": [0, 1]}
+    folder = tmp_path / "study"
+    made, failed = run(values, folder)
+    assert not failed
+    rates = [(job.method, job.config.lr, job.config.seed, job.until) for job in made]
+    # every method has a seed before one has the next
+    chosen = [("linear", 0.05, 0, None), ("bias", 0.01, 0, None), ("linear", 0.05, 1, None), ("bias", 0.01, 1, None)]
+    assert rates == [("linear", 1e-9, 0, 1), ("linear", 0.05, 0, 1), *chosen]
+    assert made[2].directory == made[1].directory  # it goes on
+    assert "resuming after epoch 1" in made[2].log.read_text()
+    assert [len((job.directory / "metrics.jsonl").read_text().splitlines()) for job in (made[0], made[2])] == [1, 3]
+    rows = [json.loads(line) for line in (made[2].directory / "metrics.jsonl").read_text().splitlines()]
+    rows[0] |= {"selection_loss": 9.0, "selection_top1": 1.0, "selection_value": 1.0}  # a better top-1 does not count
+    (made[2].directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_folder(folder).findings["photos", "linear"].lr == 1e-9
+
+
 def test_candidates_run_on_the_training_part_even_if_the_seeds_do_not(values: dict[str, Any], tmp_path: Path) -> None:
     values["settings"]["protocol"] = "trainval"
     values["methods"] = {"linear": {"lr": [0.01, 0.02]}}

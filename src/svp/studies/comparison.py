@@ -19,6 +19,7 @@ from svp.studies.statistics import Difference, Spread, averaged, paired_differen
 from svp.studies.study import Cell, Job, Study, check_classes
 from svp.studies.study_file import read_study, to_yaml_values
 from svp.training import ConfigError
+from svp.training.halving import merit_of
 
 _DIVERGED = "NonFiniteLossError"
 
@@ -29,10 +30,11 @@ class Finding:
 
     Args:
         cell: Method and data set.
-        validation: Top-1 on validation images per candidate learning rate, 0..1; None where the run failed.
+        validation: Top-1 on validation images per candidate learning rate, 0..1, or the loss there; None where the run failed.
         lr: The learning rate chosen, or given; None while it is not known.
         results: Result of each seed.
         jobs: Seed -> the run.
+        by_loss: Whether candidates are compared by their loss, as those that are stopped early.
     """
 
     cell: Cell
@@ -40,6 +42,7 @@ class Finding:
     lr: float | None
     results: Mapping[int, Result]
     jobs: Mapping[int, Job] = field(repr=False)
+    by_loss: bool = False
 
     @property
     def top1(self) -> dict[int, float]:
@@ -100,9 +103,9 @@ class Comparison:
 
     @property
     def jobs(self) -> list[Job]:
-        """Every run that was or will be made, each once: candidates, then seeds as far as the learning rate is known."""
-        tuning = _tuning_jobs(self.study, self.folder)
-        return _distinct([*tuning, *(job for finding in self.findings.values() for job in finding.jobs.values())])
+        """Every run that was or will be made, each once: candidates, then seed by seed where the learning rate is known."""
+        seeds = [f.jobs[seed] for seed in self.study.seeds for f in self.findings.values() if seed in f.jobs]
+        return _distinct([*_tuning_jobs(self.study, self.folder), *seeds])
 
     @property
     def failed(self) -> list[Job]:
@@ -133,7 +136,7 @@ def collect(study: Study, folder: str | Path) -> Comparison:
         validation, lr = _choose(cell, study, folder)
         jobs = {seed: cell.job(folder, lr, seed) for seed in study.seeds} if lr is not None else {}
         results = {seed: RunDirectory(job.directory).read_result() for seed, job in jobs.items() if job.is_finished}
-        findings[cell.data, cell.method] = Finding(cell, validation, lr, results, jobs)
+        findings[cell.data, cell.method] = Finding(cell, validation, lr, results, jobs, _until(study) is not None)
     return Comparison(study, folder, findings)
 
 
@@ -183,11 +186,11 @@ def run_study(
     text = yaml.safe_dump(to_yaml_values(study), sort_keys=False, allow_unicode=True)
     write_atomically(folder / "study.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
-    tried: set[Path] = set()
+    tried: set[tuple[Path, int | None]] = set()
 
     def run(jobs: list[Job]) -> None:
-        missing = [job for job in jobs if not has_ended(job) and job.directory not in tried]
-        tried.update(job.directory for job in missing)
+        missing = [job for job in jobs if not has_ended(job) and (job.directory, job.until) not in tried]
+        tried.update((job.directory, job.until) for job in missing)
         for job, failure in run_jobs(missing, workers, ray):
             report(job, failure)
 
@@ -223,23 +226,37 @@ def _count(comparison: Comparison) -> tuple[int, int]:
 def _tuning_jobs(study: Study, folder: Path) -> list[Job]:
     """One run per candidate of every cell that has more than one."""
     cells = [cell for cell in study.cells if len(cell.candidates) > 1]
-    return _distinct(cell.job(folder, lr, study.tuning_seed, tuning=True) for cell in cells for lr in cell.candidates)
+    return _distinct(_candidate(cell, lr, study, folder) for cell in cells for lr in cell.candidates)
+
+
+def _candidate(cell: Cell, lr: float, study: Study, folder: Path) -> Job:
+    return cell.job(folder, lr, study.tuning_seed, tuning=True, until=_until(study))
+
+
+def _until(study: Study) -> int | None:
+    """Epochs after which candidates stop early, if they do."""
+    return study.tune.epochs if study.tune else None
 
 
 def _choose(cell: Cell, study: Study, folder: Path) -> tuple[dict[float, float | None], float | None]:
-    """Top-1 on validation images per candidate, and the learning rate: the best by top-1, then by loss, there.
+    """Top-1, or loss, on validation images per candidate, and the learning rate: the best by top-1, then by loss, there.
 
-    The rule is the one that chooses the epoch of a run. Nothing is chosen before every candidate has finished or failed.
+    The rule is the one that chooses the epoch of a run. Candidates that are stopped early are compared by their loss, as those
+    of ``--lr auto``: so few images tell it better. Nothing is chosen before every candidate has ended.
     """
     if len(cell.candidates) == 1:
         return {}, cell.candidates[0]
     merits: dict[float, tuple[float, float]] = {}
     validation: dict[float, float | None] = {}
     for lr in cell.candidates:
-        job = cell.job(folder, lr, study.tuning_seed, tuning=True)
+        job = _candidate(cell, lr, study, folder)
         if job.is_finished:
-            merits[lr] = _chosen_epoch(job).merit
-            validation[lr] = merits[lr][0]
+            if job.until is None:
+                merits[lr] = _chosen_epoch(job).merit
+                validation[lr] = merits[lr][0]
+            else:
+                row = RunDirectory(job.directory).read_metrics()[: job.until][-1]
+                merits[lr], validation[lr] = merit_of(row), row.selection_loss
         elif job.failure:
             validation[lr] = None
     if len(validation) < len(cell.candidates) or not merits:

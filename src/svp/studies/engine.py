@@ -24,6 +24,7 @@ import torch
 from svp.errors import UnavailableError
 from svp.paths import write_atomically
 from svp.process import prepare
+from svp.runs import EpochRow
 from svp.runs.on_ray import join_ray
 from svp.studies.study import Job
 from svp.training import train
@@ -64,14 +65,25 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1, ray: str | None = None) -> I
 
 def execute(job: Job) -> str | None:
     """Train in this process, with everything printed going to the job's log; returns why it failed, None if it did not."""
+
+    def after_epoch(row: EpochRow) -> None:
+        if row.epoch + 1 == job.until:
+            raise _StoppedError
+
     with logged(job):
         try:
-            train(config=job.config)
+            train(config=job.config, after_epoch=after_epoch)
+        except _StoppedError:
+            print(f"stopped after {job.until} epochs, to be compared with the other learning rates")
         except Exception as error:  # whatever it is, the other runs go on
             traceback.print_exc()
             return _failed(job, f"{type(error).__name__}: {' '.join(str(error).split())}")
     job.failure_file.unlink(missing_ok=True)
     return None
+
+
+class _StoppedError(Exception):
+    """Ends a run that has as many epochs as were asked for."""
 
 
 @contextmanager

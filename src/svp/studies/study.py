@@ -16,6 +16,7 @@ from typing import Any
 from svp.data import DataError, open_data
 from svp.data.sources.table import is_table
 from svp.errors import InputError
+from svp.runs import RunDirectory
 from svp.training.config import WITHOUT_EFFECT, TrainConfig, make_config
 from svp.training.recipes import ConfigError, merge, normalized
 
@@ -29,10 +30,12 @@ class Tuning:
     Args:
         lr: Candidates of all methods that bring none of their own.
         seed: Seed of these runs.
+        epochs: Epochs after which they stop early, and the best by its loss goes on; None if they run to the end.
     """
 
     lr: tuple[float, ...] = ()
     seed: int = 0
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class Job:
         method: The method's label.
         config: All settings; `out` is the run directory.
         purpose: "tune" if it is there to choose a learning rate, else "seed".
+        until: Epochs after which it stops, to go on later if it is chosen; None if it runs to the end.
     """
 
     data: str
     method: str
     config: TrainConfig
     purpose: str
+    until: int | None = None
 
     @property
     def directory(self) -> Path:
@@ -67,7 +72,9 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        return (self.directory / "result.json").is_file()
+        if (self.directory / "result.json").is_file():
+            return True
+        return self.until is not None and len(RunDirectory(self.directory).read_metrics()) >= self.until
 
     @property
     def failure(self) -> str | None:
@@ -99,13 +106,13 @@ class Cell:
     config: TrainConfig
     candidates: tuple[float, ...]
 
-    def job(self, folder: Path, lr: float, seed: int, *, tuning: bool = False) -> Job:
-        """The run with this learning rate and seed; of the study in `folder`."""
+    def job(self, folder: Path, lr: float, seed: int, *, tuning: bool = False, until: int | None = None) -> Job:
+        """The run with this learning rate and seed, or its first epochs; of the study in `folder`."""
         config = replace(self.config, lr=lr, seed=seed)
         if tuning:
             config = replace(config, protocol="validation", folds=None)
         config = replace(config, out=str(folder / "runs" / run_name(config)), resume=True)
-        return Job(self.data, self.method, config, "tune" if tuning else "seed")
+        return Job(self.data, self.method, config, "tune" if tuning else "seed", until)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def to_yaml_values(study: Study) -> dict[str, Any]:
     values["seeds"] = list(study.seeds)
     values["groups"] = {name: list(members) for name, members in study.groups.items()}
     values["published"] = list(values["published"])
-    values["tune"] = {"lr": list(study.tune.lr), "seed": study.tune.seed} if study.tune else None
+    values["tune"] = values["tune"] and {**values["tune"], "lr": list(values["tune"]["lr"])}
     values["grid"] = {option: list(points) for option, points in study.grid.items()}
     return {name: value for name, value in values.items() if value not in (None, {}, [])}
 
@@ -211,9 +211,11 @@ def _published(values: Any) -> tuple[Published, ...]:
 def _tuning(values: Any) -> Tuning | None:
     if values is None:
         return None
-    if not isinstance(values, Mapping) or not set(values) <= {"lr", "seed"}:
-        raise ConfigError(f"tune is {values!r}, expected {{lr: [candidates], seed: 0}}")
-    seed = values.get("seed", 0)
+    if not isinstance(values, Mapping) or not set(values) <= {"lr", "seed", "epochs"}:
+        raise ConfigError(f"tune is {values!r}, expected {{lr: [candidates], seed: 0, epochs: 2}}")
+    seed, epochs = values.get("seed", 0), values.get("epochs")
     if type(seed) is not int or seed < 0:
         raise ConfigError(f"tune.seed is {seed!r}, expected a whole number")
-    return Tuning(learning_rates(values["lr"], "tune.lr") if values.get("lr") else (), seed)
+    if epochs is not None and (type(epochs) is not int or epochs < 1):
+        raise ConfigError(f"tune.epochs is {epochs!r}, expected a number of epochs")
+    return Tuning(learning_rates(values["lr"], "tune.lr") if values.get("lr") else (), seed, epochs)

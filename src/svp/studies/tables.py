@@ -125,9 +125,13 @@ def learning_rate_table(comparison: Comparison) -> Table:
     """Which learning rate was chosen, of which candidates."""
     study = comparison.study
     rows = [(method, *(_choice(comparison.findings[data, method]) for data in study.data)) for method in study.methods]
+    epochs = study.tune.epochs if study.tune else None
+    best = "the best top-1 on validation images (in brackets, %)"
+    if epochs is not None:
+        best = f"the lowest loss on validation images (in brackets) after epoch {epochs}"
     notes = [
-        "In bold the one chosen: the best top-1 on validation images (in brackets, %) of one run per candidate with seed "
-        f"{study.tuning_seed}; test images took no part. A single number was given, not chosen."
+        f"In bold the one chosen: {best} of one run per candidate with seed {study.tuning_seed}; test images took no part. A "
+        "single number was given, not chosen."
     ]
     counts = {len(finding.cell.candidates) for finding in comparison.findings.values()}
     if len(counts) > 1:
@@ -261,8 +265,9 @@ def _candidate(finding: Finding) -> Callable[[float], str]:
     def text(lr: float) -> str:
         if lr not in finding.validation:
             return f"{lr:g} (?)"
-        top1 = finding.validation[lr]
-        score = "diverged or failed" if top1 is None else f"{100 * top1:.1f}"
+        value = finding.validation[lr]
+        shown = "{:.3f}" if finding.by_loss else "{:.1%}"
+        score = "diverged or failed" if value is None else shown.format(value).rstrip("%")
         if lr != finding.lr:
             return f"{lr:g} ({score})"
         return f"**{lr:g}**{'*' if finding.at_edge else ''} ({score})"

@@ -1,0 +1,75 @@
+"""Tasks of Tiny ImageNet that a backbone has not seen, and what is left of it to pre-train on.
+
+    python -m benchmarks.held_out_classes tiny-imagenet-32 tiny-tasks
+    svp train --data tiny-tasks/pretraining --recipe nano --img-size 20 --epochs 9 --min-lr 0.002 --out runs/nano-20
+    svp train --data tiny-tasks/pretraining --recipe nano --weights runs/nano-20 --out runs/nano-32
+
+40 of the 200 classes, drawn by a seed, are held out: OUT/task1 to OUT/task5 have eight each, train/ with 125 images of a class
+and test/ with the 50 of the data set's val/. OUT/pretraining has the other 160, its val/ as test/. Images are hard links, or
+copies where there can be none. The weights that ship with svp have seen all 200 classes: with these, the tasks are not fair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+TASKS, CLASSES, NUMBER = 5, 8, 1000
+SEED = 0
+
+
+def held_out(classes: Sequence[str], seed: int = SEED) -> list[list[str]]:
+    """The classes of every task, each class in one of them at most."""
+    order = np.random.default_rng(seed).permutation(len(classes))
+    drawn = [sorted(classes)[index] for index in order[: TASKS * CLASSES]]
+    return [sorted(drawn[first : first + CLASSES]) for first in range(0, len(drawn), CLASSES)]
+
+
+def write_tasks(source: Path, out: Path, seed: int = SEED) -> None:
+    """Write the tasks and what is left, from SOURCE/train/CLASS and SOURCE/val/CLASS."""
+    classes = sorted(folder.name for folder in (source / "train").iterdir() if folder.is_dir())
+    tasks = held_out(classes, seed)
+    for number, own in enumerate(tasks, start=1):
+        for name in own:
+            _link(_drawn(source / "train" / name, NUMBER // CLASSES, seed), out / f"task{number}" / "train" / name)
+            _link(_files(source / "val" / name), out / f"task{number}" / "test" / name)
+    for name in sorted(set(classes).difference(*tasks)):
+        for part, source_part in (("train", "train"), ("test", "val")):
+            _link(_files(source / source_part / name), out / "pretraining" / part / name)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def _drawn(folder: Path, number: int, seed: int) -> list[Path]:
+    files = _files(folder)
+    return [files[index] for index in np.random.default_rng(seed).permutation(len(files))[:number]]
+
+
+def _link(files: Sequence[Path], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        try:
+            os.link(file, folder / file.name)
+        except OSError:
+            shutil.copyfile(file, folder / file.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("tiny_imagenet", type=Path, help="folder with train/ and val/ of class folders")
+    parser.add_argument("out", type=Path, help="folder that is made")
+    arguments = parser.parse_args()
+    if arguments.out.exists():
+        parser.error(f"{arguments.out} exists already")
+    write_tasks(arguments.tiny_imagenet, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,22 +14,32 @@ import pytest
 from svp.cli import main
 from tests.commands.conftest import FAST
 from tests.commands.test_predict import link_photos, read_rows
+from tests.processes import Python
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such limits")
 
 
+def code_after(prelude: str, commands: Sequence[list[str]]) -> str:
+    """Python that runs commands behind lines of its own."""
+    return f"import sys\n{prelude}\nfrom svp.cli import main\nfor words in {commands!r}: print('code', main(words))"
+
+
+def codes(output: str) -> list[str]:
+    """Exit codes of the commands."""
+    return [line.split()[1] for line in output.splitlines() if line.startswith("code ")]
+
+
 def run_after(prelude: str, *commands: list[str], home: str | None = None) -> tuple[list[str], str]:
     """Run commands in a process of their own, behind lines of Python; their exit codes, and what they print as errors."""
-    code = f"import sys\n{prelude}\nfrom svp.cli import main\nfor words in {commands!r}: print('code', main(words))"
     environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "SVP_HOME")}
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code_after(prelude, commands)],
         env=environment | ({"SVP_HOME": home} if home else {}),
         capture_output=True,
         text=True,
         timeout=200,
     )
-    return [line.split()[1] for line in done.stdout.splitlines() if line.startswith("code ")], done.stderr
+    return codes(done.stdout), done.stderr
 
 
 def small_files(size: int) -> str:
@@ -39,10 +50,11 @@ def small_files(size: int) -> str:
 @posix
 def test_a_full_disk_stops_training_with_one_line(photos: Path, tmp_path: Path) -> None:
     words = ["train", "--data", str(photos), *FAST, "--method", "full", "--out", str(tmp_path / "run")]
-    codes, errors = run_after(small_files(10**6), words)
-    assert codes == ["1"]
-    assert "Traceback" not in errors
-    *_, line = errors.splitlines()
+    process = Python(["-c", code_after(small_files(10**6), [words])], tmp_path / "shown")
+    assert process.wait() == 0
+    assert codes(process.output) == ["1"]
+    assert "Traceback" not in process.errors
+    *_, line = process.errors.splitlines()
     assert line.startswith(f"svp train: error: cannot write {tmp_path / 'run' / 'adapter.safetensors'}: files may not be")
     assert line.endswith("Make room there or name another place; --resume goes on from what is finished")
 
@@ -53,8 +65,8 @@ def test_a_full_disk_leaves_what_was_predicted(run: Path, photos: Path, tmp_path
     link_photos(photos, tmp_path / "new", 100)
     out = tmp_path / "p.csv"
     words = ["predict", str(run), str(tmp_path / "new"), "--device", "cpu", "--batch-size", "8", "--out", str(out)]
-    codes, errors = run_after(small_files(4096), words)
-    assert codes == ["1"]
+    found, errors = run_after(small_files(4096), words)
+    assert found == ["1"]
     (line,) = errors.splitlines()
     assert line.startswith(f"svp predict: error: cannot write {out}: files may not be that large")
     assert out.stat().st_size == 4096
@@ -65,10 +77,10 @@ def test_a_full_disk_leaves_what_was_predicted(run: Path, photos: Path, tmp_path
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has it")
 def test_an_output_that_is_full() -> None:
     with Path("/dev/full").open("w") as full:
-        words = [sys.executable, "-m", "svp", "models", "list"]
+        words = [sys.executable, "-m", "svp", "data", "list"]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100)
     assert done.returncode == 1
-    assert done.stderr.startswith("svp models: error: cannot write the output: no space is left")
+    assert done.stderr.startswith("svp data: error: cannot write the output: no space is left")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -80,8 +92,8 @@ def test_own_images_need_no_home(photos: Path, tmp_path: Path) -> None:
     train = ["train", "--data", str(photos), *FAST, "--method", "linear", "--out", run]
     predict = ["predict", run, str(photos / "blue"), "--device", "cpu", "--out", str(tmp_path / "p.csv")]
     named = ["train", "--data", "digits", *FAST, "--out", str(tmp_path / "digits")]
-    codes, errors = run_after(prelude, train, predict, ["data", "check", str(photos)], named)
-    assert codes == ["0", "0", "0", "1"], errors
+    found, errors = run_after(prelude, train, predict, ["data", "check", str(photos)], named)
+    assert found == ["0", "0", "0", "1"], errors
     (line,) = [line for line in errors.splitlines() if line.startswith("svp")]
     assert "there is no home directory" in line
     assert "set SVP_HOME to a folder" in line
@@ -93,8 +105,8 @@ def test_own_images_need_no_home_that_can_be_written(run: Path, photos: Path, tm
     nowhere = str(tmp_path / "file" / "home")
     predict = ["predict", str(run), str(photos / "blue"), "--device", "cpu", "--out", str(tmp_path / "p.csv")]
     named = ["train", "--data", "digits", *FAST, "--out", str(tmp_path / "digits")]
-    codes, errors = run_after("", predict, ["data", "check", str(photos)], named, home=nowhere)
-    assert codes == ["0", "0", "1"]
+    found, errors = run_after("", predict, ["data", "check", str(photos)], named, home=nowhere)
+    assert found == ["0", "0", "1"]
     (line,) = [line for line in errors.splitlines() if line.startswith("svp")]  # an old Matplotlib warns too
     assert nowhere in line
 
@@ -129,8 +141,8 @@ import svp.cli
 svp.cli.main = main
 """
     link_photos(photos, tmp_path / "new", 300)
-    codes, errors = run_after(prelude, [str(run), str(tmp_path / "new")])
-    assert codes == ["told"], errors
+    found, errors = run_after(prelude, [str(run), str(tmp_path / "new")])
+    assert found == ["told"], errors
     assert "Too many open files" in errors
     assert "ulimit -n" in errors
 

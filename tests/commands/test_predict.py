@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from PIL import Image
 
 from svp.cli import main
 from tests.commands.conftest import FAST
+from tests.processes import Python, torchrun
 from tests.training.conftest import write_photos
 
 
@@ -91,16 +90,16 @@ def test_what_was_done_stays_and_resume_goes_on(
     link_photos(photos, tmp_path / "new", 2000)
     out = tmp_path / f"p.{suffix}"
     words = ["predict", str(run), str(tmp_path / "new"), "--device", "cpu", "--batch-size", "4", "--out", str(out)]
-    called = subprocess.Popen([sys.executable, "-m", "svp", *words], stderr=subprocess.PIPE, text=True)
+    called = Python(["-m", "svp", *words], tmp_path / "shown")
     while not (list(out.glob("part-*")) if suffix == "parquet" else out.exists() and out.stat().st_size > 1000):
-        assert called.poll() is None
+        assert called.poll() is None, called.errors
         time.sleep(0.01)
     called.send_signal(stop)
-    errors = called.communicate(timeout=60)[1]
+    code = called.wait()
     if stop == signal.SIGINT:
-        assert called.returncode == 130
-        assert f"--resume goes on with {out}" in errors
-        assert len(errors.strip().splitlines()) == 1
+        assert code == 130
+        assert f"--resume goes on with {out}" in called.errors
+        assert len(called.errors.strip().splitlines()) == 1
     begun = len(read_rows(out)) if suffix == "parquet" else out.read_bytes().count(b"\n")
     assert 0 < begun < 2000
 
@@ -126,10 +125,8 @@ def test_processes_share_the_images(run: Path, photos: Path, tmp_path: Path) -> 
     (new / "00.img.png").unlink()
     (new / "00.img.png").write_text("no image")
     words = ["predict", str(run), str(new), "--device", "cpu", "--batch-size", "2", "--out", str(out)]
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "svp"]
-    command = [sys.executable, "-m", *launcher, *words]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 1, done.stderr
+    called = torchrun(["-m", "svp", *words], tmp_path / "shown")
+    assert called.wait() == 1, called.errors
     parts = [read_rows(tmp_path / f"p-0000{rank}-of-00002.csv") for rank in range(2)]
     assert [len(part) for part in parts] == [12, 12]
     assert len({row["path"] for part in parts for row in part}) == 24

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from svp.cli import main
+from tests.processes import torchrun
 from tests.training.conftest import write_photos
 
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -102,6 +103,15 @@ main(["eval", sys.argv[sys.argv.index("--out") + 1], "--json", "--device", "cpu"
 
 
 def test_two_processes_train_and_score_as_one(tmp_path: Path, whole: Path) -> None:
+    words = command(whole.parent / "photos", tmp_path / "run")
+    called = torchrun(["-c", TRAIN_AND_SCORE, *words[1:]], tmp_path / "shown")
+    assert called.wait() == 0, called.errors
+    assert_alike(whole, tmp_path / "run", processes=2)
+    assert json.loads(called.output)["top1"] == result(whole)["top1"]
+
+
+@pytest.mark.exhaustive
+def test_processes_of_torchrun_train_score_and_part(tmp_path: Path, whole: Path) -> None:
     (tmp_path / "both.py").write_text(TRAIN_AND_SCORE)
     shown = launched([*TORCHRUN, str(tmp_path / "both.py")], command(whole.parent / "photos", tmp_path / "run")[1:])
     assert_alike(whole, tmp_path / "run", processes=2)

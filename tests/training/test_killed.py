@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from svp.cli import main
 from svp.training import loop
 from svp.training.plan import StepTimes
 from svp.training.setup import Prepared
+from tests.processes import Python
 from tests.training.conftest import write_photos
 
 KILL_IN_A_WRITE = """
@@ -47,10 +46,9 @@ def command(photos: Path, out: Path, *more: str) -> list[str]:
     return [str(word) for word in words]
 
 
-def svp_process(code: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+def svp_process(code: str, arguments: list[str], out: Path) -> Python:
     """Python running `code`, with as many threads as here, so that sums come out the same."""
-    threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, env=threads)
+    return Python(["-c", code, *arguments], out, os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
 
 
 def trained(out: Path) -> dict[str, torch.Tensor]:
@@ -81,10 +79,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_in_the_middle_of_an_epoch(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    process = svp_process(PLAIN, command(whole.parent / "photos", tmp_path / "killed"))
+    process = svp_process(PLAIN, command(whole.parent / "photos", tmp_path / "killed"), tmp_path / "shown")
     metrics = tmp_path / "killed" / "metrics.jsonl"
-    deadline = time.time() + 200
-    while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= 1) and time.time() < deadline:
+    while not (metrics.is_file() and metrics.read_text().splitlines()):
+        assert process.poll() is None, process.errors
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -94,8 +92,8 @@ def test_in_the_middle_of_an_epoch(whole: Path, tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.exhaustive
 def test_in_the_middle_of_a_checkpoint_write(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    process = svp_process(KILL_IN_A_WRITE, command(whole.parent / "photos", tmp_path / "killed"))
-    assert process.wait(200) == -signal.SIGKILL
+    process = svp_process(KILL_IN_A_WRITE, command(whole.parent / "photos", tmp_path / "killed"), tmp_path / "shown")
+    assert process.wait() == -signal.SIGKILL
     assert len(torch.load(tmp_path / "killed" / "last" / "state.pt", weights_only=True)["metrics"]) == 1
     assert_resumes_to(whole, tmp_path / "killed", capsys)
 

@@ -15,8 +15,6 @@ from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["svp.studies", "svp.commands.train", "svp.commands.predict", "torch.distributed.run"])
-    ["svp.studies", "svp.commands.train", "svp.commands.predict", "torch.distributed.launcher.api"]
-)
 
 
 class Python:

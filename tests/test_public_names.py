@@ -25,7 +25,7 @@ def test_signatures_that_are_fixed() -> None:
         return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
 
     assert parameters(svp.create_model) == ["name", "pretrained", "num_classes", "img_size", "overrides"]
-    assert parameters(svp.tune) == ["model", "method", "options"]
+    assert parameters(svp.tune) == ["model", "method", "images", "options"]
     assert parameters(svp.load_adapter) == ["directory", "backbone"]
     assert parameters(svp.load_official) == ["model", "path_or_state_dict"]
     assert parameters(svp.ops.selective_scan) == (

@@ -36,15 +36,15 @@ FONT_SIZE, SMALL = 8, 7
 GREY = "#777777"
 _METHODS = {
     "#0072B2": ("svp", "additional_scan", "A", "saa"),
-    "#D55E00": ("vpt_deep", "vpt_shallow", "affix", "initial_state"),
+    "#D55E00": ("vpt_deep", "vpt_shallow", "affix", "initial_state", "spt_deep"),
     "#009E73": ("lora", "dora", "lora_partial", "memba"),
-    "#CC79A7": ("adapter", "ssf", "vp", "ssp"),
+    "#CC79A7": ("adapter", "ssf", "vp", "ssp", "dam_vp"),
     "#E69F00": ("full", "partial", "conv1d", "prodial"),
     "#56B4E9": ("bitfit", "norm", "D", "state_offset"),
-    "#000000": ("linear", "cls_token", "pos_embed"),
+    "#000000": ("linear", "cls_token", "pos_embed", "spt_shallow"),
 }
-"""Who has which color, and in that color the first to fourth line and marker."""
-_OWN = 4  # lines and markers of each color that belong to a method; the others tell its further runs apart
+"""Who has which color, and in that color the first to fifth line and marker."""
+_OWN = 5  # lines and markers of each color that belong to a method; the others tell its further runs apart
 COLORS = tuple(_METHODS)
 """Okabe and Ito's, without the yellow that paper swallows."""
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (2, 1)), (0, (6, 1, 2, 1)))

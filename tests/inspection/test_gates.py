@@ -47,7 +47,8 @@ def projections(model: VisionMamba, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         model(x)
     for handle in handles:
         handle.remove()
-    return list(zip(first, last, strict=True))
+    depth = len(model.layers)  # a method may look at the images in a pass of its own before
+    return list(zip(first[-depth:], last[-depth:], strict=True))
 
 
 def by_hand(mixer: Any, xz: Tensor, direction: str, cls: int) -> dict[str, Tensor]:

@@ -101,6 +101,13 @@ VIM: dict[str, list[Row]] = {
         Row(lambda model: 2 * 3 * 2 * (2 * model.patch_embed.img_size[0] - 4) + HEAD, r"head\.|vp\.", dict(width=2)),
         Row(lambda model: 2 * 3 * 2 * (2 * model.patch_embed.img_size[0] - 4) + HEAD, r"head\.|vp\."),
     ],
+    "dam_vp": [
+        Row(
+            lambda model: 3 * 2 * 3 * 2 * (2 * model.patch_embed.img_size[0] - 4) + HEAD,
+            r"head\.|dam_vp\.",
+            dict(num_prompts=3, width=2),
+        )
+    ],
     "affix": [
         Row(lambda _: DEPTH * 24 * D + HEAD, r"head\.|affix\.", {}, False, starts_at_base=False),
         Row(
@@ -126,6 +133,17 @@ VIM: dict[str, list[Row]] = {
             False,
             starts_at_base=False,
         ),
+    ],
+    "spt_shallow": [Row(lambda _: 3 * D + HEAD, r"head\.|vpt\.", dict(num_tokens=3), False, starts_at_base=False)],
+    "spt_deep": [
+        Row(
+            lambda _: DEPTH * 4 * D + HEAD,
+            r"head\.|vpt\.",
+            dict(num_tokens=4, sampling=sampling, position="spread"),
+            False,
+            starts_at_base=False,
+        )
+        for sampling in ("random", "kmeans")
     ],
     "A": [Row(lambda _: 2 * DEPTH * E * N + HEAD, r"head\.|.*\.A(_b)?_log$")],
     "D": [Row(lambda _: 2 * DEPTH * E + HEAD, r"head\.|.*\.D(_b)?$")],
@@ -242,6 +260,9 @@ VIT: dict[str, list[Row]] = {
     ],
     "dora": [vit_row(DEPTH * (R * (D + 3 * D) + 3 * D) + HEAD, r"head\.|.*\.qkv\.lora_", rank=R)],
     "vp": [vit_row(2 * 3 * 2 * (2 * 16 - 4) + HEAD, r"head\.|vp\.", width=2)],
+    "dam_vp": [vit_row(3 * 2 * 3 * 2 * (2 * 16 - 4) + HEAD, r"head\.|dam_vp\.", num_prompts=3, width=2)],
+    "spt_shallow": [vit_row(3 * D + HEAD, r"head\.|vpt\.", num_tokens=3)],
+    "spt_deep": [vit_row(DEPTH * 4 * D + HEAD, r"head\.|vpt\.", num_tokens=4)],
     "vpt_shallow": [vit_row(3 * D + HEAD, r"head\.|vpt\.", num_tokens=3)],
     "vpt_deep": [vit_row(DEPTH * 4 * D + HEAD, r"head\.|vpt\.", num_tokens=4, position="spread")],
     "cls_token": [vit_row(D + HEAD, r"head\.|cls_token$")],
@@ -321,7 +342,7 @@ def tuned(case: tuple[str, Row], model: Backbone | None = None, shake: bool = Tr
     """A tuned model, its trainable values off zero."""
     method, row = case
     model = row.model() if model is None else model
-    tuner = svp.tune(model, method, **row.options)
+    tuner = svp.tune(model, method, images=[images(model, 8, seed=5)], **row.options)
     if shake:
         shake_trained(tuner)
     return model
@@ -512,6 +533,9 @@ def test_trained_position_embedding_keeps_its_size() -> None:
         ("pos_embed", 75_648),
         ("adapter", 1_190_400),
         ("vp", 69_840),
+        ("dam_vp", 69_840),
+        ("spt_shallow", 38_400),
+        ("spt_deep", 184_320),
         ("lora", 1_474_560),
         ("dora", 1_511_424),
         ("lora_partial", 1_769_472),
@@ -626,7 +650,9 @@ def test_saved_and_loaded_agree(case: tuple[str, Row], tmp_path: Path) -> None:
 def test_trained_state_is_the_trained_values(case: tuple[str, Row]) -> None:
     model = tuned(case)
     state = model.tuner.state_dict()
-    assert tuple(state) == model.tuner.trainable_names
+    names = model.tuner.trainable_names
+    assert tuple(state)[: len(names)] == names
+    assert all(not state[name].requires_grad for name in state)
     fresh = tuned(case, shake=False)
     fresh.tuner.load_state_dict(state)
     assert torch.equal(fresh.eval()(images(fresh)), model.eval()(images(model)))
@@ -795,7 +821,7 @@ def test_exports_for_any_batch(name: str) -> None:
 
 def test_intermediates_see_the_tuned_model(case: tuple[str, Row]) -> None:
     model = tuned(case).eval()
-    if case[0].startswith("vpt_") and case[1].backbone == "vit":
+    if case[0].startswith(("vpt_", "spt_")) and case[1].backbone == "vit":
         with pytest.raises(RuntimeError, match="timm would take for patches"):
             model.forward_intermediates(images(model))
         model.tuner.detach().forward_intermediates(images(model))

@@ -185,6 +185,8 @@ class _Recorder:
 
     def see_mixer(self, layer: int, mixer: BidirectionalMamba, u: Tensor, xz: Tensor) -> None:
         self.places.look(layer, u)
+        if layer == 0:
+            self.layers = ([], [])  # a method may look at the images in a pass before: the last one counts
         cls_position = self.places.cls_position
         forward, backward, gate = open_mixer(mixer, xz)
         for scan, layers, attention in zip((forward, backward), self.layers, self.attention, strict=True):

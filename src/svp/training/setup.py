@@ -45,7 +45,8 @@ from svp.training.late import LateUnreadable
 from svp.training.optimizer import make_optimizer
 from svp.training.protocol import selection_part
 from svp.training.schedule import Schedule
-from svp.tuners import Tuner, tune
+from svp.training.shown import fit_methods
+from svp.tuners import Tuner
 
 
 @dataclass(frozen=True)
@@ -219,10 +220,13 @@ def prepare(
     task = data.task.fitted(readable["train"].targets)
     model = origin.build(len(data.output_names), config.drop_path)
     model.set_grad_checkpointing(config.grad_checkpointing)
+    inputs = with_value_range(config.inputs.applied(InputConfig.of_model(model)), config, checked, directory, display)
+    reader = ImageReader.of(inputs, config.max_pixels)
+    methods, values = fit_methods(config, readable["train"], model, inputs, reader, directory, accelerator, display)
     seed_everything(config.seed)
     model.reset_classifier(len(data.output_names))  # a head that came with the weights knows other classes
-    tuner: Tuner = tune(model, config.method, **config.options)
-    inputs = with_value_range(config.inputs.applied(InputConfig.of_model(model)), config, checked, directory, display)
+    tuner = Tuner(model, methods)
+    tuner.start_at(values)
 
     batch_size = _fitting_batch_size(config, len(readable["train"]), accelerator)
     if batch_size < config.batch_size:
@@ -236,7 +240,6 @@ def prepare(
     selection = selection_part(config.protocol)
     # where nothing chooses the epoch, a batch of training images shows whether it ended well
     scored = readable[selection] if selection else first(readable["train"], batch_size)
-    reader = ImageReader.of(inputs, config.max_pixels)
     if config.channels != 3 and (config.augment.auto_augment or config.augment.color_jitter):
         display.say(f"auto_augment and color_jitter are for RGB images: left out for {config.channels} channels")
     keep = Keeper(config, accelerator, display, reader)

@@ -6,6 +6,7 @@ from svp.tuners.additional_scan import AdditionalScan
 from svp.tuners.affix import Affix
 from svp.tuners.attachment import Attachment
 from svp.tuners.block_entry import BlockEntry
+from svp.tuners.dam_vp import DAMVP
 from svp.tuners.full import FullTuning
 from svp.tuners.initial_state import InitialState
 from svp.tuners.layout import AddedTokens, Layout
@@ -26,16 +27,18 @@ from svp.tuners.official import load_official
 from svp.tuners.parts import A, BitFit, ClsToken, Conv1d, D, Norm, Partial, PartMethod, PosEmbed
 from svp.tuners.prodial import ProDiaL
 from svp.tuners.saa import SAA
+from svp.tuners.spt import SPTDeep, SPTShallow
 from svp.tuners.ssf import SSF
 from svp.tuners.ssp import SSP
 from svp.tuners.state_offset import StateOffset
 from svp.tuners.svp import SVP, Prompters, simam
 from svp.tuners.tuner import Tuner
-from svp.tuners.tuning import tune
+from svp.tuners.tuning import fit, tune
 from svp.tuners.vp import VP
 from svp.tuners.vpt import VPTDeep, VPTShallow
 
 __all__ = [
+    "DAMVP",
     "SAA",
     "SSF",
     "SSP",
@@ -68,10 +71,13 @@ __all__ = [
     "PosEmbed",
     "ProDiaL",
     "Prompters",
+    "SPTDeep",
+    "SPTShallow",
     "StateOffset",
     "Tuner",
     "VPTDeep",
     "VPTShallow",
+    "fit",
     "get_methods",
     "joined_name",
     "list_methods",

@@ -95,6 +95,11 @@ class Attachment:
         self._values = {base_name(name): p.detach().clone() for name, p in trained.items() if self.is_base(name)}
         return tuple(trained)
 
+    def buffers(self) -> dict[str, Tensor]:
+        """Values that do not train, of the sub-modules that were added, by their names in the model."""
+        modules = ((name, self.model.get_submodule(name)) for name in self._added)
+        return {f"{name}.{buffer}": value for name, module in modules for buffer, value in module.named_buffers()}
+
     def base_state(self) -> dict[str, Tensor]:
         """The model's values, without head, as they were before anything trained."""
         base = {base_name(name): tensor for name, tensor in self.model.state_dict().items() if self.is_base(name)}

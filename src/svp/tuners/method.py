@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from svp.errors import InputError
 from svp.models import VisionMamba
@@ -34,6 +34,8 @@ class Method(ABC):
     """True if the trained state holds the whole model, so that no backbone weights are needed to load it."""
     mergeable: ClassVar[bool] = False
     """True if a plain backbone can compute what the tuned model computes."""
+    num_images: ClassVar[int] = 0
+    """Training images that ``fitted`` looks at, at most; 0 for a method that needs none."""
 
     @abstractmethod
     def attach(self, site: Attachment) -> Iterable[str]:
@@ -44,6 +46,18 @@ class Method(ABC):
         Returns:
             The names of the parameters that train beside the head.
         """
+
+    def fitted(self, model: nn.Module, images: Iterable[Tensor]) -> tuple[Method, dict[str, Tensor]]:
+        """What the method takes from training images, before it is attached.
+
+        Args:
+            model: The untuned model, in evaluation mode; no gradients are taken.
+            images: Batches of `num_images` training images, or of all if they are fewer, prepared for the model.
+
+        Returns:
+            The method that is to be attached, and values that its modules are to start at, by their names in the tuned model.
+        """
+        return self, {}
 
     def check_backbone(self, model: nn.Module) -> None:
         """Raise ``InputError`` for a model of a kind that the method does not work on."""

@@ -112,10 +112,9 @@ class Tuner:
         return ((name, self.model.get_parameter(name)) for name in self.trainable_names)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The trained values by their names in the model."""
-        return {name: parameter.detach() for name, parameter in self.named_trainable()}
+        """By their names in the model: the trained values, then what the methods took from training images."""
+        return {name: parameter.detach() for name, parameter in self.named_trainable()} | self._attachment.buffers()
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load what ``state_dict`` gave.
 
@@ -130,8 +129,14 @@ class Tuner:
             )
         check_shapes(state, own)
         check_finite(state, f"state of {self.name}")
-        for name, parameter in self.named_trainable():
-            parameter.copy_(state[name])
+        self.start_at(state)
+
+    @torch.no_grad()
+    def start_at(self, values: Mapping[str, Tensor]) -> None:
+        """Set some of what ``state_dict`` gives, by name."""
+        own = self.state_dict()
+        for name, value in values.items():
+            own[name].copy_(value)
 
     def share_backbone(self, backbone: nn.Module) -> None:
         """Hold what is frozen, and what ``detach`` puts back, in the tensors of `backbone` where these have the same values.

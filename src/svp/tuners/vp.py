@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,40 +45,51 @@ class VP(Method):
             raise InputError(f"vp: width is {self.width}, expected 1 or more")
 
     def attach(self, site: Attachment) -> Iterable[str]:
-        model = site.model
-        height, width = model.patch_embed.img_size
-        side = min(height, width)
-        border = self.width if self.width is not None else max(1, round(side * 30 / 224))
-        if 2 * border >= side:
-            raise InputError(f"vp: width is {border}, expected less than half of the image's {side} pixels")
-        proj = model.patch_embed.proj
-        frame = Frame(proj.weight.shape[1], height, width, border, like=proj.weight)
-        site.hook(model.patch_embed.register_forward_pre_hook(_FrameImages(frame)))
+        frame = Frame(self.name, site.model, self.width)
+        site.hook(site.model.patch_embed.register_forward_pre_hook(_FrameImages(frame)))
         return site.add("vp", frame)
 
 
 class Frame(nn.Module):
-    """Adds four learned strips to images (batch, channels, height, width), which must have the size it was made for."""
+    """Adds four learned strips to images (batch, channels, height, width), which must have the size it was made for.
 
-    def __init__(self, channels: int, height: int, width: int, border: int, like: Tensor) -> None:
+    Args:
+        method: Name of the method, for messages.
+        model: The model whose images they are.
+        border: Width of the strips; if None 30 of 224 pixels, in proportion.
+        several: Leading dimensions of the strips: one frame if empty.
+
+    Raises:
+        InputError: The strips leave nothing of the image free.
+    """
+
+    def __init__(self, method: str, model: Any, border: int | None, several: tuple[int, ...] = ()) -> None:
         super().__init__()
+        like = model.patch_embed.proj.weight
+        height, width = model.patch_embed.img_size
+        side = min(height, width)
+        border = border if border is not None else max(1, round(side * 30 / 224))
+        if 2 * border >= side:
+            raise InputError(f"{method}: width is {border}, expected less than half of the image's {side} pixels")
 
         def zeros(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(channels, *shape, device=like.device, dtype=like.dtype))
+            return nn.Parameter(torch.zeros(*several, like.shape[1], *shape, device=like.device, dtype=like.dtype))
 
-        self.size = (height, width)
+        self.method, self.size = method, (height, width)
         self.top, self.bottom = zeros(border, width), zeros(border, width)
         self.left, self.right = zeros(height - 2 * border, border), zeros(height - 2 * border, border)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """The images in their frames; in the frame `chosen` for each, (batch,), if there are several."""
         if tuple(images.shape[-2:]) != self.size:
             raise InputError(
-                f"vp: the frame is for {self.size[0]} x {self.size[1]} pixels, the images have {images.shape[-2]} x "
-                f"{images.shape[-1]}; call set_input_size before svp.tune"
+                f"{self.method}: the frame is for {self.size[0]} x {self.size[1]} pixels, the images have "
+                f"{images.shape[-2]} x {images.shape[-1]}; call set_input_size before svp.tune"
             )
-        inside = self.left.new_zeros(self.left.shape[0], self.left.shape[1], self.size[1] - 2 * self.left.shape[2])
-        middle = torch.cat([self.left, inside, self.right], dim=2)
-        return images + torch.cat([self.top, middle, self.bottom], dim=1)
+        inside = self.left.new_zeros(*self.left.shape[:-1], self.size[1] - 2 * self.left.shape[-1])
+        middle = torch.cat([self.left, inside, self.right], dim=-1)
+        frame = torch.cat([self.top, middle, self.bottom], dim=-2)
+        return images + (frame if chosen is None else frame[chosen])
 
 
 class _FrameImages:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from svp.bench import Case, Timing, cases, take_turns
 from svp.bench.limit import mover, products_of, state_runner, work_of
+from svp.bench.parts import GROUPS, _group, time_of_parts
 from svp.bench.products import Factor, Product, product_runner, ways_to_multiply
 from svp.bench.suite import SECTIONS, Settings, run_suite
 from svp.cli import main
@@ -106,6 +108,28 @@ def test_parts_do_the_work_that_was_counted(monkeypatch: pytest.MonkeyPatch) -> 
         )
     state_runner(10**6, 10**6)()
     assert updated == [pytest.approx(10**6, rel=1e-2)] * 2
+
+
+def test_every_part_of_a_step_has_its_time(capfd: pytest.CaptureFixture[str]) -> None:
+    case = replace(TRAINING, batch_size=9)  # large enough for the kernels of the norm
+    times, floors = time_of_parts(case, 1)
+    assert list(times) == list(floors) == list(GROUPS)
+    for part in GROUPS:
+        assert times[part].median > 0, part
+        assert floors[part].median > 0 or part == "glue", part
+    assert capfd.readouterr().err == ""
+
+
+def test_products_are_told_from_those_of_the_prompters() -> None:
+    def event(name: str, *shapes: tuple[int, ...]) -> SimpleNamespace:
+        return SimpleNamespace(key=name, input_shapes=shapes)
+
+    backbone = {tuple(sorted((130, D, 4 * D)))}
+    forward, weight_gradient = ((2, TOKENS, D), (4 * D, D)), ((4 * D, 130), (130, D))
+    assert _group(event("mkldnn::_linear_pointwise", *forward), backbone) == "products"
+    assert _group(event("aten::mm", *weight_gradient), backbone) == "products"
+    assert _group(event("aten::addmm", (64,), (130, D), (D, 64)), backbone) == "prompters' products"
+    assert _group(event("aten::add"), backbone) == "glue"
 
 
 def test_functions_take_turns() -> None:

@@ -18,18 +18,39 @@ from svp.plotting import COLORS, MARKERS, PAGE, new_figure, open_axis, save, sty
 from svp.terminal import make_table
 
 
+def to_tables(rows: Sequence[Row]) -> list[Table]:
+    """The sections "speed" and "parts" in a table each, the others together."""
+    makers = {"speed": to_limit_table, "parts": to_parts_table}
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        found.setdefault(makers.get(row.section, to_table), []).append(row)
+    return [make(own) for make, own in found.items()]
+
+
 def to_limit_table(rows: Sequence[Row]) -> Table:
     """A line per case of the section "speed": images per second, the parts of the limit in ms, the share of the limit."""
     columns = ("batch", "pixels", "images/s", "ms", *PARTS, "share")
     table = make_table("model", "work", "precision", *columns, right=columns)
     found: dict[Case, dict[str, float]] = {}
     for row in rows:
-        if row.section == "speed":
-            found.setdefault(row.case, {})[row.of] = row.value
+        found.setdefault(row.case, {})[row.of] = row.value
     for case, values in found.items():
         parts = (_number(values[part]) if part in values else "" for part in PARTS)
         numbers = (_number(values["svp"]), _number(1000 * case.batch_size / values["svp"]), *parts, f"{values['limit']:.2f}")
         table.add_row(case.model, case.mode, case.precision, str(case.batch_size), str(case.img_size), *numbers)
+    return table
+
+
+def to_parts_table(rows: Sequence[Row]) -> Table:
+    """A line per case and part of the section "parts": its time, its floor, and what lies between them."""
+    right = ("batch", "ms", "at least", "between")
+    table = make_table("model", "work", "precision", "batch", "part", *right[1:], right=right)
+    floors = {(row.case, row.of): row.value for row in rows if row.unit == "ms at least"}
+    for row in rows:
+        if row.unit == "ms":
+            case, floor = row.case, floors[row.case, row.of]
+            names = (case.model, case.mode, case.precision, str(case.batch_size), row.of)
+            table.add_row(*names, *map(_number, (row.value, floor, max(0.0, row.value - floor))))
     return table
 
 

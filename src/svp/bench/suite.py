@@ -12,13 +12,15 @@ import psutil
 import torch
 
 from svp.bench import cases
-from svp.bench.cases import Case, Precision, Step
+from svp.bench.cases import Case, Mode, Precision, Step
 from svp.bench.limit import limit_parts
 from svp.bench.measure import Timing, take_turns
+from svp.bench.parts import time_of_parts
 from svp.bench.probe import first_call_seconds, memory_per_image
 from svp.errors import InputError
 from svp.models.factory import full_name
 
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 RESOLUTIONS = (224, 448, 896, 1248)
 PEERS = {"vim_small_patch16_224": "deit_small_patch16_224"}
 """Vision Transformers of the same width and depth class."""
@@ -31,8 +33,9 @@ class Row:
     Args:
         section: Part of the suite.
         case: What was measured.
-        of: Whose figure it is: "svp", a peer, a part of the limit or "limit", the sum of its parts.
-        unit: "images/s", "of our time" (its time over that of svp in the same round), "ms", "s" or "MB per image".
+        of: Whose figure it is: "svp", a peer, a part of the limit or of the step, or "limit", the sum of its parts.
+        unit: "images/s", "of our time" (its time over that of svp in the same round), "ms", "ms at least", "s" or "MB per
+            image".
         value: Median over the rounds, or the only value.
         low: First quartile.
         high: Third quartile.
@@ -68,7 +71,8 @@ def run_suite(sections: list[str], settings: Settings) -> Iterator[Row]:
     """Measure the named sections and yield their rows as they come.
 
     Raises:
-        InputError: No section of that name, or none of the models has a peer to compare over the resolution.
+        InputError: No section of that name, one that is for a CPU alone, or none of the models has a peer to compare over the
+            resolution.
     """
     for section in sections:
         if section not in SECTIONS:
@@ -77,6 +81,10 @@ def run_suite(sections: list[str], settings: Settings) -> Iterator[Row]:
         raise InputError(
             f"section 'resolution' sets a Vim beside a Vision Transformer of its size: add one of {', '.join(PEERS)} to the "
             "models, or name the other sections"
+        )
+    if "parts" in sections and settings.device.type != "cpu":
+        raise InputError(
+            f"section 'parts' takes a step on a CPU apart, but the device is {settings.device}: name the other sections"
         )
     for section in sections:
         yield from SECTIONS[section](settings)
@@ -92,6 +100,16 @@ def _speed(settings: Settings) -> Iterator[Row]:
             yield _row("speed", case, part, "ms", timings[part].scaled(1000))
         limit = Timing.sum_of([timings[part] for part in parts])
         yield _row("speed", case, "limit", "of our time", limit.ratio(timings["svp"]))
+
+
+def _parts(settings: Settings) -> Iterator[Row]:
+    """Where the time of a step goes, and the floor of each part."""
+    for model in settings.models:
+        for case in _cases_of(model, settings.batch_size):
+            times, floors = time_of_parts(case, min(3, settings.rounds))
+            for part, timing in times.items():
+                yield _row("parts", case, part, "ms", timing.scaled(1000))
+                yield _row("parts", case, part, "ms at least", floors[part].scaled(1000))
 
 
 def _peers(settings: Settings) -> Iterator[Row]:
@@ -139,6 +157,7 @@ def _first_call(settings: Settings) -> Iterator[Row]:
 
 SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "speed": _speed,
+    "parts": _parts,
     "peers": _peers,
     "resolution": _resolution,
     "memory": _memory,
@@ -152,14 +171,15 @@ def _with_peers(settings: Settings) -> dict[str, str]:
 
 
 def _speed_cases(settings: Settings) -> Iterator[Case]:
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")
     for model in settings.models:
-        for precision in precisions:
-            yield Case(model, "inference", precision, 1)
-            yield Case(model, "inference", precision, settings.batch_size)
-            yield Case(model, "training", precision, settings.batch_size)
-    for precision in precisions:
-        yield Case("vim_nano", "training", precision, 32, 32)
+        yield from (Case(model, "inference", precision, 1) for precision in PRECISIONS)
+        yield from _cases_of(model, settings.batch_size)
+    yield from (Case("vim_nano", "training", precision, 32, 32) for precision in PRECISIONS)
+
+
+def _cases_of(model: str, batch_size: int) -> Iterator[Case]:
+    modes: tuple[Mode, ...] = ("inference", "training")
+    yield from (Case(model, mode, precision, batch_size) for mode in modes for precision in PRECISIONS)
 
 
 def _compare(

@@ -26,7 +26,7 @@ def bench(
     """Measure speed and memory on this machine, against the limit and against peers.
 
     Args:
-        sections: What is measured: speed, peers, resolution, memory, first-call; all if left out.
+        sections: What is measured: speed, parts, peers, resolution, memory, first-call; all if left out.
         models: Vim models to measure; vim_small and vim_tiny if left out.
         rounds: Number of times everything is timed, in turns.
         batch_size: Images per batch.
@@ -36,7 +36,7 @@ def bench(
     for option, value, low in (("--rounds", rounds, 1), ("--batch-size", batch_size, 2)):
         if value < low:
             raise UsageError(f"{option} is {value}, expected {low} or more")
-    from svp.bench.report import to_limit_table, to_table, write_json, write_resolution_figure
+    from svp.bench.report import to_tables, write_json, write_resolution_figure
     from svp.bench.suite import SECTIONS, Row, Settings, machine, run_suite
     from svp.models.factory import full_name
     from svp.runs.devices import choose_device
@@ -51,7 +51,8 @@ def bench(
     described = machine(chosen)
     console.print(", ".join(f"{name} {value}" for name, value in described.items() if value is not None))
     rows: list[Row] = []
-    for row in run_suite(list(sections or SECTIONS), settings):
+    wanted = sections or [name for name in SECTIONS if name != "parts" or chosen.type == "cpu"]
+    for row in run_suite(list(wanted), settings):
         rows.append(row)
         case = row.case
         console.print(
@@ -60,12 +61,8 @@ def bench(
         )
         folder.mkdir(parents=True, exist_ok=True)
         write_json(rows, described, folder / "bench.json")  # what is measured is kept, whatever comes
-    for show, chosen_rows in (
-        (to_limit_table, [row for row in rows if row.section == "speed"]),
-        (to_table, [row for row in rows if row.section != "speed"]),
-    ):
-        if chosen_rows:
-            console.print(show(chosen_rows))
+    for table in to_tables(rows):
+        console.print(table)
     console.print(f"written to {folder / 'bench.json'}")
     for file in write_resolution_figure(rows, folder / "resolution"):
         console.print(f"           {file}")

@@ -35,6 +35,20 @@ def test_freed_memory_is_kept() -> None:
     assert faults["prepared"] < 100 < faults["plain"], faults
 
 
+FROZEN = """
+import atexit, gc
+atexit.register(lambda: print(gc.get_freeze_count() > 0))  # called last
+from svp.process import prepare
+prepare()
+print(gc.get_freeze_count() > 0)
+"""
+
+
+def test_garbage_is_not_looked_for_at_the_end() -> None:
+    done = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
 PARENT = """
 import sys, time
 from pathlib import Path

@@ -29,8 +29,18 @@ def test_svp_alone_loads_nothing_large() -> None:
     run("import svp, sys; assert not {'torch', 'timm', 'numpy', 'numba'} & set(sys.modules)")
 
 
-def test_looking_for_timm_is_not_importing_it() -> None:
-    run(
-        "import svp, sys, importlib.util as u; assert u.find_spec('timm'); assert 'timm' not in sys.modules; import timm; "
-        "assert timm.is_model('vim_tiny_patch16_224'); assert type(timm.__loader__).__name__ == 'SourceFileLoader'"
-    )
+LOOKED_FOR = """
+import gc, svp, sys, importlib.util
+assert importlib.util.find_spec("timm")
+assert "timm" not in sys.modules
+collected = []
+gc.callbacks.append(lambda phase, info: collected.append(info["generation"]))
+import timm
+assert 2 not in collected, "walked through all objects"
+assert timm.is_model("vim_tiny_patch16_224")
+assert type(timm.__loader__).__name__ == "SourceFileLoader"
+"""
+
+
+def test_looking_for_timm_is_not_importing_it_and_importing_it_collects_no_garbage() -> None:
+    run(LOOKED_FOR)

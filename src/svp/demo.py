@@ -19,7 +19,7 @@ from svp.training import make_config, train
 from svp.training.display import style_epochs
 from svp.tuners import method_title
 
-RIVALS = {"linear": 1e-1, "vpt_deep": 6e-2}
+RIVALS = {"linear": 5e-2, "vpt_deep": 3e-2}
 """Methods beside SVP and their learning rates; like the recipe's own, the best on validation images of a grid by factors of
 two, wide enough that both ends are no better.
 """

@@ -7,6 +7,8 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from svp.collector import collector_paused
+
 
 def register_with_timm() -> None:
     """Register the models now if timm is imported, else when it is."""
@@ -45,7 +47,8 @@ class _Loader(Loader):
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
-        self.loader.exec_module(module)
+        with collector_paused():  # else it takes a sixth of the time, for nearly all of PyTorch and timm is kept
+            self.loader.exec_module(module)
         if self.finder in sys.meta_path:
             sys.meta_path.remove(self.finder)
         import_module("svp.models")  # that is on its way already if it is what imports timm

@@ -10,6 +10,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class Python:
     def __init__(self, words: Sequence[str], out: Path, environment: Mapping[str, str] | None = None) -> None:
         self._out, self._err = out, out.with_name(f"{out.name}.err")
         variables = dict(os.environ if environment is None else environment)
+        for file in (self._out, self._err):
+            file.touch()
         self._process = _CONTEXT.Process(target=_run, args=([*words], variables, str(self._out), str(self._err)))
         self._process.start()
 
@@ -55,6 +58,14 @@ class Python:
     def send_signal(self, number: signal.Signals) -> None:
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
+
+
+def printed_by(code: str, *arguments: str, **environment: str) -> str:
+    """What ``python -c CODE ARGUMENTS`` prints, with these variables besides those of this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        called = Python(["-c", code, *arguments], Path(folder) / "shown", os.environ | environment)
+        assert called.wait() == 0, called.errors
+        return called.output
 
 
 def torchrun(words: Sequence[str], out: Path) -> Python:
@@ -92,6 +103,7 @@ def _run(words: list[str], environment: dict[str, str], out: str, err: str) -> N
         os.close(file)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # chosen once, by the variables of the server
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))  # read when it was imported
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _act(words)

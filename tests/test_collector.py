@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from svp.collector import collector_paused
+from tests.processes import printed_by
 
 # prints how many collections the first call of an op sets off, kernels imported and compiled in it
 CODE = """
@@ -68,8 +66,6 @@ def test_what_is_frozen_stays_so() -> None:
 
 
 def test_the_first_call_of_an_op_walks_through_all_objects_at_most_once(tmp_path: Path) -> None:
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    out = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True).stdout
-    full_collections, is_on = out.split()
+    full_collections, is_on = printed_by(CODE, NUMBA_CACHE_DIR=str(tmp_path)).split()
     assert int(full_collections) <= 2  # a collection calls back when it starts and when it ends
     assert is_on == "True"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from svp.errors import SvpError, WriteError
 from svp.paths import explain, home, write_atomically
+from tests.processes import printed_by
 
 FULL = """
 import resource, sys
@@ -41,12 +40,11 @@ except ZeroDivisionError:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
 def test_a_full_disk_is_told_whoever_writes(tmp_path: Path) -> None:
     (tmp_path / "0").write_text("old")
-    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=100)
-    *lines, last = done.stdout.splitlines()
+    *lines, last = printed_by(FULL, str(tmp_path)).splitlines()
     for number, line in enumerate(lines):
         assert line.startswith(f"cannot write {tmp_path / str(number)}: files may not be that large (")
         assert line.endswith("MB free). Make room there or name another place")
-    assert len(lines) == 3, done.stderr
+    assert len(lines) == 3
     assert last == "a bug stays one"
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
     assert (tmp_path / "0").read_text() == "old"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from svp.commands import COMMANDS
 from svp.commands.train import make_parser
 from svp.studies import make_study
 from svp.tuners import list_methods
+from tests.processes import printed_by
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -136,6 +134,5 @@ def test_the_tutorial_adds_a_method(tmp_path: Path) -> None:
     assert len(blocks) == 2
     (tmp_path / "token_scale.py").write_text(blocks[0], encoding="utf-8")
     (tmp_path / "use.py").write_text("import token_scale\n" + blocks[1], encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "use.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.stdout == "128\n", done.stderr
+    code = "import runpy, sys; sys.path.insert(0, sys.argv[1]); runpy.run_path(sys.argv[1] + '/use.py')"
+    assert printed_by(code, str(tmp_path)) == "128\n"

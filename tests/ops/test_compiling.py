@@ -18,16 +18,19 @@ from filelock import FileLock
 import svp
 from svp.ops import compiling
 from svp.ops.compiling import kernel
+from tests.processes import Python, printed_by
 
 CODE = """
-import sys, torch
+import sys, time, torch
+from pathlib import Path
 torch.set_num_threads(2)
 from numba.core import event
 from svp.ops.causal_conv1d import cpu_numba as kernels
 from svp.ops.causal_conv1d.reference import Inputs
 x, weight = torch.randn(2, 4, 16), torch.randn(16, 4)
 print("ready", flush=True)
-sys.stdin.readline()
+while not Path(sys.argv[1]).exists():
+    time.sleep(0.001)
 with event.install_recorder("numba:compile") as compiled:
     y = kernels.forward(Inputs(x, weight, None), None, False)
     kernels.forward(Inputs(x[:1], weight, None), None, False)
@@ -39,33 +42,20 @@ print(bool(compiled.buffer))
 
 
 def test_processes_compile_in_turn(tmp_path: Path) -> None:
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", CODE],
-            env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        serial_and_parallel = sorted(process.communicate(timeout=120)[0].split() for process in processes)
-    finally:
-        for process in processes:
-            process.kill()
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    start = tmp_path / "start"
+    processes = [Python(["-c", CODE, str(start)], tmp_path / str(number), environment) for number in range(2)]
+    while not all(process.output for process in processes):
+        assert all(process.poll() is None for process in processes), [process.errors for process in processes]
+        time.sleep(0.01)
+    start.touch()
+    assert [process.wait() for process in processes] == [0, 0], [process.errors for process in processes]
+    serial_and_parallel = [process.output.split()[1:] for process in processes]
     forms = [line[:2] for line in serial_and_parallel], [line[2:4] for line in serial_and_parallel]
     for counts in forms:  # hits and misses: one process has compiled, the other has read
         assert sorted(counts) == [["0", "1"], ["1", "0"]]
-    third = subprocess.run(
-        [sys.executable, "-c", CODE], env=environment, input="go\n", capture_output=True, text=True, check=True
-    )
-    assert third.stdout.split()[1:] == ["1", "0", "1", "0", "False"]  # nothing, not even a function that a kernel calls
+    third = printed_by(CODE, str(start), NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert third.split()[1:] == ["1", "0", "1", "0", "False"]  # nothing, not even a function that a kernel calls
 
 
 def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,15 +120,30 @@ def sources(tmp_path: Path) -> Path:
     return tmp_path
 
 
+OF_A_COPY = """
+import sys
+for name in [name for name in sys.modules if name.split(".")[0] in ("svp", "timm")]:
+    del sys.modules[name]
+sys.path.insert(0, sys.argv[1])
+import runpy
+runpy.run_path(sys.argv[1] + "/user.py")
+"""
+
+
 def test_an_edit_in_a_file_that_a_kernel_calls_into_is_seen(sources: Path, tmp_path: Path) -> None:
-    places = {"PYTHONPATH": str(sources), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    right, *_, folder = run_user(sources, **places)[0]
+    (sources / "user.py").write_text(USER, encoding="utf-8")
+    (sources / "svp" / "ops" / "__init__.py").write_text("", encoding="utf-8")  # PyTorch knows its ops already
+
+    def printed() -> list[str]:
+        return printed_by(OF_A_COPY, str(sources), NUMBA_CACHE_DIR=str(tmp_path / "cache")).split()
+
+    right, *_, folder = printed()
     assert right == "True"
     simd = sources / "svp" / "ops" / "simd.py"
     text = simd.read_text(encoding="utf-8")
     simd.write_text(text.replace("splat(_ONE) / (", "splat(_ONE + _ONE) / ("), encoding="utf-8")
     assert simd.read_text(encoding="utf-8") != text
-    right, hits, *_, another_folder = run_user(sources, **places)[0]
+    right, hits, *_, another_folder = printed()
     assert (right, hits) == ("False", "0")
     assert another_folder != folder
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from svp.ops import linear, use_backend
-from tests.ops.test_numba_scan import in_new_process
+from tests.processes import printed_by
 
 SHAPES = {"in_proj": ((3, 65), 128, 512), "x_proj": ((7, 37), 256, 40), "odd": ((1001,), 131, 33)}
 
@@ -136,7 +136,7 @@ print(type(linear(x, weight).grad_fn).__name__, importlib.import_module("svp.ops
 
 def test_what_onednn_is_told_decides(library: str) -> None:
     if library == "as here":
-        printed = in_new_process(COUNT, ONEDNN_MAX_CPU_ISA="AVX512_CORE").split()
+        printed = printed_by(COUNT, ONEDNN_MAX_CPU_ISA="AVX512_CORE").split()
         assert printed == ["_UpcastLinearBackward", "False"]
     elif Path("/proc/cpuinfo").is_file() and "ONEDNN_MAX_CPU_ISA" not in os.environ:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")

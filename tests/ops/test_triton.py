@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,7 +23,8 @@ from tests.ops import test_bidirectional_scan as both
 from tests.ops import test_numba_conv as conv
 from tests.ops import test_numba_scan as scan
 from tests.ops.numba_helpers import TOLERANCES, assert_close
-from tests.ops.test_numba_scan import OPTIONAL, in_new_process
+from tests.ops.test_numba_scan import OPTIONAL
+from tests.processes import printed_by
 
 triton = pytest.importorskip("triton", minversion="3.3")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -370,7 +373,7 @@ def test_a_process_without_a_gpu_does_not_load_the_kernels_and_an_old_triton_is_
         "triton.__version__ = '3.2.0'\n"
         "print(explain(device='cuda'))"
     )
-    printed = in_new_process(code)
+    printed = printed_by(code)
     assert printed.startswith('"auto" for float32 on cuda: any_device')
     assert "no, ImportError: needs Triton 3.3 or newer, as PyTorch 2.7 brings it, found 3.2.0" in printed
 
@@ -418,9 +421,10 @@ norm.backward([xz, hidden], NormInputs(xz, None, scale, [], [], None), [True, Fa
 @pytest.mark.exhaustive
 def test_kernels_compile_for_a_gpu(tmp_path: Any) -> None:
     """Types, constants and block shapes are checked by the compiler alone, which needs no GPU."""
-    printed = in_new_process(
-        COMPILE, TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path), PYTHONPATH=os.pathsep.join(["src", "."])
-    )
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    environment["PYTHONPATH"] = os.pathsep.join(["src", "."])
+    command = [sys.executable, "-c", COMPILE]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert set(printed.split()) == {
         "_conv_kernel",
         "scan_kernel",

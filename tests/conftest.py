@@ -8,7 +8,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # idle threads soon sleep: test
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches beyond loopback
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,20 +89,32 @@ def _same_numbers() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def drawing() -> Iterator[Callable[..., None]]:
-    """What draws the curves of a run, which takes as long as an epoch of the tests' small models: see `curves`."""
+def drawing() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Where runs draw their curves and write their pages: that takes longer than to train the tests' small models."""
+    from svp.commands import train
     from svp.training import outcome
 
-    draw = outcome.plot_curves
+    places: list[tuple[Any, str]] = [(outcome, "plot_curves"), (train, "_write_page")]
+    real = [getattr(module, name) for module, name in places]
+
+    @contextmanager
+    def as_ever() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for (module, name), function in zip(places, real, strict=True):
+                patch.setattr(module, name, function)
+            yield
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outcome, "plot_curves", lambda *_: None)
-        yield draw
+        for module, name in places:
+            patch.setattr(module, name, lambda *_: None)
+        yield as_ever
 
 
 @pytest.fixture
-def curves(drawing: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that a test makes in this process draw their curves."""
-    monkeypatch.setattr("svp.training.outcome.plot_curves", drawing)
+def drawn(drawing: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Runs that the test makes in this process are drawn."""
+    with drawing():
+        yield
 
 
 @pytest.fixture(scope="module")

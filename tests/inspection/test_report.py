@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import webbrowser
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +27,11 @@ SETTINGS = ["--model", "vim_nano", "--weights", "random", "--img-size", "16", "-
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, drawing: Callable[[], AbstractContextManager[None]]) -> Path:
     place = tmp_path_factory.mktemp("report")
     photos = write_photos(place / "photos")
-    assert main(["train", "--data", str(photos), "--out", str(place / "run"), *SETTINGS]) == 0
+    with drawing():
+        assert main(["train", "--data", str(photos), "--out", str(place / "run"), *SETTINGS]) == 0
     return place / "run"
 
 

@@ -146,7 +146,7 @@ def test_what_is_scored_when(protocol: str, photos: Path, settings: dict[str, An
         assert all(images <= paths(data.train, data.val) for images in scored[:2])
 
 
-@pytest.mark.usefixtures("curves")
+@pytest.mark.usefixtures("drawn")
 def test_trainval_keeps_the_last_epoch_whatever_its_scores(photos: Path, settings: dict[str, Any]) -> None:
     run = svp.train(photos, protocol="trainval", **settings | {"epochs": 4, "lr": 0.3})
     assert run.result.epoch_chosen == 4

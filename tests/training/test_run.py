@@ -24,7 +24,7 @@ from svp.training.machine import peak_memory_mb, reset_peak_memory
 from tests.training.conftest import write_photos
 
 
-@pytest.mark.usefixtures("curves")
+@pytest.mark.usefixtures("drawn")
 def test_a_run_learns_and_leaves_what_it_promises(photos: Path, settings: dict[str, Any]) -> None:
     run = svp.train(photos, **settings | {"epochs": 6})
     assert run.result.top1 > 0.8

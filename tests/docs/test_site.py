@@ -13,7 +13,7 @@ import yaml
 
 from svp.commands import COMMANDS
 from svp.commands.train import make_parser
-from svp.studies import make_study
+from svp.studies import make_search, make_set_search, make_study
 from svp.tuners import list_methods
 from tests.processes import printed_by
 
@@ -124,7 +124,9 @@ def test_programs_compile(block: str) -> None:
 @pytest.mark.parametrize("block", code("yaml"))
 def test_studies_are_valid(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
     values = yaml.safe_load(block)
-    if "methods" in values:
+    if "space" in values and "data" in values:
+        (make_set_search if "methods" in values else make_search)({"name": "docs", **values})
+    elif "methods" in values:
         make_study({"name": "docs", **values})
 
 

@@ -11,7 +11,7 @@ from svp.commands import COMMANDS, UsageError
 from svp.commands.parsing import run_action
 
 if TYPE_CHECKING:
-    from svp.studies import Search, Study
+    from svp.studies import Search, SetSearch, Study
 
 
 def run(argv: list[str]) -> int:
@@ -53,7 +53,7 @@ def ablate(file: str, *, out: str | None = None, workers: int | None = None, ray
 
 
 def sensitivity(file: str, *, out: str | None = None, workers: int | None = None, ray: str | None = None) -> int:
-    """Measure how much settings matter, at every point of a grid or by a search.
+    """Measure how much settings matter, at every point of a grid or by a search; or search which methods to combine.
 
     Args:
         file: Study in YAML, as docs/studies.md describes it.
@@ -61,11 +61,13 @@ def sensitivity(file: str, *, out: str | None = None, workers: int | None = None
         workers: Runs at a time, on this machine's threads; 1 if left out.
         ray: Address of the Ray cluster to run on; auto takes the one of this machine.
     """
-    from svp.studies import make_search, read_sensitivity
+    from svp.studies import make_search, make_set_search, read_sensitivity
     from svp.studies.study_file import read_values
 
     values = read_values(file)
-    return _run(make_search(values) if "space" in values else read_sensitivity(file), out, workers, ray)
+    if "space" not in values:
+        return _run(read_sensitivity(file), out, workers, ray)
+    return _run(make_set_search(values) if "methods" in values else make_search(values), out, workers, ray)
 
 
 def report(dir: str, *, out: str | None = None) -> None:
@@ -80,8 +82,8 @@ def report(dir: str, *, out: str | None = None) -> None:
     print(write_report(dir, out))
 
 
-def _run(study: Study | Search, out: str | None, workers: int | None, ray: str | None) -> int:
-    from svp.studies import Search
+def _run(study: Study | Search | SetSearch, out: str | None, workers: int | None, ray: str | None) -> int:
+    from svp.studies import Study
     from svp.studies.display import run_and_show, search_and_show
 
     if workers is not None and ray is not None:
@@ -90,9 +92,9 @@ def _run(study: Study | Search, out: str | None, workers: int | None, ray: str |
         raise UsageError(f"--workers is {workers}, expected 1 or more")
     folder = Path(out or f"runs/{study.name}")
     try:
-        if isinstance(study, Search):
-            return 0 if search_and_show(study, folder, workers or 1, ray) else 1
-        return 0 if run_and_show(study, folder, workers or 1, ray) else 1
+        if isinstance(study, Study):
+            return 0 if run_and_show(study, folder, workers or 1, ray) else 1
+        return 0 if search_and_show(study, folder, workers or 1, ray) else 1
     except KeyboardInterrupt:
         print("\nsvp study: interrupted; the same command goes on", file=sys.stderr)
         return 130

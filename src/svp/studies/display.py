@@ -11,7 +11,8 @@ from svp.paths import write_atomically
 from svp.runs import RunDirectory
 from svp.studies.comparison import Comparison, has_diverged, run_study
 from svp.studies.figures import write_figures, write_search_figure
-from svp.studies.search import Search, run_search
+from svp.studies.search import Search, Trial, run_search
+from svp.studies.sets import SetSearch, run_set_search
 from svp.studies.study import Job, Study
 from svp.studies.tables import Table, make_tables, search_table, to_csv, to_latex, to_markdown, to_runs_csv
 from svp.terminal import make_console, make_table
@@ -48,8 +49,16 @@ def run_and_show(study: Study, folder: Path, workers: int = 1, ray: str | None =
     return comparison.is_complete and not comparison.failed
 
 
-def search_and_show(search: Search, folder: Path, workers: int = 1, ray: str | None = None) -> bool:
+def search_and_show(search: Search | SetSearch, folder: Path, workers: int = 1, ray: str | None = None) -> bool:
     """Run a search, print its trials and the best of them, write them; returns whether one reached the end."""
+    if isinstance(search, SetSearch):
+        trials = run_set_search(search, folder, workers, ray, _run_and_show_search)
+    else:
+        trials = _run_and_show_search(search, folder, workers, ray)
+    return bool(trials) and trials[0].state == "complete"
+
+
+def _run_and_show_search(search: Search, folder: Path, workers: int, ray: str | None) -> list[Trial]:
     console = make_console()
     console.print(f"{search.name}: {search.trials} trials of {', '.join(search.space)} on {search.data}, in {folder}\n")
     trials = run_search(search, folder, workers, ray)
@@ -61,9 +70,9 @@ def search_and_show(search: Search, folder: Path, workers: int = 1, ray: str | N
     console.print(f"all trials {folder / 'search.md'}\nfigure     {write_search_figure(search, trials, folder)[0]}")
     if not trials or trials[0].state != "complete":
         console.print(f"no trial reached the end: see {folder / 'logs'}")
-        return False
-    console.print(f"best       {trials[0].directory / 'config.yaml'}")
-    return True
+    else:
+        console.print(f"best       {trials[0].directory / 'config.yaml'}")
+    return trials
 
 
 def write_files(comparison: Comparison, tables: list[Table]) -> Mapping[str, Path]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,10 @@ class Range:
     log: bool = False
 
 
+Space = Mapping[str, Range | tuple[Any, ...]]
+"""Option of the method ("METHOD.OPTION" of several), or setting -> its range or its values."""
+
+
 @dataclass(frozen=True)
 class Search:
     """What to search.
@@ -44,17 +48,31 @@ class Search:
         name: Title, and the folder's name below runs/.
         data: Label of the data set.
         base: All settings that stay, in the form of a run's config.yaml.
-        space: Option of the method, or setting -> its range or its values.
+        space: Where to search.
         trials: Runs, those stopped early among them; processes that work together may end up to one each above it.
         seed: Seeds every run and the first proposals.
+        methods: Methods with their options, of which a point says which are used; empty if `base` holds the method.
     """
 
     name: str
     data: str
     base: Mapping[str, Any]
-    space: Mapping[str, Range | tuple[Any, ...]]
+    space: Space
     trials: int
     seed: int = 0
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def chosen(self, point: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """The methods that a point of a search over sets uses, with their options; the head alone if it uses none."""
+        return {name: self.methods[name] for name, used in point.items() if used} or {"linear": {}}
+
+    def describe(self, point: Mapping[str, Any]) -> str:
+        """A point in words: "lr 0.00312, hidden_dim 16"; "lora+ssf" of a search over sets."""
+        return "+".join(self.chosen(point)) if self.methods else describe(point)
+
+    def check(self) -> None:
+        """Raise ``ConfigError`` if the space has no valid point; tries the first of every range."""
+        self.job(Path(), 0, {name: part.low if isinstance(part, Range) else part[0] for name, part in self.space.items()})
 
     def job(self, folder: Path, number: int, point: Mapping[str, Any]) -> Job:
         """The run of the trial with this number, at a point of the space; no two trials share a directory.
@@ -62,8 +80,12 @@ class Search:
         Raises:
             ConfigError: The point is no valid setting.
         """
-        config = make_config(merge(self.base, normalized(point_settings(point, "+".join(self.base["method"])))))
-        cell = Cell(self.data, describe(point), config, (config.rate,))
+        if self.methods:
+            settings: dict[str, Any] = {"method": self.chosen(point)}
+        else:
+            settings = point_settings(point, "+".join(self.base["method"]))
+        config = make_config(merge(self.base, normalized(settings)))
+        cell = Cell(self.data, self.describe(point), config, (config.rate,))
         job = cell.job(folder, cell.candidates[0], self.seed, tuning=True)
         directory = job.directory.with_name(f"trial{number:04d}-{job.directory.name}")
         return replace(job, config=replace(job.config, out=str(directory)))
@@ -115,12 +137,17 @@ def make_search(values: Mapping[str, Any]) -> Search:
     base: dict[str, Any] = {}
     for layer in (study.settings, data, study.methods[method]):
         base = merge(base, normalized(layer))
-    search = Search(study.name, label, base, _space(values.get("space")), trials, seed)
-    search.job(Path(), 0, {name: part.low if isinstance(part, Range) else part[0] for name, part in search.space.items()})
+    search = Search(study.name, label, base, read_space(values.get("space")), trials, seed)
+    search.check()
     return search
 
 
-def _space(values: Any) -> dict[str, Range | tuple[Any, ...]]:
+def read_space(values: Any) -> dict[str, Range | tuple[Any, ...]]:
+    """Where to search, from what a YAML file holds.
+
+    Raises:
+        ConfigError: A part is neither a range nor a list of values; names it.
+    """
     form = "{lr: {low: 0.001, high: 0.1, log: true}, hidden_dim: [16, 32, 64]}"
     if not isinstance(values, Mapping) or not values:
         raise ConfigError(f"space is {values!r}, expected options with ranges or values: {form}")
@@ -243,7 +270,7 @@ def _take_turn(turn: _Turn) -> str:
 def _line(search: Search, folder: Path, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> str:
     done = _as_trial(search, folder, trial)
     score = "" if done.top1 is None else f" validation top-1 {done.top1:.2%},"
-    return f"[{_ended(study)}/{search.trials}] {describe(done.point)}:{score} {done.state}"
+    return f"[{_ended(study)}/{search.trials}] {search.describe(done.point)}:{score} {done.state}"
 
 
 def _objective(trial: optuna.Trial, search: Search, folder: Path) -> float:
@@ -251,6 +278,10 @@ def _objective(trial: optuna.Trial, search: Search, folder: Path) -> float:
 
     point = {name: _suggest(trial, name, part) for name, part in search.space.items()}
     job = search.job(folder, trial.number, point)
+    if search.methods and (same := _tried(trial)) is not None:
+        trial.set_user_attr(_SAME_AS, same.number)
+        assert same.value is not None
+        return same.value
 
     def after_epoch(row: EpochRow) -> None:
         trial.report(row.merit[0], row.epoch)
@@ -264,6 +295,17 @@ def _objective(trial: optuna.Trial, search: Search, folder: Path) -> float:
         except Exception:
             traceback.print_exc()
             raise
+
+
+_SAME_AS = "same_as"
+"""Attribute of a trial that was not run: the number of the one that was, with the same point."""
+
+
+def _tried(trial: optuna.Trial) -> optuna.trial.FrozenTrial | None:
+    """A trial with the same point that has reached the end: the same seed would bring the same."""
+    trials = trial.study.get_trials(deepcopy=False)
+    same = (t for t in trials if t.params == trial.params and t.state.name == "COMPLETE" and _SAME_AS not in t.user_attrs)
+    return next(same, None)
 
 
 def _suggest(trial: optuna.Trial, name: str, part: Range | tuple[Any, ...]) -> Any:
@@ -282,4 +324,5 @@ def _as_trial(search: Search, folder: Path, trial: optuna.trial.FrozenTrial) -> 
     seen = trial.intermediate_values
     point = {name: trial.params[name] for name in search.space if name in trial.params}
     best = trial.value if trial.state.name == "COMPLETE" else max(seen.values(), default=None)
-    return Trial(point, trial.state.name.lower(), best, len(seen), search.job(folder, trial.number, point).directory)
+    number = trial.user_attrs.get(_SAME_AS, trial.number)
+    return Trial(point, trial.state.name.lower(), best, len(seen), search.job(folder, number, point).directory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from svp.studies.study import Study, grid_points
 from svp.studies.study_file import make_study, read_values
-from svp.training.config import TrainConfig
+from svp.training.config import SETTINGS
 from svp.training.recipes import ConfigError, normalized, read_yaml
 
 _ABLATION = Path(__file__).resolve().parent.parent / "assets" / "ablation.yaml"
@@ -62,10 +61,13 @@ def _drawn(points: dict[str, dict[str, Any]], number: Any) -> dict[str, dict[str
 
 
 def point_settings(point: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """Settings of a run at a point: names of settings are these, all others are options of the method."""
-    settings = {f.name for f in fields(TrainConfig)}
-    own = {name: value for name, value in point.items() if name in settings}
-    options = {name: value for name, value in point.items() if name not in settings}
+    """Settings of a run at a point: names of settings are these, all others are options (METHOD.OPTION of several methods)."""
+    own = {name: value for name, value in point.items() if name in SETTINGS}
+    options: dict[str, Any] = {}
+    for name, value in point.items():
+        if name not in own:
+            part, _, option = name.rpartition(".")
+            (options.setdefault(part, {}) if part else options)[option] = value
     return {**own, "method": method, "options": options}
 
 

@@ -294,6 +294,10 @@ class TrainConfig:
         return values | {"method": options if "+" in self.method else {self.method: options}}
 
 
+SETTINGS = frozenset(field.name for field in fields(TrainConfig))
+"""Names of the settings of a run."""
+
+
 def default_rate(method: str) -> float:
     """The learning rate of a method, of several the lowest."""
     return min(part.default_lr for part in get_methods(method))

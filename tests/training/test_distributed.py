@@ -116,3 +116,18 @@ def test_processes_of_torchrun_train_score_and_part(tmp_path: Path, whole: Path)
     shown = launched([*TORCHRUN, str(tmp_path / "both.py")], command(whole.parent / "photos", tmp_path / "run")[1:])
     assert_alike(whole, tmp_path / "run", processes=2)
     assert json.loads(shown)["top1"] == result(whole)["top1"]
+
+
+@pytest.mark.exhaustive
+def test_processes_have_the_clusters_that_one_of_them_made(tmp_path: Path, whole: Path) -> None:
+    """Process 1 could not make any: its images are not looked at."""
+    method = ["--method", "dam_vp", "--method.dam_vp.threshold", "0.3"]
+    words = [*command(whole.parent / "photos", tmp_path / "two"), *method]
+    guard = "import os, svp\nif os.environ.get('RANK') == '1':\n    svp.tuners.DAMVP.fitted = None\n"
+    (tmp_path / "two.py").write_text(guard + TRAIN_AND_SCORE)
+    launched([*TORCHRUN, str(tmp_path / "two.py")], words[1:])
+    main([*command(whole.parent / "photos", tmp_path / "one"), *method])
+    assert metrics(tmp_path / "two") == pytest.approx(metrics(tmp_path / "one"), rel=1e-4)
+    described = [json.loads((tmp_path / name / "adapter.json").read_text())["method"] for name in ("one", "two")]
+    assert described[0] == described[1]
+    assert described[0]["dam_vp"]["num_prompts"] > 1

@@ -23,6 +23,9 @@ from svp.models.mixer import BidirectionalMamba
 
 __all__ = ["VisionMamba"]
 
+# three keep about as much while they are computed again as both streams in front of every third block of 24 take
+_CHECKPOINTED_TOGETHER = 3
+
 
 class VisionMamba(nn.Module):
     """Vision Mamba classifier.
@@ -158,7 +161,7 @@ class VisionMamba(nn.Module):
         )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute every block in the backward pass instead of keeping its activations."""
+        """Recompute the blocks in the backward pass, three at a time, instead of keeping their activations."""
         self.grad_checkpointing = enable
 
     def set_drop_path(self, rate: float) -> None:
@@ -233,7 +236,7 @@ class VisionMamba(nn.Module):
         hidden, residual = self._embed(x), None
         taps: list[Tensor] = []
         for i, block in enumerate(self.layers[: last + 1] if stop_early else self.layers):
-            hidden, residual = self._run(block, hidden, residual)
+            hidden, residual = self._run([block], hidden, residual)
             if i in take:
                 tap = self.own_tokens(add_residual(hidden, residual))
                 taps.append(self.norm_f(tap) if norm else tap)
@@ -263,16 +266,14 @@ class VisionMamba(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (batch, in_chans, height, width) -> tokens after the last norm (batch, num_patches + 1, embed_dim)."""
-        hidden, residual = self._embed(x), None
-        for block in self.layers:
-            hidden, residual = self._run(block, hidden, residual)
+        hidden, residual = self._run(list(self.layers), self._embed(x))
         return self._final_norm(hidden, residual)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens -> logits (batch, num_classes), or the pooled feature (batch, embed_dim) with `pre_logits`."""
         m = self.cls_position
         if self.global_pool == "token":
-            x = x[:, m]
+            x = x[:, m].clone()  # a view, kept for the backward pass, would keep all tokens
         elif self.global_pool == "avg":
             x = (x.sum(dim=1) - x[:, m]) / self.patch_embed.num_patches
         x = self.head_drop(x)
@@ -288,12 +289,12 @@ class VisionMamba(nn.Module):
         cls_token = self.cls_token.expand(patches.shape[0], -1, -1).to(patches.dtype)
         return torch.cat([patches[:, :m], cls_token, patches[:, m:]], dim=1) + self.pos_embed
 
-    def _run(self, block: nn.Module, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run(self, blocks: list[Any], hidden: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            hidden, residual = checkpoint(block, hidden, residual)
-        else:
-            hidden, residual = block(hidden, residual)
-        return hidden, residual
+            for i in range(0, len(blocks), _CHECKPOINTED_TOGETHER):
+                hidden, residual = checkpoint(_run_blocks, blocks[i : i + _CHECKPOINTED_TOGETHER], hidden, residual)
+            return hidden, residual
+        return _run_blocks(blocks, hidden, residual)
 
     def _final_norm(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
         return self.norm_f(self.own_tokens(add_residual(self.drop_path(hidden), residual)))
@@ -304,6 +305,12 @@ class VisionMamba(nn.Module):
         Who adds tokens puts a function in the place of this one that leaves them out.
         """
         return tokens
+
+
+def _run_blocks(blocks: list[Any], hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    for block in blocks:
+        hidden, residual = block(hidden, residual)
+    return hidden, residual
 
 
 def _check_rate(name: str, rate: float) -> None:

@@ -3,7 +3,7 @@
 Each op is a folder with one implementation per backend behind one public function; ``reference`` is the definition.
 """
 
-from svp.ops.add_rms_norm import Prompt, Prompts, add_prompts, add_rms_norm
+from svp.ops.add_rms_norm import LinearPrompt, Prompt, Prompts, add_prompts, add_rms_norm
 from svp.ops.backend import BACKENDS, explain, use_backend
 from svp.ops.bidirectional_scan import Direction, bidirectional_scan
 from svp.ops.causal_conv1d import causal_conv1d
@@ -14,6 +14,7 @@ from svp.versions import check_versions
 __all__ = [
     "BACKENDS",
     "Direction",
+    "LinearPrompt",
     "Prompt",
     "Prompts",
     "add_prompts",

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 from svp.errors import InputError
 from svp.models import VisionMamba
-from svp.models.effective_weight import touched
+from svp.models.effective_weight import effective_weight, touched
 from svp.models.mixer import Linear
-from svp.ops import Prompt, Prompts
+from svp.ops import LinearPrompt, Prompt, Prompts
 from svp.tuners.attachment import Attachment
 from svp.tuners.block_entry import BlockEntry, enter_block
 from svp.tuners.layout import AddedTokens, Layout
@@ -191,12 +191,14 @@ class Prompters(nn.Module):
     def prompts(self, layer: int, tokens: Tensor, layout: Layout | None = None) -> Prompts:
         """What ``forward`` adds to the tokens, if the prompts ``are_simple``; arguments as there."""
         config = self.config
-        terms = []
+        terms: list[Prompt | LinearPrompt] = []
         if config.inner:
-            terms.append(Prompt(self.inner_prompters[layer](tokens), self.inner_scale[layer] if config.scaling else None))
+            scale = self.inner_scale[layer] if config.scaling else None
+            terms.append(_prompt_of(self.inner_prompters[layer], tokens, scale))
         if config.cross:
             group = layer // config.shared_layers
-            terms.append(Prompt(self.cross_prompters[group](tokens), self.cross_scale[group] if config.scaling else None))
+            scale = self.cross_scale[group] if config.scaling else None
+            terms.append(_prompt_of(self.cross_prompters[group], tokens, scale))
         return Prompts(terms, self._prompted(tokens, layout))
 
     def parts(self, layer: int, tokens: Tensor, layout: Layout | None = None) -> dict[str, Tensor]:
@@ -242,6 +244,14 @@ class Prompters(nn.Module):
             prompted_back = prompted_back + self.inner_prompt(layer, back)
         prompted_back = prompted_back + self.cross_prompt(layer, prompted_front)
         return torch.cat([prompted_front, cls_token.to(prompted_front.dtype), prompted_back], dim=1)
+
+
+def _prompt_of(prompter: nn.Module, tokens: Tensor, scale: Tensor | None) -> Prompt | LinearPrompt:
+    """The prompt of one prompter; where nothing has been put around its last map, that is left to whoever adds the prompt."""
+    if isinstance(prompter, nn.Sequential) and not touched(prompter, nn.Sequential):
+        tokens, prompter = prompter[:-1](tokens), prompter[-1]
+    found = effective_weight(prompter)
+    return Prompt(prompter(tokens), scale) if isinstance(found, str) else LinearPrompt(tokens, scale, *found)
 
 
 class _PromptLayer(BlockEntry):

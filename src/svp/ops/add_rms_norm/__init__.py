@@ -7,10 +7,11 @@ from torch import Tensor
 
 from svp.errors import InputError
 from svp.ops.add_rms_norm.library import add_rms_norm_op
-from svp.ops.add_rms_norm.reference import Prompt, Prompts, add_prompts_reference, add_rms_norm_reference
+from svp.ops.add_rms_norm.recomputed import add_rms_norm_recomputed
+from svp.ops.add_rms_norm.reference import LinearPrompt, Prompt, Prompts, add_prompts_reference, add_rms_norm_reference
 from svp.ops.backend import describe, is_automatic, resolve
 
-__all__ = ["Prompt", "Prompts", "add_prompts", "add_rms_norm"]
+__all__ = ["LinearPrompt", "Prompt", "Prompts", "add_prompts", "add_rms_norm"]
 
 _MOST_PROMPTS = 2  # that the kernels add in one pass
 _FEW_VALUES = 200_000  # read by a call; with fewer PyTorch's own kernels are done on a CPU before ours are called
@@ -49,7 +50,8 @@ def add_rms_norm(
         r = residual + hidden + sum_k scale_k * SiLU(pre_activation_k)        no prompts where a token is not prompted
         n = r / sqrt(mean(r^2) + eps) * weight                                mean over channels
 
-    Both are computed in float32 or wider. Kept for the backward pass: r, which is a result, and the pre-activations.
+    Both are computed in float32 or wider. Kept for the backward pass: r, which is a result, and the pre-activations; of a
+    ``LinearPrompt`` the source alone.
 
     Args:
         hidden: Hidden stream, (batch, length, d_model).
@@ -77,15 +79,17 @@ def add_rms_norm(
     _check_shape("weight", weight, (hidden.shape[2],))
     _check_prompts(hidden, prompts)
     dtype = dtype or weight.dtype
-    pre_activations = [prompt.pre_activation for prompt in prompts.terms]
     given_scales = [prompt.scale for prompt in prompts.terms]
-    chosen = resolve(backend, hidden, residual, weight, *pre_activations, *given_scales)
+    chosen = resolve(backend, hidden, residual, weight, *(prompt[0] for prompt in prompts.terms), *given_scales)
     if chosen in ("reference", "any_device") or (chosen == "numba" and is_automatic(backend) and _is_small(hidden, prompts)):
         return add_rms_norm_reference(hidden, residual, weight, eps, prompts, dtype)
     scales = [weight.new_ones(weight.shape) if scale is None else scale for scale in given_scales]
     prompted = prompts.prompted
     if prompts.terms and prompted is None:
         prompted = hidden.new_ones(hidden.shape[1], dtype=torch.bool)
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling() and _has_maps(prompts):
+        return add_rms_norm_recomputed(hidden, residual, weight, prompts.terms, scales, prompted, eps, dtype, chosen)
+    pre_activations = [prompt.pre_activation for prompt in prompts.terms]
     total, normed = add_rms_norm_op(hidden, residual, weight, pre_activations, scales, prompted, eps, dtype, chosen)
     return total, normed
 
@@ -96,11 +100,21 @@ def _is_small(hidden: Tensor, prompts: Prompts) -> bool:
     return hidden.numel() * (1 + len(prompts.terms)) < _FEW_VALUES
 
 
+def _has_maps(prompts: Prompts) -> bool:
+    return any(isinstance(prompt, LinearPrompt) for prompt in prompts.terms)
+
+
 def _check_prompts(hidden: Tensor, prompts: Prompts) -> None:
     if len(prompts.terms) > _MOST_PROMPTS:
         raise InputError(f"add_rms_norm: {len(prompts.terms)} prompts, expected at most {_MOST_PROMPTS}")
     for i, prompt in enumerate(prompts.terms):
-        _check_shape(f"pre_activation of prompt {i}", prompt.pre_activation, tuple(hidden.shape))
+        if isinstance(prompt, LinearPrompt):
+            _check_shape(f"source of prompt {i}", prompt.source, (*hidden.shape[:2], prompt.source.shape[-1]))
+            _check_shape(f"weight of prompt {i}", prompt.weight, (hidden.shape[2], prompt.source.shape[2]))
+            if prompt.bias is not None:
+                _check_shape(f"bias of prompt {i}", prompt.bias, (hidden.shape[2],))
+        else:
+            _check_shape(f"pre_activation of prompt {i}", prompt.pre_activation, tuple(hidden.shape))
         if prompt.scale is not None:
             _check_shape(f"scale of prompt {i}", prompt.scale, (hidden.shape[2],))
     if prompts.prompted is not None:

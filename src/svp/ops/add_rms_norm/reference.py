@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from svp.ops.linear import linear
+
 
 class Prompt(NamedTuple):
     """scale * SiLU(pre_activation), to be added to every token.
@@ -22,6 +24,29 @@ class Prompt(NamedTuple):
     scale: Tensor | None = None
 
 
+class LinearPrompt(NamedTuple):
+    """scale * SiLU(weight source + bias), to be added to every token.
+
+    Unlike those of a ``Prompt``, the pre-activations are not kept for the backward pass, which computes them again.
+
+    Args:
+        source: What the linear map is applied to, (batch, length, inputs).
+        scale: One factor per channel, (d_model,); None for 1.
+        weight: Weight of the map, (d_model, inputs).
+        bias: Bias of the map, (d_model,), or None.
+    """
+
+    source: Tensor
+    scale: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
+
+    @property
+    def pre_activation(self) -> Tensor:
+        """weight source + bias, (batch, length, d_model); computed at every access."""
+        return linear(self.source, self.weight, self.bias)
+
+
 class Prompts(NamedTuple):
     """What is added to the tokens of a sequence.
 
@@ -30,7 +55,7 @@ class Prompts(NamedTuple):
         prompted: Tokens that they are added to, (length,) of bool; None for all.
     """
 
-    terms: Sequence[Prompt] = ()
+    terms: Sequence[Prompt | LinearPrompt] = ()
     prompted: Tensor | None = None
 
 
@@ -63,7 +88,7 @@ def add_prompts_reference(hidden: Tensor, prompts: Prompts) -> Tensor:
     hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
     if not prompts.terms:
         return hidden
-    first, *rest = (_prompt(*prompt, dtype=hidden.dtype) for prompt in prompts.terms)
+    first, *rest = (_prompt(prompt.pre_activation, prompt.scale, hidden.dtype) for prompt in prompts.terms)
     total = sum(rest, first)
     if prompts.prompted is not None:
         total = torch.where(prompts.prompted[:, None], total, 0)

@@ -51,10 +51,12 @@ from svp.ops.selective_scan.cpu_numba import (
     to_blocks,
 )
 from svp.ops.simd import LOG2_E, broadcast, clear, empty, fma, load, sigmoid, splat, store
+from svp.ops.threads import kernel_threads
 
 _CHUNK = 64  # tokens of the forward pass
 _KEPT_VECTORS = 4096  # states of a chunk of the backward pass
 _TILE_VECTORS = 1024  # of a tile, 64 kB: the backward pass keeps six of them in the L2 cache
+_FEWEST_IMAGES = 8  # of the backward pass at a time
 _ZERO, _HALF = np.float32(0), np.float32(0.5)
 
 
@@ -284,16 +286,31 @@ def forward(inputs: Inputs) -> Tensor:
 
 
 def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Tensor]:
-    """Gradients of those of `xz` and the weights that `needed` marks; one weight costs as much as all."""
-    xz, weights = inputs
+    """Gradients of those of `xz` and the weights that `needed` marks; one weight costs as much as all.
+
+    Where `xz` alone is needed, nothing is summed over images, and a few at a time keep what is temporary small.
+    """
+    xz = inputs.xz
+    grad_xz = torch.empty(xz.shape, dtype=_dtype_inside(xz))
+    threads = kernel_threads()
+    images = max(1, len(xz)) if any(needed[1:]) else threads * math.ceil(_FEWEST_IMAGES / threads)
+    of_weights: list[Tensor] = []
+    for some_xz, grad_out, grad in zip(*(t.split(images) for t in (xz, grads[0], grad_xz)), strict=True):
+        of_weights = _gradients(grad_out, some_xz, inputs.weights, needed, grad)
+    return [grad_xz.to(xz.dtype)] * needed[0] + of_weights
+
+
+def _gradients(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[bool], grad_xz: Tensor) -> list[Tensor]:
+    """Writes `grad_xz` and returns the gradients of the weights."""
     call = _Call(xz, weights)
     need_weights, need_states = any(needed[1:15]), any(needed[15:])
     batch, length, d_inner = call.inner
     d_state = weights[5].shape[1]
     padded_states = math.ceil(d_state / LANES) * LANES
     kept = batch if need_weights else 0  # gradients of weights per image, those of the convolution per chunk
-    grad_xz = torch.empty(batch, length, 2 * d_inner, dtype=call.dtype)
-    grad_x, grad_raw = ([torch.empty(call.inner, dtype=call.dtype) for _ in range(2)] for _ in range(2))
+    grad_raw = [torch.empty(call.inner, dtype=call.dtype) for _ in range(2)]
+    # in place: a tile is read before it is written
+    grad_x = [torch.empty(call.inner, dtype=call.dtype) for _ in range(2)] if need_weights else call.convolved
     grad_BC = [[torch.zeros(call.items, length, padded_states) for _ in range(2)] for _ in range(2)]
     of_states = (batch if need_states else 0, d_inner // LANES, d_state, LANES)
     grad_AD = [
@@ -306,7 +323,7 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
         call.tile,
         min(length, max(1, _KEPT_VECTORS // d_state)),
         need_weights,
-        rows(grads[0], call.dtype),
+        rows(grad_out, call.dtype),
         *call.scan_inputs,
         *(numpy_view(t) for t in (*grad_x, *grad_raw)),
         *(tuple(t.numpy() for t in pair) for pair in (*grad_BC, *grad_AD)),
@@ -328,7 +345,7 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
         need_weights,
         *(numpy_view(t) for t in (grad_xz, *grad_taps)),
     )
-    results: list[Tensor | None] = [grad_xz.to(xz.dtype)]
+    results: list[Tensor | None] = []
     for side in range(2 if need_weights else 0):
         of_taps, of_raw = grad_taps[side].sum(0), grad_raw[side].view(-1, d_inner)
         of_A, of_D = (t.sum(0) for t in grad_AD[side][:2])
@@ -343,18 +360,23 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
         )
         own = weights[7 * side : 7 * side + 7]
         results += [grad.to(weight.dtype).contiguous() for grad, weight in zip(of_weights, own, strict=True)]
-    results += [None] * (15 - len(results))
+    results += [None] * (14 - len(results))
     if need_states:
         for (*_, grad), state in zip(grad_AD, weights[14:], strict=True):
             results.append(from_blocks(grad, d_inner).sum_to_size(state.shape).to(state.dtype))
-    return [grad for grad, need in zip(results, needed, strict=False) if need and grad is not None]
+    return [grad for grad, need in zip(results, needed[1:], strict=False) if need and grad is not None]
+
+
+def _dtype_inside(xz: Tensor) -> torch.dtype:
+    """In which the kernels read and write what is as wide as `xz`."""
+    return torch.bfloat16 if xz.dtype == torch.bfloat16 else torch.float32
 
 
 class _Call:
     """What forward and backward share: the convolved inputs of both directions and their projections."""
 
     def __init__(self, xz: Tensor, weights: list[Tensor]) -> None:
-        self.dtype = torch.bfloat16 if xz.dtype == torch.bfloat16 else torch.float32
+        self.dtype = _dtype_inside(xz)
         xz = xz.detach().to(self.dtype)
         batch, length, width = xz.shape
         d_inner = width // 2

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from svp.ops import Prompt, Prompts, add_prompts, add_rms_norm, explain, use_backend
+from svp.ops import LinearPrompt, Prompt, Prompts, add_prompts, add_rms_norm, explain, use_backend
 from svp.ops.add_rms_norm import cpu_numba
 from svp.ops.add_rms_norm.library import add_rms_norm_op
 from tests.ops.numba_helpers import TOLERANCES, assert_close
@@ -266,6 +266,86 @@ def test_what_is_kept_for_the_backward_pass(backend: str) -> None:
     known = {t.data_ptr() for name, t in tensors.items() if name not in ("hidden", "residual")} | {total.data_ptr()}
     assert {t.data_ptr() for t in kept} <= known
     assert len(kept) == 7  # the sum, weight, mask, pre-activations and scales
+
+
+def linear_case(dtype: torch.dtype, trained: set[str]) -> tuple[Case, Case]:
+    """Tensors of ``case``, and the maps that give the pre-activations: of `hidden` itself, and of something narrower."""
+    tensors = case(3, 7, 32, prompts=0, dtype=dtype)
+    maps = dict(source=torch.randn(3, 7, 5), map_0=torch.randn(32, 32) / 6, map_1=torch.randn(32, 5), bias=torch.randn(32))
+    maps |= dict(scale=torch.randn(32))
+    maps = {name: t.to(dtype) for name, t in maps.items()}
+    for name, t in (*tensors.items(), *maps.items()):
+        t.requires_grad_(name in trained)
+    return tensors, maps
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "frozen", [(), ("map_0", "scale"), ("hidden", "residual", "weight"), ("source", "map_1", "bias")], ids="+".join
+)
+def test_recomputed_prompts_give_the_same_bits(
+    backend: str, frozen: tuple[str, ...], dtype: torch.dtype, autocast: bool
+) -> None:
+    names = {"hidden", "residual", "weight", "source", "map_0", "map_1", "bias", "scale"} - {*frozen}
+    outcomes = []
+    for recomputed in (False, True):
+        torch.manual_seed(0)
+        tensors, maps = linear_case(dtype, names)
+        arguments = (
+            (tensors["hidden"], maps["scale"], maps["map_0"], maps["bias"]),
+            (maps["source"], None, maps["map_1"], None),
+        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            terms: list[Any] = [LinearPrompt(*given) for given in arguments]
+            if not recomputed:
+                terms = [Prompt(prompt.pre_activation, prompt.scale) for prompt in terms]
+            prompts = Prompts(terms, torch.arange(7) != 3)
+            total, normed = add_rms_norm(
+                tensors["hidden"], tensors["residual"], tensors["weight"], 1e-5, prompts, None, backend
+            )
+        wanted = [t for t in (*tensors.values(), *maps.values()) if t.requires_grad]
+        grads = [torch.linspace(-1, 2, total.numel()).view(total.shape).to(t) for t in (total, normed)]
+        outcomes.append((total, normed, *torch.autograd.grad((total, normed), wanted, grads)))
+    assert len(outcomes[0]) == 2 + len(names)
+    for expected, actual in zip(*outcomes, strict=True):
+        assert torch.equal(actual, expected)
+
+
+def test_of_a_linear_prompt_the_source_alone_is_kept() -> None:
+    tensors, maps = linear_case(torch.float32, {"hidden", "source", "map_0", "map_1", "bias", "scale"})
+    prompts = Prompts(
+        [
+            LinearPrompt(tensors["hidden"], maps["scale"], maps["map_0"], maps["bias"]),
+            LinearPrompt(maps["source"], maps["scale"], maps["map_1"], None),
+        ]
+    )
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        total, _ = add_rms_norm(tensors["hidden"], None, tensors["weight"], 1e-5, prompts, None, "numba")
+    known = {t.data_ptr() for t in (total, tensors["hidden"], tensors["weight"], *maps.values())}
+    assert {tuple(t.shape) for t in kept if t.data_ptr() not in known} == {(7,)}  # which tokens are prompted
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (dict(source=torch.zeros(3, 6, 5)), r"source of prompt 0 has shape \(3, 6, 5\), expected \(3, 7, 5\)"),
+        (dict(weight=torch.zeros(32, 6)), r"weight of prompt 0 has shape \(32, 6\), expected \(32, 5\)"),
+        (dict(bias=torch.zeros(31)), r"bias of prompt 0 has shape \(31,\), expected \(32,\)"),
+    ],
+)
+def test_wrong_shapes_of_a_linear_prompt_are_named(changed: dict[str, Tensor], message: str) -> None:
+    tensors, maps = linear_case(torch.float32, set())
+    prompt = LinearPrompt(maps["source"], maps["scale"], maps["map_1"], maps["bias"])._replace(**changed)
+    with pytest.raises(ValueError, match=message):
+        add_rms_norm(tensors["hidden"], None, tensors["weight"], prompts=Prompts([prompt]))
 
 
 # PyTorch's view of the op, and the choice of a backend ------------------------------------------------------------------

@@ -196,6 +196,20 @@ def test_frozen_weights_cost_no_gradients(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked == [[True] + [False] * 14, [True] * 15]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_frozen_weights_take_a_few_images_at_a_time(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    xz, forward, backward = case(batch=19)
+    xz = xz.to(dtype)
+    given: list[int] = []
+    gradients = cpu_numba._gradients
+    monkeypatch.setattr(cpu_numba, "_gradients", lambda *args: (given.append(len(args[1])), gradients(*args))[1])
+    expected = run("numba", xz, forward, backward, train=True)
+    threads = torch.get_num_threads()
+    assert torch.equal(run("numba", xz, forward, backward)["xz"], expected["xz"])
+    assert given[0] == sum(given[1:]) == 19
+    assert given[1] == 8 + -8 % threads
+
+
 def test_nothing_but_the_input_is_kept_for_the_backward_pass() -> None:
     xz, forward, backward = case()
     kept: list[Tensor] = []

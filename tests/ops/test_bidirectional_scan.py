@@ -196,18 +196,23 @@ def test_frozen_weights_cost_no_gradients(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked == [[True] + [False] * 14, [True] * 15]
 
 
+@pytest.mark.parametrize(("states", "parts"), [(0, [10, 9]), (1, [10, 9]), (19, [19])])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_frozen_weights_take_a_few_images_at_a_time(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    xz, forward, backward = case(batch=19)
+def test_a_few_images_at_a_time_unless_they_have_their_own_states(
+    dtype: torch.dtype, states: int, parts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xz, forward, backward = case(batch=19, states=states)
     xz = xz.to(dtype)
     given: list[int] = []
-    gradients = cpu_numba._gradients
-    monkeypatch.setattr(cpu_numba, "_gradients", lambda *args: (given.append(len(args[1])), gradients(*args))[1])
-    expected = run("numba", xz, forward, backward, train=True)
-    threads = torch.get_num_threads()
-    assert torch.equal(run("numba", xz, forward, backward)["xz"], expected["xz"])
-    assert given[0] == sum(given[1:]) == 19
-    assert given[1] == 8 + -8 % threads
+    call = cpu_numba._Call
+    monkeypatch.setattr(cpu_numba, "_Call", lambda xz, weights: (given.append(len(xz)), call(xz, weights))[1])
+    actual = run("numba", xz, forward, backward)
+    assert given == [*parts, *parts]
+    monkeypatch.setattr(cpu_numba, "_FEW_IMAGES", 19)
+    expected = run("numba", xz, forward, backward)
+    assert given[2 * len(parts) :] == [19, 19]
+    for name, value in actual.items():
+        assert torch.equal(value, expected[name]), name
 
 
 def test_nothing_but_the_input_is_kept_for_the_backward_pass() -> None:

@@ -23,6 +23,7 @@ the L2 cache as (block, length, 16). Tensors are float32 or bfloat16, tiles are 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ from svp.ops.threads import kernel_threads
 _CHUNK = 64  # tokens of the forward pass
 _KEPT_VECTORS = 4096  # states of a chunk of the backward pass
 _TILE_VECTORS = 1024  # of a tile, 64 kB: the backward pass keeps six of them in the L2 cache
-_FEWEST_IMAGES = 8  # of the backward pass at a time
+_FEW_IMAGES = 8
 _ZERO, _HALF = np.float32(0), np.float32(0.5)
 
 
@@ -279,25 +280,33 @@ def _backward(
 
 def forward(inputs: Inputs) -> Tensor:
     """``svp.ops.bidirectional_scan``"""
-    call = _Call(*inputs)
-    out = torch.empty(call.inner, dtype=call.dtype)
-    _scan(call.items, call.groups, call.tile, *call.scan_inputs, numpy_view(out))
-    return out.to(inputs.xz.dtype)
+    xz, weights = inputs
+    batch, length, width = xz.shape
+    out = torch.empty(batch, length, width // 2, dtype=_dtype_inside(xz))
+    for some_xz, some_out in _some_images_at_a_time(weights, xz, out):
+        call = _Call(some_xz, weights)
+        _scan(call.items, call.groups, call.tile, *call.scan_inputs, numpy_view(some_out))
+    return out.to(xz.dtype)
 
 
 def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Tensor]:
-    """Gradients of those of `xz` and the weights that `needed` marks; one weight costs as much as all.
-
-    Where `xz` alone is needed, nothing is summed over images, and a few at a time keep what is temporary small.
-    """
-    xz = inputs.xz
+    """Gradients of those of `xz` and the weights that `needed` marks; one weight costs as much as all."""
+    xz, weights = inputs
     grad_xz = torch.empty(xz.shape, dtype=_dtype_inside(xz))
+    if any(needed[1:]):  # sums over all images
+        of_weights = _gradients(grads[0], xz, weights, needed, grad_xz)
+        return [grad_xz.to(xz.dtype)] * needed[0] + of_weights
+    for some_grads, some_xz, some_grad_xz in _some_images_at_a_time(weights, grads[0], xz, grad_xz):
+        _gradients(some_grads, some_xz, weights, needed, some_grad_xz)
+    return [grad_xz.to(xz.dtype)]
+
+
+def _some_images_at_a_time(weights: list[Tensor], *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """The tensors in parts of a few images, so that what is temporary stays small; whole if images have their own states."""
     threads = kernel_threads()
-    images = max(1, len(xz)) if any(needed[1:]) else threads * math.ceil(_FEWEST_IMAGES / threads)
-    of_weights: list[Tensor] = []
-    for some_xz, grad_out, grad in zip(*(t.split(images) for t in (xz, grads[0], grad_xz)), strict=True):
-        of_weights = _gradients(grad_out, some_xz, inputs.weights, needed, grad)
-    return [grad_xz.to(xz.dtype)] * needed[0] + of_weights
+    few = threads * math.ceil(_FEW_IMAGES / threads)
+    parts = 1 if any(len(state) > 1 for state in weights[14:]) else max(1, len(tensors[0]) // few)
+    return zip(*(t.chunk(parts) for t in tensors), strict=True)
 
 
 def _gradients(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[bool], grad_xz: Tensor) -> list[Tensor]:

@@ -35,7 +35,7 @@ FONT_SIZE, SMALL = 8, 7
 
 GREY = "#777777"
 _METHODS = {
-    "#0072B2": ("svp", "additional_scan", "A", "saa"),
+    "#0072B2": ("svp", "additional_scan", "A", "saa", "readout"),
     "#D55E00": ("vpt_deep", "vpt_shallow", "affix", "initial_state", "spt_deep"),
     "#009E73": ("lora", "dora", "lora_partial", "memba"),
     "#CC79A7": ("adapter", "ssf", "vp", "ssp", "dam_vp"),

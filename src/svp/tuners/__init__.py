@@ -26,6 +26,7 @@ from svp.tuners.method import (
 from svp.tuners.official import load_official
 from svp.tuners.parts import A, BitFit, ClsToken, Conv1d, D, Norm, Partial, PartMethod, PosEmbed
 from svp.tuners.prodial import ProDiaL
+from svp.tuners.readout import Readout
 from svp.tuners.saa import SAA
 from svp.tuners.spt import SPTDeep, SPTShallow
 from svp.tuners.ssf import SSF
@@ -71,6 +72,7 @@ __all__ = [
     "PosEmbed",
     "ProDiaL",
     "Prompters",
+    "Readout",
     "SPTDeep",
     "SPTShallow",
     "StateOffset",

@@ -98,19 +98,23 @@ class _Reader:
 
     def __init__(self, model: VisionMamba, maps: ReadMaps) -> None:
         self.model, self.maps = model, maps
-        self.run_block, self.norm_last = model._run, model._final_norm  # may be another method's already
+        self.run_blocks, self.norm_last = model._run, model._final_norm  # may be another method's already
         self.found: list[Tensor] = []
 
-    def run(self, block: nn.Module, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    def run(self, blocks: list[Any], hidden: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         if residual is None:
             self.found = []
-        hidden, residual = self.run_block(block, hidden, residual)
-        tokens = self.model.own_tokens(add_residual(hidden, residual))
+        for block in blocks:
+            hidden, residual = self.run_blocks([block], hidden, residual)
+            self.found.append(self._read(self.model.own_tokens(add_residual(hidden, residual))))
+        return hidden, residual
+
+    def _read(self, tokens: Tensor) -> Tensor:
         with without_autocast(tokens.device.type):
             pooled = pooling(self.model, tokens) @ tokens
             pooled = F.rms_norm(pooled, pooled.shape[-1:], eps=1e-5).flatten(1)
-        self.found.append(self.maps.read[len(self.found)](pooled.to(self.maps.write.weight.dtype)))
-        return hidden, residual
+        read: Tensor = self.maps.read[len(self.found)](pooled.to(self.maps.write.weight.dtype))
+        return read
 
     def final_norm(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
         tokens = self.norm_last(hidden, residual)

@@ -2,7 +2,7 @@
 
     p_l     = [n(c), n(mean t), n(mean i t), n(mean j t), n(mean i j t)]     (5 d,), of the residual stream behind block l
     tokens <- norm_f(...) + U sum_l V_l p_l                                  V_l (k, 5 d), U (d, k)
-    x, z    = (W + B A) u                                                    B (2 E, r), A (r, d)
+    x, z    = (W + 2 B A) u                                                  B (2 E, r), A (r, d)
 
 c is the class token, t an image token, i and j are its row and column counted from the middle of the grid, and
 n(v) = v / sqrt(mean(v^2) + 1e-5). So p_l is what the class token holds, what the image holds on average, and how that
@@ -63,7 +63,7 @@ class Readout(Method):
             raise InputError(f"readout: rank is {self.rank}, expected 0 or more")
 
     def attach(self, site: Attachment) -> Iterable[str]:
-        updated = LoRA(["in_proj"], self.rank, float(self.rank)).attach(site) if self.rank else ()
+        updated = LoRA(["in_proj"], self.rank, 2.0 * self.rank).attach(site) if self.rank else ()
         maps = ReadMaps(site.model, self.read_dim)
         reader = _Reader(site.model, maps)
         site.replace("_run", reader.run)

@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +28,7 @@ from svp.process import prepare
 from svp.runs import EpochRow
 from svp.runs.on_ray import join_ray
 from svp.studies.study import Job
-from svp.training import train
+from svp.training import Workshop, train
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -59,11 +60,12 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1, ray: str | None = None) -> I
     if ray is not None:
         return _on_ray(jobs, ray)
     if workers == 1:
-        return ((job, execute(job)) for job in jobs)
+        workshop = Workshop()
+        return ((job, execute(job, workshop)) for job in jobs)
     return _in_processes(jobs, workers)
 
 
-def execute(job: Job) -> str | None:
+def execute(job: Job, workshop: Workshop) -> str | None:
     """Train in this process, with everything printed going to the job's log; returns why it failed, None if it did not."""
 
     def after_epoch(row: EpochRow) -> None:
@@ -72,7 +74,7 @@ def execute(job: Job) -> str | None:
 
     with logged(job):
         try:
-            train(config=job.config, after_epoch=after_epoch)
+            train(config=job.config, after_epoch=after_epoch, workshop=workshop)
         except _StoppedError:
             print(f"stopped after {job.until} epochs, to be compared with the other learning rates")
         except Exception as error:  # whatever it is, the other runs go on
@@ -80,6 +82,16 @@ def execute(job: Job) -> str | None:
             return _failed(job, f"{type(error).__name__}: {' '.join(str(error).split())}")
     job.failure_file.unlink(missing_ok=True)
     return None
+
+
+@cache
+def _workshop() -> Workshop:
+    """What all runs of a worker share, for as long as it lives."""
+    return Workshop()
+
+
+def _execute_in_worker(job: Job) -> str | None:
+    return execute(job, _workshop())
 
 
 class _StoppedError(Exception):
@@ -113,7 +125,7 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
     def give(number: int) -> None:
         if waiting:
             job = waiting.pop()
-            running[pools[number].submit(execute, job)] = (number, job)
+            running[pools[number].submit(_execute_in_worker, job)] = (number, job)
 
     try:
         for number in range(len(pools)):
@@ -223,7 +235,7 @@ def call_on_ray(function: Callable[[T], R], arguments: Iterable[T], address: str
 
 
 def _on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
-    for job, outcome in call_on_ray(execute, [_with_absolute_path(job) for job in jobs], address):
+    for job, outcome in call_on_ray(_execute_in_worker, [_with_absolute_path(job) for job in jobs], address):
         if isinstance(outcome, Exception):
             outcome = _failed(job, f"{type(outcome).__name__}: {' '.join(str(outcome).split())}")
         yield job, outcome

@@ -23,6 +23,7 @@ from svp.data import (
     open_images,
 )
 from svp.data.near_copies import find_near_copies
+from svp.data.pipeline.cache import SharedPixels
 from svp.data.pipeline.loading import ImageDataset
 from svp.data.pipeline.value_ranges import describe_samples
 from svp.data.splits import shuffled
@@ -145,6 +146,7 @@ class Keeper:
     accelerator: Accelerator
     display: Display
     reader: ImageReader
+    shared: SharedPixels | None = None
 
     def open(self, what: str, split: Split, transform: Transform) -> ImageDataset:
         if self.config.cache == "none":
@@ -153,7 +155,9 @@ class Keeper:
         # every process keeps its own in memory; on disk the first one writes for all
         with self.accelerator.main_process_first(), self.display.progress(f"keeping {what} images", len(split)) as (bar, task):
             processes = int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
-            place = Place(self.config.cache, processes, self.display.say, lambda done: bar.update(task, completed=done))
+            place = Place(
+                self.config.cache, processes, self.display.say, lambda done: bar.update(task, completed=done), self.shared
+            )
             return open_images(split, transform, self.config.seed, place, self.reader)
 
 

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from svp.data import Split, make_loader, normalized
+from svp.data import make_loader, normalized
+from svp.data.fingerprints import file_state
 from svp.data.pipeline.cache import MAX_MEMORY
 from svp.data.pipeline.features import FeatureDataset
+from svp.data.pipeline.shared import Shared
 from svp.runs.predict import logits_and_features
 from svp.training.config import TrainConfig
-from svp.training.setup import Prepared
+from svp.training.setup import Prepared, weights_file
 
 _FEATURE_BYTES = 4
 
@@ -40,10 +42,15 @@ class HeadOnly(nn.Module):
 
 
 class FeatureStore:
-    """Keeps the features of the images of a run, for itself and for the candidates that search its settings."""
+    """Keeps the features of the images of a run, for itself and for the candidates that search its settings.
 
-    def __init__(self) -> None:
-        self._kept: dict[tuple[str, Split], FeatureDataset] = {}
+    Args:
+        between_runs: Whether runs of other settings use it too; features of test images are then kept as well.
+    """
+
+    def __init__(self, between_runs: bool = False) -> None:
+        self._between_runs = between_runs
+        self._kept: Shared[FeatureDataset] = Shared(lambda kept: kept.features.nbytes)
         self._seconds_per_image: float | None = None
 
     def used_by(self, prepared: Prepared) -> Prepared:
@@ -89,11 +96,24 @@ class FeatureStore:
             seconds_per_image=self._seconds_per_image,
         )
 
+    def tested_by(self, prepared: Prepared) -> Prepared:
+        """The run with features in the place of its test images, where other runs need them too."""
+        if not self._between_runs or prepared.tuner.num_trainable_without_head or prepared.accelerator.num_processes > 1:
+            return prepared
+        kept = self._features(prepared, "test", prepared.test_loader)
+        if not bool(torch.isfinite(kept.features).all()):
+            return prepared
+        loader = make_loader(kept, _batch_size(prepared.test_loader), train=False)
+        wrapped, loader = prepared.accelerator.prepare(HeadOnly(prepared.model.get_classifier()), loader)
+        return replace(prepared, wrapped=wrapped, test_loader=loader)
+
     def _features(self, prepared: Prepared, part: str, loader: DataLoader[Any]) -> FeatureDataset:
         dataset: Any = loader.dataset
-        if (part, dataset.split) not in self._kept:
-            self._kept[part, dataset.split] = self._compute(prepared, part, dataset, loader)
-        return self._kept[part, dataset.split]
+        config, weights = prepared.config, weights_file(prepared.config.weights)
+        seed = config.seed if part == "training" or config.weights == "random" else None  # of the order, or of the weights
+        backbone = config.model, config.weights, file_state(weights), config.img_size, config.channels, seed
+        key = part, dataset.split, prepared.inputs, _batch_size(loader), config.precision, backbone
+        return self._kept.get(key, lambda: self._compute(prepared, part, dataset, loader))
 
     @torch.no_grad()
     def _compute(self, prepared: Prepared, part: str, dataset: Any, loader: DataLoader[Any]) -> FeatureDataset:

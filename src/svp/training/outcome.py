@@ -138,7 +138,7 @@ def _keep_answers(prepared: Prepared, scores: Scores) -> None:
 def score_test(prepared: Prepared, task: Task) -> TaskScores:
     """Score the test images with the model as it is."""
     lost = truths_of_unreadable(prepared.data.test, prepared.unreadable)
-    scores = score(prepared.wrapped, prepared.test_loader, prepared.accelerator, task, lost)
+    scores = score(prepared.wrapped, normalized(prepared.test_loader, prepared.inputs), prepared.accelerator, task, lost)
     prepared.late.add(prepared.test_loader.dataset.split, scores.late, gathered=True)  # type: ignore[attr-defined]
     return scores
 

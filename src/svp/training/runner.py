@@ -13,6 +13,8 @@ from accelerate import Accelerator
 
 from svp.data import ImageData
 from svp.data.folds import make_folds
+from svp.data.pipeline.cache import SharedPixels
+from svp.data.pipeline.shared import Shared
 from svp.errors import Interrupted
 from svp.runs.devices import make_accelerator, separate_accelerate_state
 from svp.runs.directory import RunDirectory
@@ -34,6 +36,17 @@ from svp.training.trackers import check_trackers
 from svp.training.tracking import tracked
 
 
+class Workshop:
+    """What the runs of one process share: decoded images (with ``cache: memory``), and features where only the head trains.
+
+    The results are those of runs that share nothing.
+    """
+
+    def __init__(self) -> None:
+        self.pixels: SharedPixels = Shared(lambda pixels: pixels.nbytes)
+        self.features = FeatureStore(between_runs=True)
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run.
@@ -53,6 +66,7 @@ def train(
     config: TrainConfig | None = None,
     progress: bool = True,
     after_epoch: Callable[[EpochRow], None] | None = None,
+    workshop: Workshop | None = None,
     **settings: Any,
 ) -> Run:
     """Train an adapter on a folder of images: what ``svp train`` does.
@@ -66,6 +80,7 @@ def train(
         config: All settings at once, instead of `data` and `settings`.
         progress: Show progress.
         after_epoch: Called after every epoch, once it is saved, with its line of metrics.jsonl; may raise to end the run.
+        workshop: Shared with other runs of this process, which then do not decode the same images again.
         **settings: Fields of ``TrainConfig``; options of the method under ``options``.
 
     Returns:
@@ -84,10 +99,15 @@ def train(
         given = ", ".join((["data"] if data is not None else []) + sorted(settings))
         raise ConfigError(f"{given} and config are given: set {given} in the config, or leave the config out")
     with separate_accelerate_state():
-        return _train(config, progress, after_epoch)
+        return _train(config, progress, after_epoch, workshop)
 
 
-def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow], None] | None) -> Run:
+def _train(
+    config: TrainConfig,
+    progress: bool,
+    after_epoch: Callable[[EpochRow], None] | None,
+    workshop: Workshop | None,
+) -> Run:
     started = time.time()
     check_trackers(config.tracker)
     accelerator = make_accelerator(config.device, config.precision)
@@ -105,17 +125,17 @@ def _train(config: TrainConfig, progress: bool, after_epoch: Callable[[EpochRow]
         display.say(f"{directory.path} is finished already")
         return Run(directory.path, directory.read_result())
     try:
-        features = FeatureStore()
+        features = workshop.features if workshop else FeatureStore()
         if config.is_open:
             config = _close(config, data, directory, accelerator, features, display)
             started += sum(row.seconds for row in directory.read_metrics())  # counted again below
         if folds:
             _train_folds(config, data, folds, directory, accelerator, display)
-        prepared = prepare(config, data, directory, accelerator, display)
+        prepared = prepare(config, data, directory, accelerator, display, workshop.pixels if workshop else None)
         claim_directory(prepared)
         with tracked(prepared) as tracking:
             rows, best, started = train_epochs(prepared, features, started, tracking.before(after_epoch))
-            result = finish(prepared, rows, best, started)
+            result = finish(features.tested_by(prepared), rows, best, started)
             tracking.result(result)
         return Run(directory.path, result)
     except KeyboardInterrupt as interrupt:

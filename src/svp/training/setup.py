@@ -29,6 +29,8 @@ from svp.data import (
     train_transform,
 )
 from svp.data.fingerprints import content_fingerprints
+from svp.data.pipeline.cache import SharedPixels
+from svp.data.pipeline.loading import AnyDataset
 from svp.inputs import InputConfig
 from svp.models import Backbone, Origin, create_model, model_info
 from svp.models.factory import full_name
@@ -193,7 +195,12 @@ def write_settings(config: TrainConfig, directory: RunDirectory) -> None:
 
 
 def prepare(
-    config: TrainConfig, data: ImageData, directory: RunDirectory, accelerator: Accelerator, display: Display
+    config: TrainConfig,
+    data: ImageData,
+    directory: RunDirectory,
+    accelerator: Accelerator,
+    display: Display,
+    shared: SharedPixels | None = None,
 ) -> Prepared:
     """Check every image, then build the model and all that trains it.
 
@@ -203,6 +210,7 @@ def prepare(
         directory: Where the run will lie.
         accelerator: Devices and processes.
         display: Told of progress.
+        shared: Decoded images of other runs of this process; test images are kept too, then.
 
     Raises:
         DataError: Too many images cannot be read.
@@ -242,7 +250,7 @@ def prepare(
     scored = readable[selection] if selection else first(readable["train"], batch_size)
     if config.channels != 3 and (config.augment.auto_augment or config.augment.color_jitter):
         display.say(f"auto_augment and color_jitter are for RGB images: left out for {config.channels} channels")
-    keep = Keeper(config, accelerator, display, reader)
+    keep = Keeper(config, accelerator, display, reader, shared)
     train_set = keep.open("training", readable["train"], train_transform(inputs, config.augment))
     scored_set = keep.open(selection or "some training", scored, eval_transform(inputs))
     pin = accelerator.device.type == "cuda"
@@ -260,7 +268,9 @@ def prepare(
     )
     scored_loader = make_loader(scored_set, eval_batch_size, train=False, num_workers=workers, pin_memory=pin)
     stand_in = config.check != "all"
-    test_set = ImageListDataset(readable["test"], eval_transform(inputs), reader=reader, stand_in=stand_in)
+    test_set: AnyDataset = ImageListDataset(readable["test"], eval_transform(inputs), reader=reader, stand_in=stand_in)
+    if shared is not None and config.cache == "memory":
+        test_set = keep.open("test", readable["test"], eval_transform(inputs))
     optimizer = make_optimizer(model, config, peak_lr)
     wrapped, prepared_optimizer, loader, scored_loader = accelerator.prepare(model, optimizer, loader, scored_loader)
     display.say(

@@ -23,12 +23,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from svp.data.fingerprints import fingerprint, state_text
+from svp.data.fingerprints import file_state, fingerprint, state_text
 from svp.data.pipeline.decoding import ImageReader, decoding
+from svp.data.pipeline.shared import Shared
 from svp.data.pipeline.stages import Stages
 from svp.data.pipeline.threads import in_threads
 from svp.errors import UnavailableError
 from svp.paths import home, remove_leftovers, write_atomically
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+SharedPixels = Shared[Pixels]
+"""What is kept of an image, by file, its state and how it is prepared."""
 
 MAX_MEMORY = 0.5
 """Share of the available memory that kept images may take, over all processes."""
@@ -84,12 +89,14 @@ class Place:
         processes: How many processes of this machine keep images in memory, each its own.
         say: Is told what is built, how large it is, and why once more.
         progress: Called after some images with the number of those done.
+        shared: Images that were kept in memory before, by other runs of this process.
     """
 
     mode: Literal["memory", "disk"]
     processes: int = 1
     say: Callable[[str], object] = lambda _: None
     progress: Callable[[int], object] = lambda _: None
+    shared: SharedPixels | None = None
 
 
 def keep_images(paths: Sequence[Path], stages: Stages, place: Place, reader: ImageReader | None = None) -> KeptImages:
@@ -109,7 +116,7 @@ def keep_images(paths: Sequence[Path], stages: Stages, place: Place, reader: Ima
     if place.mode == "memory":
         _check_memory(_estimate(paths, stages), place)
         memory = io.BytesIO()
-        shapes, _ = _write(memory, _decoded(paths, stages, reader), place.progress)
+        shapes, _ = _write(memory, _decoded(paths, stages, reader, place.shared), place.progress)
         return KeptImages(torch.frombuffer(memory.getbuffer(), dtype=torch.uint8), shapes)
     return _keep_on_disk(paths, stages, place, reader)
 
@@ -173,9 +180,7 @@ def _mapped(file: Path, nbytes: int) -> Tensor:
     return torch.from_file(str(file), shared=False, size=nbytes, dtype=torch.uint8)
 
 
-def _write(
-    file: BinaryIO, images: Iterator[np.ndarray[Any, np.dtype[np.uint8]]], progress: Callable[[int], object]
-) -> tuple[list[tuple[int, int]], int]:
+def _write(file: BinaryIO, images: Iterator[Pixels], progress: Callable[[int], object]) -> tuple[list[tuple[int, int]], int]:
     """Height and width of every image, and a checksum of the pixels and of these."""
     shapes, checksum = [], 0
     for pixels in images:
@@ -192,12 +197,20 @@ def _as_bytes(shapes: Sequence[tuple[int, int]]) -> bytes:
     return np.asarray(shapes, dtype=np.int64).tobytes()
 
 
-def _decoded(paths: Sequence[Path], stages: Stages, reader: ImageReader) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
-    def decode(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _decoded(
+    paths: Sequence[Path], stages: Stages, reader: ImageReader, shared: SharedPixels | None = None
+) -> Iterator[Pixels]:
+    def decode(path: Path) -> Pixels:
         with decoding(path):
             return np.asarray(stages.kept(reader.decode(path).image))
 
-    return in_threads(decode, paths)
+    def find(path: Path) -> Pixels:
+        if shared is None:
+            return decode(path)
+        key = path.absolute(), file_state(path), stages.key, reader.value_range, reader.max_pixels
+        return shared.get(key, lambda: decode(path))
+
+    return in_threads(find, paths)
 
 
 def _estimate(paths: Sequence[Path], stages: Stages) -> int:

@@ -17,8 +17,8 @@ SMALL: dict[str, Any] = dict(img_size=16, patch_size=4, stride=4, embed_dim=16, 
 
 def small_vim(**overrides: Any) -> VisionMamba:
     """A registered model (so that timm's metadata is there) cut down to milliseconds; every call gives the same weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # of the processor alone: see `tests.conftest`
         return perturb(svp.create_model("vim_nano", **(SMALL | overrides)))
 
 
@@ -27,8 +27,8 @@ SMALL_VIT: dict[str, Any] = dict(img_size=16, patch_size=4, embed_dim=16, depth=
 
 def small_vit(**overrides: Any) -> VisionTransformer:
     """A Vision Transformer of the same sizes."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # of the processor alone: see `tests.conftest`
         return perturb(svp.create_model("deit_small_patch16_224", **(SMALL_VIT | overrides)))
 
 

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import os
+import signal
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # idle threads soon sleep: test machines are shared
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches beyond loopback
@@ -26,6 +27,8 @@ torch.set_num_threads(1 if WORKER else 2)
 if WORKER:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start: workers share the machine evenly
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))  # what one process compiles serves all
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of what runs in a shell's background; tests interrupt themselves
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 GPU = torch.cuda.is_available()
 if not GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is imported: its kernels then run anywhere

@@ -142,11 +142,11 @@ def test_files_of_the_server_cannot_be_asked_for(server: Server, client: Any, sm
         client.predict([secret], [], "svp", api_name="/batch")
     sample = next(Path(os.environ["GRADIO_TEMP_DIR"]).parent.glob("samples/*"))
     address = f"{server.url}gradio_api/file={sample}"
-    assert urllib.request.urlopen(address, timeout=30).status == 200
+    assert urllib.request.urlopen(address, timeout=200).status == 200
     with pytest.raises(AppError):  # nor may the server be sent to what this machine alone can reach
         client.predict({**secret, "path": address}, "svp", api_name="/predict")
     with pytest.raises(urllib.error.HTTPError):
-        urllib.request.urlopen(f"{server.url}gradio_api/file={secret['path']}", timeout=30)
+        urllib.request.urlopen(f"{server.url}gradio_api/file={secret['path']}", timeout=200)
 
 
 def test_too_large_an_upload_is_refused(client: Any, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_an_unknown_adapter_is_refused(client: Any, images: list[Path]) -> None:
 
 def test_it_listens_on_this_machine_alone_and_tells_nobody(server: Server) -> None:
     assert server.url.startswith("http://127.0.0.1:")
-    with urllib.request.urlopen(f"{server.url}config", timeout=30) as answer:
+    with urllib.request.urlopen(f"{server.url}config", timeout=200) as answer:
         config = json.load(answer)
     assert config["analytics_enabled"] is False
     assert config["run_history"] is False
@@ -187,7 +187,7 @@ def test_the_example_client_runs(server: Server, images: list[Path], tmp_path: P
         "--out",
         str(tmp_path / "gates.png"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^\w+ +\d+\.\d%$", done.stdout, re.MULTILINE)
     with Image.open(tmp_path / "gates.png") as figure:
@@ -241,7 +241,7 @@ def test_what_was_handed_in_is_gone_when_the_page_stops(small_runs: list[Path], 
     running.close()
     assert not uploads.parent.exists()
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(running.url, timeout=30)
+        urllib.request.urlopen(running.url, timeout=200)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
@@ -254,11 +254,11 @@ def test_the_command_serves_until_it_is_ended(small_runs: list[Path], images: li
             line = running.stdout.readline()
             url = re.fullmatch(r"linear at (http://127\.0\.0\.1:\d+/) \(Ctrl-C stops\)\n", line)
             assert url is not None
-            with urllib.request.urlopen(url[1], timeout=30) as answer:
+            with urllib.request.urlopen(url[1], timeout=200) as answer:
                 assert b"svp: vim_nano" in answer.read()
             assert list(tmp_path.glob("svp-app-*"))
             running.send_signal(signal.SIGTERM)
-            assert running.wait(timeout=60) == 0
+            assert running.wait(timeout=200) == 0
         finally:
             running.kill()
     assert not list(tmp_path.glob("svp-app-*"))

@@ -78,7 +78,7 @@ def test_a_full_disk_leaves_what_was_predicted(run: Path, photos: Path, tmp_path
 def test_an_output_that_is_full() -> None:
     with Path("/dev/full").open("w") as full:
         words = [sys.executable, "-m", "svp", "data", "list"]
-        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100)
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=250)
     assert done.returncode == 1
     assert done.stderr.startswith("svp data: error: cannot write the output: no space is left")
     assert len(done.stderr.splitlines()) == 1

@@ -42,7 +42,7 @@ def example(name: str) -> str:
 
 def run_without_svp(code: str, *arguments: Path, forbidden: str = "svp") -> str:
     code += f"\nassert {forbidden!r} not in sys.modules\n"
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -54,7 +54,7 @@ def test_pipe_is_written_to(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
     reader.start()
     write(pipe)
-    reader.join(timeout=10)
+    reader.join(timeout=100)
     assert read == ["new"]
     assert pipe.is_fifo()
 

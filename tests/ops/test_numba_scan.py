@@ -249,7 +249,7 @@ def test_python_threads_at_once() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(200)
         assert not thread.is_alive()
     assert not failures
 
@@ -266,7 +266,7 @@ class Scans(Dataset[Tensor]):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_in_a_forked_worker() -> None:
     expected = [selective_scan(**arguments(seed=seed), backend="numba") for seed in range(2)]  # type: ignore[arg-type]
-    loader = DataLoader(Scans(), batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=60)
+    loader = DataLoader(Scans(), batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=200)
     for actual, value in zip(loader, expected, strict=True):
         assert torch.equal(actual, value)
 

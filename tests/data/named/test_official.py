@@ -55,7 +55,7 @@ class Handler(SimpleHTTPRequestHandler):
             return
         outputfile.write(content[: len(content) // 2])
         outputfile.flush()
-        server.stalled.wait(timeout=20 if server.waits else 0)
+        server.stalled.wait(timeout=200 if server.waits else 0)
 
 
 @pytest.fixture
@@ -267,10 +267,9 @@ def test_killed_while_downloading(server, monkeypatch: pytest.MonkeyPatch, tmp_p
     process.start()
     assert process.pid
     part = root / f".train_32x32.mat.{process.pid}.tmp"
-    for _ in range(600):
-        if part.exists() and part.stat().st_size:
-            break
-        time.sleep(0.1)
+    while not (part.exists() and part.stat().st_size):
+        assert process.is_alive()
+        time.sleep(0.01)
     process.kill()
     process.join()
     assert part.stat().st_size < (tmp_path / "served" / download.filename).stat().st_size

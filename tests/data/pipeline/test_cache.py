@@ -175,7 +175,11 @@ def epochs(
 
 @pytest.mark.parametrize(
     ("mode", "num_workers", "context"),
-    [("memory", 1, None), ("memory", 2, None), ("disk", 1, None), ("disk", 2, None), ("memory", 1, "spawn")],
+    [
+        *(("memory", 1, None), ("memory", 2, None), ("disk", 1, None), ("disk", 2, None)),
+        ("memory", 1, "forkserver"),
+        pytest.param("memory", 1, "spawn", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_batches_do_not_depend_on_the_workers(split: Split, mode: str, num_workers: int, context: str | None) -> None:
     transform = train_transform(INPUTS, AUGMENT)

@@ -51,7 +51,7 @@ class DAMVP(Method):
     """
 
     backbones = VIM_AND_VIT
-    default_lr = 1e-2
+    default_lr = 3e-2
     default_weight_decay = 0.0
     num_images = 1000
 

@@ -45,6 +45,7 @@ class SPT(VPT):
         sampling: "random", tokens drawn from all; "kmeans", the centers of as many clusters of them.
     """
 
+    default_lr = 3e-2
     num_images = 64
 
     sampling: Sampling = "random"

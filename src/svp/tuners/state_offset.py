@@ -44,7 +44,7 @@ class StateOffset(Method):
         form: "h", an offset of the state; "y", an offset of the output.
     """
 
-    default_lr = 3e-2
+    default_lr = 1e-2
     default_weight_decay = 1e-4
 
     form: Literal["h", "y"] = "h"

@@ -75,8 +75,10 @@ def test_candidates_that_stop_early_are_compared_by_their_loss_and_the_best_goes
     values["methods"] = {"linear": {}, "bias": {"method": "bitfit", "lr": 0.01}}
     values |= {"tune": {"lr": [1e-9, 0.05], "seed": 0, "epochs": 1}, "seeds": [0, 1]}
     folder = tmp_path / "study"
-    made, failed = run(values, folder)
+    counts: list[tuple[int, int]] = []
+    made, failed = run(values, folder, begin=lambda missing, total: counts.append((missing, total)))
     assert not failed
+    assert counts == [(len(made), len(made))]
     rates = [(job.method, job.config.lr, job.config.seed, job.until) for job in made]
     # every method has a seed before one has the next
     chosen = [("linear", 0.05, 0, None), ("bias", 0.01, 0, None), ("linear", 0.05, 1, None), ("bias", 0.01, 1, None)]

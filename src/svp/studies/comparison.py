@@ -217,8 +217,8 @@ def _count(comparison: Comparison) -> tuple[int, int]:
     for finding in comparison.findings.values():
         if finding.lr is None:
             seeds = set(study.seeds)
-            if finding.cell.config.protocol == "validation":
-                seeds -= {study.tuning_seed}  # the run that was chosen is one of those that count
+            if finding.cell.config.protocol == "validation" and not finding.by_loss:
+                seeds -= {study.tuning_seed}  # the run that was chosen is one of those that count, and does not go on
             unknown += len(seeds)
     return sum(not has_ended(job) for job in known) + unknown, len(known) + unknown
 

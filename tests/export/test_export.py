@@ -22,7 +22,9 @@ import svp
 from svp.cli import main
 from svp.data import DataError, InputConfig, eval_transform, load_image
 from svp.export import ExportError, check, export_run
-from svp.export.program import Classifier, scan_as_one_node, trace
+from svp.export.operators import PlainOperators, Recurrence
+from svp.export.program import Classifier, trace
+from svp.export.recurrences import in_chunks, softplus, token_by_token
 from svp.export.run import _metadata
 from svp.ops import selective_scan
 from svp.runs import RunError, TrainedModel
@@ -129,6 +131,22 @@ def test_the_onnx_file_takes_any_batch_and_holds_the_names(onnx_file: Path) -> N
     assert not list(onnx_file.parent.glob(".*"))
 
 
+def test_int8_says_nearly_the_same(run: Path, onnx_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+
+    assert main(["export", str(run), "--int8"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^in int8: checked by onnxruntime .*, same top-1 for 1[012]$", said, re.M)
+    assert re.search(r"^in int8: its top-1 accuracy is \d+\.\d\d %, that of svp \d+\.\d\d %$", said, re.M)
+    file = run / "model.int8.onnx"
+    model, exact = onnx.load(file), onnx.load(onnx_file)
+    assert list(model.metadata_props) == list(exact.metadata_props)
+    weights = [weight for weight in model.graph.initializer if weight.data_type == onnx.TensorProto.INT8]
+    assert {"in_proj", "out_proj", "x_proj"} <= {part for weight in weights for part in weight.name.split(".")}
+    assert not [weight.name for weight in weights if "dt_proj" in weight.name]
+    assert file.stat().st_size < onnx_file.stat().st_size
+
+
 def test_the_torch_file_needs_no_svp(run: Path, scans: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "model.pt2"
     assert main(["export", str(run), "--format", "torch", "--out", str(out), "--images", *map(str, scans)]) == 0
@@ -160,25 +178,35 @@ CASES: dict[str, tuple[Any, ...]] = {
 def test_a_program_is_the_model_in_operators_of_pytorch(case: str) -> None:
     method, backbone, options = CASES[case]
     model = tuned(method, backbone, **options)
-    program = trace(model, INPUTS)
+    program = trace(model, INPUTS, token_by_token)
     assert not [node for node in program.graph.nodes if "svp" in str(node.target) and node.op == "call_function"]
     pixels = images(model, batch=3)
     torch.testing.assert_close(program.module()(pixels), Classifier(model, INPUTS)(pixels))
 
 
+@pytest.mark.parametrize("recurrence", [token_by_token, in_chunks])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("optional", [False, True])
-def test_scan_as_one_node(reverse: bool, optional: bool) -> None:
+def test_a_scan_in_operators_of_pytorch(recurrence: Recurrence, reverse: bool, optional: bool) -> None:
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64)
 
-    x, dt, z = random(2, 7, 6), random(2, 7, 6), random(2, 7, 6)
-    A, B, C = -random(6, 3).exp(), random(2, 7, 3), random(2, 7, 3)
+    length = 19  # a chunk and a part of one
+    x, dt, z = random(2, length, 6), random(2, length, 6), random(2, length, 6)
+    A, B, C = -random(6, 3).exp(), random(2, length, 3), random(2, length, 3)
     state = random(1, 6, 3)  # of both images
     more: tuple[Tensor | None, ...] = (random(6), z, random(6), state) if optional else (None, None, None, None)
     expected = selective_scan(x, dt, A, B, C, *more, reverse=reverse, return_last_state=True, backend="reference")
     with torch.no_grad():
-        torch.testing.assert_close(scan_as_one_node(x, dt, A, B, C, *more, reverse, "any_device"), expected)
+        found = PlainOperators(recurrence).selective_scan(x, dt, A, B, C, *more, reverse, "numba")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_softplus_by_vectorized_operators() -> None:
+    x = torch.cat([torch.linspace(-30, 30, 10001), torch.tensor([-1e4, -100.0, 100.0, 1e4])]).double()
+    exact = torch.where(x > 40, x, torch.log1p(torch.exp(x)))
+    assert ((softplus(x) - exact).abs() <= 1.3e-6 * exact + 1e-300).all()
+    assert (softplus(x.float()) >= 0).all()
 
 
 def test_a_program_that_differs_is_refused() -> None:
@@ -200,10 +228,13 @@ def test_a_program_that_differs_is_refused() -> None:
 def test_the_check_takes_images_evenly_and_leaves_out_unreadable_ones(scans: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("no image")
     paths = [scans[0]] * 60 + [scans[1]] * 59 + [tmp_path / "bad.png"]
-    found = check.read_some(paths, INPUTS)
+    found, labels = check.read_some(paths, INPUTS)
     assert len(found) == 50
+    assert labels is None
     assert (found == found[0]).flatten(1).all(1).sum() == 25
-    assert len(check.read_some([scans[0], tmp_path / "bad.png"], INPUTS)) == 1
+    found, labels = check.read_some([tmp_path / "bad.png", *scans[:3]], INPUTS, labels=[7, 8, 9, 10], most=3)
+    assert labels is not None
+    assert (len(found), labels.tolist()) == (2, [8, 9])
 
 
 def test_a_file_that_misses_the_check_is_not_kept(
@@ -222,6 +253,11 @@ def test_what_cannot_be_exported_is_said_before_any_work(
 ) -> None:
     with pytest.raises(ValueError, match="unknown format 'coreml'; known: onnx, torch"):
         export_run(run, "coreml")
+    with pytest.raises(ValueError, match=r"int8 is for format 'onnx', .* the format is 'torch'"):
+        export_run(run, "torch", int8=True)
+    for format in ("torch", "peft"):
+        assert main(["export", str(run), "--int8", "--format", format]) == 2
+        assert f"--int8 is for --format onnx, whose runtime has products in int8; not for {format}" in capsys.readouterr().err
     shutil.copytree(run, tmp_path / "adapter", ignore=shutil.ignore_patterns("splits.json"))
     with pytest.raises(RunError, match="name some by --images"):
         export_run(tmp_path / "adapter", "torch")

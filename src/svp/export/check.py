@@ -17,6 +17,8 @@ from svp.tasks import SINGLE_LABEL, Task
 TOLERANCE = 1e-4
 """Largest difference in probability that passes."""
 MAX_IMAGES = 50
+MAX_IMAGES_INT8 = 500
+"""Images that both are compared on where they may differ: accuracy on 50 says little."""
 BATCH_SIZE = 8
 
 
@@ -35,6 +37,8 @@ class Comparison:
         images_per_second: Speed of the exported program, in batches of `batch_size`.
         images_per_second_svp: Speed of svp, measured batch by batch in turn with the exported program.
         batch_size: Images at a time.
+        correct: Images that the exported program gives their class; None if it is not known.
+        correct_svp: Images that svp gives their class; None if it is not known.
     """
 
     images: int
@@ -43,6 +47,8 @@ class Comparison:
     images_per_second: float
     images_per_second_svp: float
     batch_size: int = BATCH_SIZE
+    correct: int | None = None
+    correct_svp: int | None = None
 
     def require_same(self, name: str) -> None:
         """Raise ``ExportError`` unless every probability is within the tolerance and every top-1 is the same."""
@@ -54,24 +60,35 @@ class Comparison:
         )
 
 
-def read_some(paths: Sequence[Path], inputs: InputConfig) -> Tensor:
-    """Up to `MAX_IMAGES` of the images, taken evenly from first to last, as the model takes them; unreadable ones left out.
+def read_some(
+    paths: Sequence[Path], inputs: InputConfig, labels: Sequence[int] = (), most: int = MAX_IMAGES
+) -> tuple[Tensor, Tensor | None]:
+    """Some of the images, taken evenly from first to last, as the model takes them; unreadable ones left out.
+
+    Args:
+        paths: Images to choose from.
+        inputs: How they are read.
+        labels: Class of every image; empty if it is not known.
+        most: Largest number of images.
+
+    Returns:
+        Images, (n, channels, img_size, img_size), and the class of each, (n,), or None.
 
     Raises:
         DataError: None can be read.
     """
-    number = min(MAX_IMAGES, len(paths))
-    chosen = [paths[k * len(paths) // number] for k in range(number)]
+    number = min(most, len(paths))
     transform, reader = eval_transform(inputs), ImageReader.of(inputs)
-    images = []
-    for path in chosen:
+    images, read = [], []
+    for place in (k * len(paths) // number for k in range(number)):
         try:
-            images.append(load_prepared(path, transform, reader))
+            images.append(load_prepared(paths[place], transform, reader))
+            read.append(place)
         except UnreadableImageError as error:
             reason = str(error)
     if not images:
         raise DataError(f"none of the {number} images to check the file on can be read; the last: {reason}")
-    return torch.stack(images)
+    return torch.stack(images), torch.tensor([labels[place] for place in read]) if labels else None
 
 
 @torch.no_grad()
@@ -81,6 +98,7 @@ def compare(
     images: Tensor,
     inputs: InputConfig,
     task: Task = SINGLE_LABEL,
+    labels: Tensor | None = None,
 ) -> Comparison:
     """Classify the same images by both, batch by batch in turn.
 
@@ -90,6 +108,7 @@ def compare(
         images: Normalized, (n, channels, img_size, img_size).
         inputs: Holds mean and std.
         task: What the outputs of the model mean.
+        labels: Class of every image, (n,), or None.
     """
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (inputs.mean, inputs.std))
     pairs = [(batch, batch * std + mean) for batch in torch.split(images, BATCH_SIZE)]
@@ -109,4 +128,6 @@ def compare(
         same_top1=int((found.argmax(-1) == wanted.argmax(-1)).sum()),
         images_per_second=len(images) / seconds,
         images_per_second_svp=len(images) / seconds_svp,
+        correct=None if labels is None else int((found.argmax(-1) == labels).sum()),
+        correct_svp=None if labels is None else int((wanted.argmax(-1) == labels).sum()),
     )

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from svp.export.recurrences import in_chunks
+
 SUFFIX = ".pt2"
 RUNTIME = "torch.export"
+recurrence = in_chunks
 
 
 def require() -> None:

@@ -17,7 +17,7 @@ from svp.export.recurrences import token_by_token
 SUFFIX = ".onnx"
 RUNTIME = "onnxruntime"
 recurrence = token_by_token
-_FEWEST_INPUTS = 32  # of a product in int8: dt_proj has fewer, whose error would be that of the step sizes, for no gain
+_FEWEST_INPUTS = 64  # of a product in int8: dt_proj has fewer, whose error would be that of the step sizes, for no gain
 
 
 def require() -> None:
@@ -48,7 +48,7 @@ def write(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> 
 
 
 def quantize(path: Path) -> None:
-    """Replace the file by one whose products of 32 inputs and more are in int8.
+    """Replace the file by one whose products of 64 inputs and more are in int8.
 
     Weights have a scale per output, activations one per call, found as it runs ("dynamic quantization"). The recurrence,
     the convolutions, the norms and the step sizes stay float32.
@@ -59,13 +59,14 @@ def quantize(path: Path) -> None:
     model = onnx.load(path)
     metadata = list(model.metadata_props)
     shapes = {weight.name: list(weight.dims) for weight in model.graph.initializer}
-    kinds = ["MatMul", "Gemm"]
-    products = [node for node in model.graph.node if node.op_type in kinds]
-    exact = [node.name for node in products if min(shapes.get(node.input[1], [0])) < _FEWEST_INPUTS]
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    exact = [node.name for node in products if shapes.get(node.input[1], [0])[0] < _FEWEST_INPUTS]
     logger, level = logging.getLogger(), logging.getLogger().level
     logger.setLevel(logging.ERROR)  # it recommends a step that is for its static quantization
     try:
-        quantize_dynamic(model, path, kinds, per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=exact)
+        quantize_dynamic(
+            model, path, ["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=exact
+        )
     finally:
         logger.setLevel(level)
     quantized = onnx.load(path)

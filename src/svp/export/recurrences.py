@@ -56,7 +56,7 @@ def softplus(x: Tensor) -> Tensor:
     e = torch.exp(-x.abs())
     z = e / (e + 2)
     w = z * z
-    return x.relu() + z * ((w * -0.5578203 + 2.0) / (w * -0.61206458 + 1.0))
+    return x.relu() + z * ((w * -0.5578203 + 2.00000236) / (w * -0.61206458 + 1.0))
 
 
 def in_chunks(
@@ -71,7 +71,7 @@ def in_chunks(
     def chunks(t: Tensor, axis: int) -> Tensor:
         """(chunks, CHUNK, batch, ...) in the order of the loop; the tokens that are missing at its end take no step."""
         t = F.pad((t.flip(1) if reverse else t).transpose(0, 1), (0, 0, 0, 0, 0, missing))
-        return t.unflatten(0, (-1, CHUNK)).unsqueeze(axis).contiguous()
+        return t.reshape(-1, CHUNK, *t.shape[1:]).unsqueeze(axis).contiguous()
 
     step = F.softplus(dt)
     sequences = [chunks(step, 3), chunks(step * x, 3), chunks(B, 4), chunks(C, 3)]

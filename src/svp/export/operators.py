@@ -59,9 +59,9 @@ class PlainOperators(TorchFunctionMode):
     def bidirectional_scan(self, xz: Tensor, weights: list[Tensor], backend: str) -> Tensor:
         """``svp::bidirectional_scan``; the gate, which both directions have in common, is applied to their sum."""
         x, z = xz.chunk(2, dim=-1)
-        states = weights[14:] or [None, None]
+        states: list[Tensor | None] = [*weights[14:]] or [None, None]
         y, y_b = (
-            self._direction(x, Direction(*weights[7 * side : 7 * side + 7], initial_state=states[side]), reverse=bool(side))
+            self._direction(x, Direction(*weights[7 * side : 7 * side + 7])._replace(initial_state=states[side]), bool(side))
             for side in (0, 1)
         )
         return (y + y_b) * (F.silu(z) * 0.5)

@@ -155,6 +155,18 @@ def test_every_peer_computes_the_same() -> None:
     torch.testing.assert_close(cases.loop(NANO, CPU)(), cases.ours(NANO, CPU)(), rtol=1e-3, atol=1e-4)
 
 
+def test_memory_is_measured_with_checkpoints_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("svp.bench.suite.memory_per_image", lambda case, device: 1.0)
+    measured = [row.case for row in run_suite(["memory"], Settings(("vim_nano",)))]
+    assert [(case.work, case.precision) for case in measured] == [
+        ("training", "fp32"),
+        ("training", "bf16"),
+        ("training, checkpoints", "bf16"),
+    ]
+    built = [cases.build(replace(NANO, mode="training", grad_checkpointing=on), CPU) for on in (False, True)]
+    assert [model.grad_checkpointing for model in built] == [False, True]
+
+
 def test_unknown_section_is_refused() -> None:
     with pytest.raises(ValueError, match=f"unknown section 'sped'; known: {', '.join(SECTIONS)}"):
         next(run_suite(["sped"], Settings()))

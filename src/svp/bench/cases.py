@@ -33,6 +33,7 @@ class Case:
         precision: "bf16" stores weights and activations so; the residual stream and the scan's state stay float32.
         batch_size: Images.
         img_size: Their side in pixels.
+        grad_checkpointing: Compute blocks again in the backward pass.
     """
 
     model: str
@@ -40,10 +41,16 @@ class Case:
     precision: Precision = "fp32"
     batch_size: int = 8
     img_size: int = 224
+    grad_checkpointing: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
+
+    @property
+    def work(self) -> str:
+        """The mode, and whether blocks are computed again."""
+        return f"{self.mode}, checkpoints" if self.grad_checkpointing else self.mode
 
 
 def build(case: Case, device: torch.device) -> Any:
@@ -53,6 +60,7 @@ def build(case: Case, device: torch.device) -> Any:
         model = create_model(case.model, img_size=case.img_size, num_classes=CLASSES)
     if case.mode == "training":
         tune(model, "svp" if full_name(case.model).startswith("vim") else "vpt_deep")
+    model.set_grad_checkpointing(case.grad_checkpointing)
     return model.to(case.dtype).train(case.mode == "training")
 
 

@@ -63,7 +63,7 @@ def to_table(rows: Sequence[Row]) -> Table:
     for row in rows:
         case = row.case
         spread = "" if row.low == row.high else f"{_number(row.low)} to {_number(row.high)}"
-        names = (row.section, case.model, case.mode, case.precision, str(case.batch_size), str(case.img_size), row.of)
+        names = (row.section, case.model, case.work, case.precision, str(case.batch_size), str(case.img_size), row.of)
         table.add_row(*names, _number(row.value), spread, row.unit)
     return table
 

@@ -138,10 +138,10 @@ def _resolution(settings: Settings) -> Iterator[Row]:
 
 
 def _memory(settings: Settings) -> Iterator[Row]:
-    """Memory of a training step per image, in batches of 32."""
+    """Memory of a training step per image, in batches of 32; in bf16 with checkpoints too."""
     for model in (*settings.models, *_with_peers(settings).values()):
-        for precision in ("fp32", "bf16"):
-            case = Case(model, "training", precision, 32)
+        plain = [Case(model, "training", precision, 32) for precision in PRECISIONS]
+        for case in (*plain, replace(plain[-1], grad_checkpointing=True)):
             of = "svp" if model in settings.models else model
             yield _single("memory", case, of, "MB per image", memory_per_image(case, settings.device))
 

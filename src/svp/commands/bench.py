@@ -56,7 +56,7 @@ def bench(
         rows.append(row)
         case = row.case
         console.print(
-            f"{row.section}: {case.model} {case.mode} {case.precision}, {case.batch_size} x {case.img_size} px: "
+            f"{row.section}: {case.model} {case.work} {case.precision}, {case.batch_size} x {case.img_size} px: "
             f"{row.of} {row.value:.3g} {row.unit}"
         )
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from svp.bench import Case, Timing, cases, take_turns
+from svp.bench import Case, Timing, cases, peers, take_turns
 from svp.bench.limit import mover, products_of, state_runner, work_of
 from svp.bench.parts import GROUPS, _group, time_of_parts
 from svp.bench.products import Factor, Product, product_runner, ways_to_multiply
@@ -141,18 +143,44 @@ def test_functions_take_turns() -> None:
     assert Timing((1.0, 2.0, 3.0, 4.0, 5.0)).quartiles == (2.0, 4.0)
 
 
-def test_the_parallel_scan_of_a_peer_gives_our_numbers() -> None:
-    pytest.importorskip("mambapy", reason="the package mambapy is not installed")
-    torch.testing.assert_close(cases.mambapy(NANO, CPU)(), cases.ours(NANO, CPU)(), rtol=1e-3, atol=1e-4)
-
-
 def test_timings_of_parts_add_up_round_by_round() -> None:
     assert Timing.sum_of([Timing((1.0, 2.0)), Timing((3.0, 5.0))]) == Timing((4.0, 7.0))
     assert Timing((0.5, 0.25)).rate(2) == Timing((4.0, 8.0))
 
 
-def test_every_peer_computes_the_same() -> None:
-    torch.testing.assert_close(cases.loop(NANO, CPU)(), cases.ours(NANO, CPU)(), rtol=1e-3, atol=1e-4)
+def test_other_scans_in_our_mixers_give_our_numbers() -> None:
+    makers: list[Any] = [peers.loop, partial(peers._with_recurrence, recurrence=partial(peers._recurrence, peers._token))]
+    if find_spec("mambapy"):
+        makers.append(peers.mambapy)
+    for make in makers:
+        torch.testing.assert_close(make(NANO, CPU)(), cases.ours(NANO, CPU)(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.exhaustive  # writes a file, and compiles
+@pytest.mark.parametrize("name", ["compiled loop", "onnxruntime", "openvino"])
+def test_compilers_and_runtimes_give_our_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    makers = peers.peers_of(NANO, CPU)
+    if name not in makers:
+        pytest.skip(f"{name} is not installed")
+    expected = cases.ours(NANO, CPU)()
+    if name != "compiled loop":  # these take images in 0..1 and give probabilities
+        model = cases.build(NANO, CPU).eval()
+        mean, std = (torch.tensor(model.pretrained_cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
+        with torch.inference_mode():
+            expected = model((peers._images(NANO) - mean) / std).softmax(-1)
+    torch.testing.assert_close(makers[name](NANO, CPU)(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_peers_that_are_not_measured_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "which", lambda name: "/usr/bin/g++")
+    monkeypatch.setattr(peers, "find_spec", lambda name: None if name in ("onnxruntime", "mambapy") else object())
+    assert set(peers.peers_of(NANO, CPU)) == {"loop", "compiled loop"}
+    reasons = peers.left_out(CPU)
+    assert "pip install 'vim-svp[onnx]'" in reasons["onnxruntime"]
+    assert {"mambapy", "openvino", *peers.NOT_THE_SAME} < set(reasons)
+    monkeypatch.setattr(peers, "find_spec", lambda name: object())
+    assert set(peers.peers_of(TRAINING, CPU)) == {"loop", "mambapy"}
+    assert set(peers.left_out(CPU)) == set(peers.NOT_THE_SAME)
 
 
 def test_memory_is_measured_with_checkpoints_too(monkeypatch: pytest.MonkeyPatch) -> None:

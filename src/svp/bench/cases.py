@@ -1,19 +1,17 @@
-"""What is timed: a model, what is done with it, and in which precision; ours and its peers."""
+"""What is timed: a model, what is done with it, and in which precision."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svp.models import BidirectionalMamba, create_model
+from svp.models import create_model
 from svp.models.factory import full_name
-from svp.ops import use_backend
 from svp.tuners import tune
 
 CLASSES = 100
@@ -90,47 +88,3 @@ def make_step(case: Case, model: Any, device: torch.device) -> Step:
 def ours(case: Case, device: torch.device) -> Step:
     """The project's own choice of backend."""
     return make_step(case, build(case, device), device)
-
-
-def loop(case: Case, device: torch.device) -> Step:
-    """The scan as a loop over time in PyTorch, with our hand-written backward pass: the best that plain PyTorch does."""
-    step = ours(case, device)
-
-    def run() -> object:
-        with use_backend("any_device"):
-            return step()
-
-    return run
-
-
-def mambapy(case: Case, device: torch.device) -> Step:
-    """The parallel scan of the package mambapy in our mixers.
-
-    Raises:
-        ModuleNotFoundError: It is not installed.
-    """
-    from mambapy.pscan import pscan
-
-    model = build(case, device)
-    for block in model.layers:
-        block.mixer.forward = partial(_mixer_by_parallel_scan, block.mixer, pscan)
-    return make_step(case, model, device)
-
-
-def _mixer_by_parallel_scan(mixer: BidirectionalMamba, pscan: Any, u: Tensor) -> Tensor:
-    x, z = mixer.in_proj(u).chunk(2, dim=-1)
-
-    def scan(conv1d: Any, x_proj: Any, dt_proj: Any, A_log: Tensor, D: Tensor, flip: bool) -> Tensor:
-        inputs = conv1d(x)
-        dt, B, C = x_proj(inputs).split([mixer.dt_rank, mixer.d_state, mixer.d_state], dim=-1)
-        dt = F.softplus(dt_proj(dt))
-        if flip:
-            inputs, dt, B, C = (t.flip(1) for t in (inputs, dt, B, C))
-        decay = torch.exp(dt.unsqueeze(-1) * -torch.exp(A_log))
-        states = pscan(decay, (dt * inputs).unsqueeze(-1) * B.unsqueeze(2))
-        y = (states @ C.unsqueeze(-1)).squeeze(3) + D * inputs
-        return y.flip(1) if flip else y
-
-    forward = scan(mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.A_log, mixer.D, False)
-    backward = scan(mixer.conv1d_b, mixer.x_proj_b, mixer.dt_proj_b, mixer.A_b_log, mixer.D_b, True)
-    return mixer.out_proj((forward + backward) / 2 * F.silu(z))

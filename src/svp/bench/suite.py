@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from typing import Any
 
 import psutil
@@ -16,6 +15,7 @@ from svp.bench.cases import Case, Mode, Precision, Step
 from svp.bench.limit import limit_parts
 from svp.bench.measure import Timing, take_turns
 from svp.bench.parts import time_of_parts
+from svp.bench.peers import peers_of
 from svp.bench.probe import first_call_seconds, memory_per_image
 from svp.errors import InputError
 from svp.models.factory import full_name
@@ -113,13 +113,11 @@ def _parts(settings: Settings) -> Iterator[Row]:
 
 
 def _peers(settings: Settings) -> Iterator[Row]:
-    """Against the scan as a loop in PyTorch and, where it is installed, mambapy's parallel scan."""
-    makers = {"svp": cases.ours, "loop": cases.loop}
-    if find_spec("mambapy"):
-        makers["mambapy"] = cases.mambapy
+    """Against other ways to compute the scan or the whole model."""
     inference = Case(settings.models[0], "inference", "fp32", settings.batch_size)
     training = Case(settings.models[0], "training", "fp32", min(2, settings.batch_size))  # mambapy takes 2 GB per image
     for case in (inference, training):
+        makers = {"svp": cases.ours, **peers_of(case, settings.device)}
         yield from _compare("peers", case, makers, replace(settings, rounds=min(3, settings.rounds)))
 
 

@@ -36,6 +36,7 @@ def bench(
     for option, value, low in (("--rounds", rounds, 1), ("--batch-size", batch_size, 2)):
         if value < low:
             raise UsageError(f"{option} is {value}, expected {low} or more")
+    from svp.bench.peers import left_out
     from svp.bench.report import to_tables, write_json, write_resolution_figure
     from svp.bench.suite import SECTIONS, Row, Settings, machine, run_suite
     from svp.models.factory import full_name
@@ -63,6 +64,8 @@ def bench(
         write_json(rows, described, folder / "bench.json")  # what is measured is kept, whatever comes
     for table in to_tables(rows):
         console.print(table)
+    for peer, reason in left_out(chosen).items() if "peers" in wanted else ():
+        console.print(f"not measured: {peer}, {reason}", markup=False)
     console.print(f"written to {folder / 'bench.json'}")
     for file in write_resolution_figure(rows, folder / "resolution"):
         console.print(f"           {file}")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from svp.bench import Case, Timing, cases, peers, take_turns
@@ -149,32 +150,36 @@ def test_timings_of_parts_add_up_round_by_round() -> None:
 
 
 def test_other_scans_in_our_mixers_give_our_numbers() -> None:
-    makers: list[Any] = [peers.loop, partial(peers._with_recurrence, recurrence=partial(peers._recurrence, peers._token))]
+    def recurrence(step: Tensor, step_x: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        h, y = step.new_zeros(step.shape[0], *A.shape), []
+        for t in range(step.shape[1]):
+            h = torch.exp(step[:, t, :, None] * A) * h + step_x[:, t, :, None] * B[:, t, None]
+            y.append((h @ C[:, t, :, None]).squeeze(2))
+        return torch.stack(y, dim=1)
+
+    makers: list[Any] = [peers.loop, partial(peers._with_recurrence, recurrence=recurrence)]
     if find_spec("mambapy"):
         makers.append(peers.mambapy)
     for make in makers:
         torch.testing.assert_close(make(NANO, CPU)(), cases.ours(NANO, CPU)(), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.exhaustive  # writes a file, and compiles
-@pytest.mark.parametrize("name", ["compiled loop", "onnxruntime", "openvino"])
-def test_compilers_and_runtimes_give_our_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.exhaustive  # writes a file
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_runtimes_give_our_numbers(name: str) -> None:
     makers = peers.peers_of(NANO, CPU)
     if name not in makers:
         pytest.skip(f"{name} is not installed")
-    expected = cases.ours(NANO, CPU)()
-    if name != "compiled loop":  # these take images in 0..1 and give probabilities
-        model = cases.build(NANO, CPU).eval()
-        mean, std = (torch.tensor(model.pretrained_cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
-        with torch.inference_mode():
-            expected = model((peers._images(NANO) - mean) / std).softmax(-1)
+    model = cases.build(NANO, CPU).eval()
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    with torch.inference_mode():  # the file takes images in 0..1 and gives probabilities
+        expected = model((peers._images(NANO) - mean) / std).softmax(-1)
     torch.testing.assert_close(makers[name](NANO, CPU)(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_peers_that_are_not_measured_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "which", lambda name: "/usr/bin/g++")
     monkeypatch.setattr(peers, "find_spec", lambda name: None if name in ("onnxruntime", "mambapy") else object())
-    assert set(peers.peers_of(NANO, CPU)) == {"loop", "compiled loop"}
+    assert set(peers.peers_of(NANO, CPU)) == {"loop"}
     reasons = peers.left_out(CPU)
     assert "pip install 'vim-svp[onnx]'" in reasons["onnxruntime"]
     assert {"mambapy", "openvino", *peers.NOT_THE_SAME} < set(reasons)

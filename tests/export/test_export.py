@@ -23,6 +23,7 @@ import svp
 from svp.cli import main
 from svp.data import DataError, InputConfig, eval_transform, load_image
 from svp.export import ExportError, check, export_run
+from svp.export import onnx_file as written
 from svp.export.operators import PlainOperators, Recurrence
 from svp.export.program import Classifier, trace
 from svp.export.recurrences import in_chunks, softplus, token_by_token
@@ -183,6 +184,21 @@ def test_a_program_is_the_model_in_operators_of_pytorch(case: str) -> None:
     assert not [node for node in program.graph.nodes if "svp" in str(node.target) and node.op == "call_function"]
     pixels = images(model, batch=3)
     torch.testing.assert_close(program.module()(pixels), Classifier(model, INPUTS)(pixels))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("name", "size"), [("vim_nano", 32), ("vim_tiny", 224)])
+def test_an_onnx_file_of_full_width_gives_the_same_logits(name: str, size: int, tmp_path: Path) -> None:
+    model = svp.create_model(name, num_classes=10, depth=2)
+    svp.tune(model, "svp", shared_layers=1)
+    perturb(model).eval()
+    inputs = InputConfig(img_size=size)
+    written.write(trace(model, inputs, token_by_token), {"output": '{"output": "probabilities"}'}, tmp_path / "model.onnx")
+    exported, expected = written.load(tmp_path / "model.onnx"), Classifier(model, inputs)
+    for batch in (1, 3):
+        pixels = torch.rand(batch, 3, size, size)
+        with torch.no_grad():
+            torch.testing.assert_close(exported(pixels).log(), expected(pixels).log(), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("recurrence", [token_by_token, in_chunks])

@@ -49,9 +49,8 @@ def work_of(case: Case) -> Work:
     """Count the work of a case on a Vim, without computing anything."""
     model = build(case, _META)
     tokens = case.batch_size * model.pos_embed.shape[1]
-    states = tokens * sum(
-        -(-side.A.shape[0] // LANES) * side.A.shape[1] for block in model.layers for side in block.mixer.sides()
-    )
+    decays = [side.A for block in model.layers for side in block.mixer.sides()]
+    states = tokens * sum(math.ceil(A.shape[0] / LANES) * A.shape[1] for A in decays)
     return Work(products_of(case), states, states if case.mode == "training" else 0, _bytes_to_move(case, model, tokens))
 
 

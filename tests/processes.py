@@ -5,6 +5,7 @@ Tests of a start (what is imported, which variables are read then) need a true o
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -13,8 +14,9 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT: Any = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
 _CONTEXT.set_forkserver_preload(["svp.studies", "svp.commands.train", "svp.commands.predict", "torch.distributed.run"])
 
 
@@ -34,6 +36,11 @@ class Python:
             file.touch()
         self._process = _CONTEXT.Process(target=_run, args=([*words], variables, str(self._out), str(self._err)))
         self._process.start()
+        atexit.register(self._end)  # or Python, which ends last, would wait for what a failed test left
+
+    def _end(self) -> None:
+        if self._process.exitcode is None:
+            self._process.kill()
 
     @property
     def output(self) -> str:

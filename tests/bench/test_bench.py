@@ -72,9 +72,18 @@ def test_flops_are_those_of_the_counter_of_pytorch(case: Case) -> None:
 def test_every_way_to_multiply_gives_the_product(dtype: torch.dtype) -> None:
     product = Product(Factor((48, 32), (40, 1)), Factor((32, 64), (1, 32)))
     first, *others = [way() for way in ways_to_multiply(product, CPU, dtype)]
-    assert len(others) == (2 if dtype == torch.float32 else 5)
+    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert len(others) == (2 if dtype == torch.float32 else 5)
     for other in others:
         torch.testing.assert_close(other.to(first.dtype), first, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="without oneDNN")
+def test_onednn_is_not_asked_for_bf16_where_it_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor with AVX2 alone it raises."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    ways = ways_to_multiply(Product(Factor((48, 32), (32, 1)), Factor((32, 64), (64, 1))), CPU, torch.bfloat16)
+    assert sorted(str(way().dtype) for way in ways) == ["torch.bfloat16", *["torch.float32"] * 3]
 
 
 def test_states_are_those_counted_by_hand() -> None:
@@ -186,6 +195,9 @@ def test_peers_that_are_not_measured_are_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(peers, "find_spec", lambda name: object())
     assert set(peers.peers_of(TRAINING, CPU)) == {"loop", "mambapy"}
     assert set(peers.left_out(CPU)) == set(peers.NOT_THE_SAME)
+    on_gpu = peers.left_out(torch.device("cuda"))
+    assert "mambapy" not in on_gpu
+    assert on_gpu["onnxruntime"] == on_gpu["openvino"] == "runs on a CPU"
 
 
 def test_memory_is_measured_with_checkpoints_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -344,7 +344,7 @@ def marked(names: Iterable[str], everyday: Container[str], values: Mapping[str, 
 # what another one of them does by the same code: in `make test` it is counted, named, and saved and loaded
 ALIKE = {case_id(method, VIM[method][0]) for method in ("A", "D", "conv1d", "cls_token", "norm")} | {"conv1d+D"}
 ALIKE |= {case_id(method, rows[0]) for method, rows in VIT.items()} - {
-    case_id(method, VIT[method][0]) for method in ("full", "partial", "ssf", "lora", "vp", "vpt_deep")
+    case_id(method, VIT[method][0]) for method in ("full", "partial", "ssf", "lora", "vp", "vpt_deep", "adapter")
 }
 
 

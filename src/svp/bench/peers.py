@@ -45,10 +45,11 @@ def peers_of(case: Case, device: torch.device) -> dict[str, Callable[[Case, torc
 
 def left_out(device: torch.device) -> dict[str, str]:
     """Peers that are not measured here, and why."""
-    packages = {"mambapy": "mambapy", "onnxruntime": "vim-svp[onnx]", "openvino": "openvino"}
+    packages = {"mambapy": "mambapy", "onnxruntime": "'vim-svp[onnx]'", "openvino": "'vim-svp[onnx]' openvino"}
     there = peers_of(Case("vim_nano"), device)
-    why = "runs on a CPU" if device.type != "cpu" else "not installed"
-    reasons = {name: f"{why}: pip install {package!r}" for name, package in packages.items()}
+    reasons = {name: f"not installed: pip install {package}" for name, package in packages.items()}
+    if device.type != "cpu":
+        reasons |= dict.fromkeys(("onnxruntime", "openvino"), "runs on a CPU")
     return {name: reason for name, reason in reasons.items() if name not in there} | NOT_THE_SAME
 
 

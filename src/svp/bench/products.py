@@ -106,10 +106,16 @@ def ways_to_multiply(product: Product, device: torch.device, dtype: torch.dtype)
     for computed in {dtype, torch.float32} if device.type == "cpu" else {dtype}:
         left, right = (factor.to(computed) for factor in factors)
         ways.append(partial(torch.matmul, left, right, out=left @ right))
-        if device.type == "cpu" and left.ndim == 2 and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        if device.type == "cpu" and left.ndim == 2 and _onednn_takes(computed):
             packed = torch.ops.mkldnn._reorder_linear_weight(right.T.contiguous(), len(left))
             ways += [partial(torch.ops.mkldnn._linear_pointwise, left, w, None, "none", [], "") for w in (right.T, packed)]
     return ways
+
+
+def _onednn_takes(dtype: torch.dtype) -> bool:
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # not on AVX2 alone
 
 
 def product_runner(products: Counter[Product], device: torch.device, dtype: torch.dtype) -> Callable[[], None]:

@@ -829,7 +829,11 @@ def test_compiles(name: str) -> None:
     torch.testing.assert_close(logits, expected)
     trained = [*model.tuner.trainable_parameters()]
     grads, expected_grads = (torch.autograd.grad(x.square().sum(), trained) for x in (logits, expected))
-    torch.testing.assert_close(grads, expected_grads, rtol=1e-5, atol=1e-5)  # sums in another order
+    for grad, expected in zip(grads, expected_grads, strict=True):
+        bound = dict[str, Any]()
+        if name.startswith("readout"):  # sums over the tokens of both blocks, in another order: eps of each term
+            bound = dict(rtol=0, atol=2 * 17 * torch.finfo(grad.dtype).eps * expected.abs().max().item())
+        torch.testing.assert_close(grad, expected, **bound)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
+import weakref
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -45,6 +50,30 @@ def test_tokens_of_another_method_are_not_read() -> None:
     written = read(model, x)
     torch.nn.init.zeros_(model.readout.write.weight)
     torch.testing.assert_close(with_it, model.forward_features(x) + written.unsqueeze(1))
+
+
+def test_threads_do_not_read_each_other() -> None:
+    model: Any = small_vim().eval()
+    shake_trained(svp.tune(model, "readout", read_dim=3, rank=0))
+    x, inside = images(model), Event()
+    expected = model(x)
+    handle = model.layers[1].register_forward_hook(lambda *_: inside.set() or other.join())
+    other = Thread(target=lambda: inside.wait() and handle.remove() is None and model(images(model, seed=9)))
+    other.start()
+    assert torch.equal(model(x), expected)
+
+
+def test_what_was_read_is_not_kept() -> None:
+    model: Any = small_vim().train()
+    svp.tune(model, "readout")
+    taps = model.forward_intermediates(images(model), intermediates_only=True)
+    graph = weakref.ref(taps[0])
+    del taps
+    gc.collect()
+    assert graph() is None
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(model).eval()))
+    torch.nn.init.ones_(copied.readout.write.weight)
+    assert not torch.equal(copied(images(model)), model.eval()(images(model)))
 
 
 def test_grid_of_another_size() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import svp
 from svp.models import Backbone
 from svp.models.blocks import add_residual
 from svp.runs import RunDirectory
-from svp.tuners import read_adapter_info
+from svp.tuners import get_methods, read_adapter_info
 from svp.tuners.dam_vp import features
 from tests.models.small import images, small_vim, small_vit
 from tests.training.conftest import FAST, write_photos
@@ -111,6 +112,27 @@ def test_only_who_asks_is_shown_images() -> None:
     svp.tune(small_vim(), "lora", images=none())
     with pytest.raises(AssertionError, match="read"):
         svp.tune(small_vim(), "spt_deep", images=none())
+    with pytest.raises(svp.SvpError, match="no training image was given"):
+        svp.tune(small_vim(), "dam_vp", images=[])
+    with pytest.warns(UserWarning, match="dam_vp: no training images were given"):
+        svp.tune(small_vim(), "dam_vp", num_prompts=2)
+
+
+@pytest.mark.parametrize("method", ["dam_vp", "spt_shallow"])
+def test_no_more_images_are_read_than_are_looked_at(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_vim()
+    (part,) = get_methods(method)
+    monkeypatch.setattr(part, "num_images", 6)
+    seen = 0
+
+    def batches() -> Iterator[Tensor]:
+        nonlocal seen
+        while True:
+            seen += 4
+            yield images(model, 4, seed=seen)
+
+    svp.tune(model, method, images=batches())
+    assert seen == 8
 
 
 @pytest.mark.parametrize(

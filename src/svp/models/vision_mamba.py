@@ -233,12 +233,12 @@ class VisionMamba(nn.Module):
         if output_fmt not in ("NCHW", "NLC"):
             raise InputError(f"output_fmt is {output_fmt!r}, expected 'NCHW' or 'NLC'")
         take, last = feature_take_indices(len(self.layers), indices)
-        hidden, residual = self._embed(x), None
+        state: tuple[Any, ...] = (self._embed(x),)
         taps: list[Tensor] = []
         for i, block in enumerate(self.layers[: last + 1] if stop_early else self.layers):
-            hidden, residual = self._run([block], hidden, residual)
+            state = self.run_blocks([block], *state)
             if i in take:
-                tap = self.own_tokens(add_residual(hidden, residual))
+                tap = self.own_tokens(add_residual(*state[:2]))
                 taps.append(self.norm_f(tap) if norm else tap)
         intermediates: list[Any] = []
         m = self.cls_position
@@ -248,7 +248,7 @@ class VisionMamba(nn.Module):
             if output_fmt == "NCHW":
                 image_tokens = image_tokens.transpose(1, 2).reshape(len(tap), -1, rows, columns)
             intermediates.append((image_tokens, tap[:, m : m + 1]) if return_prefix_tokens else image_tokens)
-        return intermediates if intermediates_only else (self._final_norm(hidden, residual), intermediates)
+        return intermediates if intermediates_only else (self.final_norm(*state), intermediates)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -266,8 +266,7 @@ class VisionMamba(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (batch, in_chans, height, width) -> tokens after the last norm (batch, num_patches + 1, embed_dim)."""
-        hidden, residual = self._run(list(self.layers), self._embed(x))
-        return self._final_norm(hidden, residual)
+        return self.final_norm(*self.run_blocks(list(self.layers), self._embed(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens -> logits (batch, num_classes), or the pooled feature (batch, embed_dim) with `pre_logits`."""
@@ -289,14 +288,20 @@ class VisionMamba(nn.Module):
         cls_token = self.cls_token.expand(patches.shape[0], -1, -1).to(patches.dtype)
         return torch.cat([patches[:, :m], cls_token, patches[:, m:]], dim=1) + self.pos_embed
 
-    def _run(self, blocks: list[Any], hidden: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def run_blocks(self, blocks: list[Any], hidden: Tensor, residual: Tensor | None = None) -> tuple[Any, ...]:
+        """Blocks that follow one another, on what those before them return; the first gets the embedded tokens alone.
+
+        Who reads between blocks puts functions in the place of this one and of ``final_norm``: what it returns behind the two
+        streams is given to the next blocks, and in the end to ``final_norm``.
+        """
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
             for i in range(0, len(blocks), _CHECKPOINTED_TOGETHER):
                 hidden, residual = checkpoint(_run_blocks, blocks[i : i + _CHECKPOINTED_TOGETHER], hidden, residual)
             return hidden, residual
         return _run_blocks(blocks, hidden, residual)
 
-    def _final_norm(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
+    def final_norm(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
+        """What ``run_blocks`` returns behind the last block -> tokens after the last norm."""
         return self.norm_f(self.own_tokens(add_residual(self.drop_path(hidden), residual)))
 
     def own_tokens(self, tokens: Tensor) -> Tensor:

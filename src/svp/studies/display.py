@@ -108,8 +108,8 @@ class _Progress:
         if failure is not None:
             return f"{head} FAILED: {failure} (log: {job.log})"
         if job.until is not None:
-            row = RunDirectory(job.directory).read_metrics()[job.until - 1]
-            return f"{head} validation loss {row.selection_loss:.3f} after epoch {job.until}; {duration(left)} left"
+            row = RunDirectory(job.directory).read_metrics()[: job.until][-1]
+            return f"{head} validation loss {row.selection_loss:.3f} after epoch {row.epoch + 1}; {duration(left)} left"
         result = RunDirectory(job.directory).read_result()
         part, top1 = ("validation", result.selection_top1) if job.purpose == "tune" else ("test", result.top1)
         return f"{head} {part} top-1 {top1:.2%}, {duration(result.seconds)}; {duration(left)} left"

@@ -23,6 +23,7 @@ from typing import TypeVar
 import torch
 
 from svp.errors import UnavailableError
+from svp.limits import usable_cpus
 from svp.paths import write_atomically
 from svp.process import prepare
 from svp.runs import EpochRow
@@ -85,13 +86,13 @@ def execute(job: Job, workshop: Workshop) -> str | None:
 
 
 @cache
-def _workshop() -> Workshop:
-    """What all runs of a worker share, for as long as it lives."""
-    return Workshop()
+def _workshop(workers: int) -> Workshop:
+    """What all runs of a worker share, for as long as it lives; one of so many on this machine."""
+    return Workshop(workers)
 
 
-def _execute_in_worker(job: Job) -> str | None:
-    return execute(job, _workshop())
+def _execute_in_worker(job: Job, workers: int | None = None) -> str | None:
+    return execute(job, _workshop(workers or usable_cpus()))
 
 
 class _StoppedError(Exception):
@@ -125,7 +126,7 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
     def give(number: int) -> None:
         if waiting:
             job = waiting.pop()
-            running[pools[number].submit(_execute_in_worker, job)] = (number, job)
+            running[pools[number].submit(_execute_in_worker, job, workers)] = (number, job)
 
     try:
         for number in range(len(pools)):

@@ -102,7 +102,7 @@ def run_set_search(
 
     Args:
         search: What to search.
-        folder: Gets a folder of each step: sets and options.
+        folder: Gets a folder of each step: sets, and options with one of the best set in it, which more trials may change.
         workers: Processes that take part.
         ray: Address of a Ray cluster whose CPUs or GPUs take part instead, see ``run_jobs``.
         run: Runs a step.
@@ -113,7 +113,7 @@ def run_set_search(
     trials = run(search.sets, Path(folder) / "sets", workers, ray)
     if not trials or trials[0].state != "complete" or (options := search.options(trials[0])) is None:
         return trials
-    return run(options, Path(folder) / "options", workers, ray)
+    return run(options, Path(folder) / "options" / search.sets.describe(trials[0].point), workers, ray)
 
 
 def _methods(values: Any) -> dict[str, dict[str, Any]]:

@@ -46,11 +46,12 @@ class FeatureStore:
 
     Args:
         between_runs: Whether runs of other settings use it too; features of test images are then kept as well.
+        processes: How many processes of this machine keep features, each its own.
     """
 
-    def __init__(self, between_runs: bool = False) -> None:
+    def __init__(self, between_runs: bool = False, processes: int = 1) -> None:
         self._between_runs = between_runs
-        self._kept: Shared[FeatureDataset] = Shared(lambda kept: kept.features.nbytes)
+        self._kept: Shared[FeatureDataset] = Shared(lambda kept: kept.features.nbytes, processes=processes)
         self._seconds_per_image: float | None = None
 
     def used_by(self, prepared: Prepared) -> Prepared:

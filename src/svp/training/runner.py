@@ -39,12 +39,15 @@ from svp.training.tracking import tracked
 class Workshop:
     """What the runs of one process share: decoded images (with ``cache: memory``), and features where only the head trains.
 
-    The results are those of runs that share nothing.
+    The results are those of runs that share nothing. Both take up to a quarter of the memory that is available at first.
+
+    Args:
+        processes: How many processes of this machine have a workshop, each its own part of that memory.
     """
 
-    def __init__(self) -> None:
-        self.pixels: SharedPixels = Shared(lambda pixels: pixels.nbytes)
-        self.features = FeatureStore(between_runs=True)
+    def __init__(self, processes: int = 1) -> None:
+        self.pixels: SharedPixels = Shared(lambda pixels: pixels.nbytes, processes=processes)
+        self.features = FeatureStore(between_runs=True, processes=processes)
 
 
 @dataclass(frozen=True)

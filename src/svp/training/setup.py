@@ -29,7 +29,7 @@ from svp.data import (
     train_transform,
 )
 from svp.data.fingerprints import content_fingerprints
-from svp.data.pipeline.cache import SharedPixels
+from svp.data.pipeline.cache import CacheError, SharedPixels
 from svp.data.pipeline.loading import AnyDataset
 from svp.inputs import InputConfig
 from svp.models import Backbone, Origin, create_model, model_info
@@ -210,7 +210,7 @@ def prepare(
         directory: Where the run will lie.
         accelerator: Devices and processes.
         display: Told of progress.
-        shared: Decoded images of other runs of this process; test images are kept too, then.
+        shared: Decoded images of other runs of this process; test images are kept too then, if there is room.
 
     Raises:
         DataError: Too many images cannot be read.
@@ -269,8 +269,11 @@ def prepare(
     scored_loader = make_loader(scored_set, eval_batch_size, train=False, num_workers=workers, pin_memory=pin)
     stand_in = config.check != "all"
     test_set: AnyDataset = ImageListDataset(readable["test"], eval_transform(inputs), reader=reader, stand_in=stand_in)
-    if shared is not None and config.cache == "memory":
-        test_set = keep.open("test", readable["test"], eval_transform(inputs))
+    if shared is not None and config.cache == "memory" and not stand_in:
+        try:
+            test_set = keep.open("test", readable["test"], eval_transform(inputs))
+        except CacheError as error:
+            display.say(f"test images are decoded as they are scored: {error}")
     optimizer = make_optimizer(model, config, peak_lr)
     wrapped, prepared_optimizer, loader, scored_loader = accelerator.prepare(model, optimizer, loader, scored_loader)
     display.say(

@@ -25,8 +25,8 @@ from svp.models import Backbone, Origin, WeightsError
 from svp.models.checkpoints import load_into
 from svp.paths import write_atomically
 from svp.tasks import SINGLE_LABEL, Task, read_task
-from svp.tuners.method import get_methods, joined_name, methods_to_dict
-from svp.tuners.tuning import tune
+from svp.tuners.method import get_methods, joined_name, methods_to_dict, parse_methods
+from svp.tuners.tuner import Tuner
 
 _FORMAT = 2  # 1, of 0.1.0, had a name in `method` and the options in `options`
 _BACKBONE = "backbone."
@@ -282,7 +282,7 @@ def load_adapter(directory: str | Path, backbone: Backbone | None = None) -> Bac
     try:
         if getattr(backbone, "tuner", None) is None and num_classes != info.num_classes:
             backbone.reset_classifier(info.num_classes)
-        tuner = tune(backbone, info.methods)
+        tuner = Tuner(backbone, parse_methods(info.methods))
         found = tuner.base_sha256()
         if not tuner.self_contained and found != info.backbone_sha256:
             raise WeightsError(

@@ -66,8 +66,8 @@ class Readout(Method):
         updated = LoRA(["in_proj"], self.rank, 2.0 * self.rank).attach(site) if self.rank else ()
         maps = ReadMaps(site.model, self.read_dim)
         reader = _Reader(site.model, maps)
-        site.replace("_run", reader.run)
-        site.replace("_final_norm", reader.final_norm)
+        site.replace("run_blocks", reader.run_blocks)
+        site.replace("final_norm", reader.final_norm)
         return [*updated, *site.add("readout", maps)]
 
 
@@ -94,32 +94,37 @@ class ReadMaps(nn.Module):
 
 
 class _Reader:
-    """The ``_run`` and ``_final_norm`` of a model: reads behind every block, writes behind the last norm."""
+    """The ``run_blocks`` and ``final_norm`` of a model: reads behind every block, writes behind the last norm."""
 
     def __init__(self, model: VisionMamba, maps: ReadMaps) -> None:
         self.model, self.maps = model, maps
-        self.run_blocks, self.norm_last = model._run, model._final_norm  # may be another method's already
-        self.found: list[Tensor] = []
+        self.run_plain, self.norm_plain = model.run_blocks, model.final_norm
 
-    def run(self, blocks: list[Any], hidden: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        if residual is None:
-            self.found = []
+    def run_blocks(
+        self,
+        blocks: list[Any],
+        hidden: Tensor,
+        residual: Tensor | None = None,
+        number: int = 0,
+        read: Tensor | None = None,
+    ) -> tuple[Any, ...]:
+        """Beside the streams: how many blocks were read, and the sum of what was, (batch, read_dim)."""
         for block in blocks:
-            hidden, residual = self.run_blocks([block], hidden, residual)
-            self.found.append(self._read(self.model.own_tokens(add_residual(hidden, residual))))
-        return hidden, residual
+            hidden, residual = self.run_plain([block], hidden, residual)
+            found = self._read(number, self.model.own_tokens(add_residual(hidden, residual)))
+            number, read = number + 1, found if read is None else read + found
+        return hidden, residual, number, read
 
-    def _read(self, tokens: Tensor) -> Tensor:
+    def _read(self, number: int, tokens: Tensor) -> Tensor:
         with without_autocast(tokens.device.type):
             pooled = pooling(self.model, tokens) @ tokens
             pooled = F.rms_norm(pooled, pooled.shape[-1:], eps=1e-5).flatten(1)
-        read: Tensor = self.maps.read[len(self.found)](pooled.to(self.maps.write.weight.dtype))
-        return read
+        found: Tensor = self.maps.read[number](pooled.to(self.maps.write.weight.dtype))
+        return found
 
-    def final_norm(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
-        tokens = self.norm_last(hidden, residual)
-        written: Tensor = self.maps.write(sum(self.found))
-        self.found = []
+    def final_norm(self, hidden: Tensor, residual: Tensor | None, number: int, read: Tensor) -> Tensor:
+        tokens = self.norm_plain(hidden, residual)
+        written: Tensor = self.maps.write(read)
         return tokens + written.unsqueeze(1).to(tokens.dtype)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from svp.errors import InputError
 from svp.tuners.method import Method, parse_methods
 from svp.tuners.tuner import Tuner
 
@@ -26,7 +28,8 @@ def tune(
         method: One of ``svp.list_methods()``, or several joined by "+", attached in that order; or a method itself with its
             options, ``svp.tuners.SVP(hidden_dim=32)``, or several; or a mapping {name: {option: value}}.
         images: Batches of training images, prepared for the model, for methods that look at some before they are attached
-            (``dam_vp``, ``spt_shallow``, ``spt_deep``), which otherwise start without; others leave them alone.
+            (``dam_vp``, ``spt_shallow``, ``spt_deep``); without, these start as if there were nothing to see, with a warning.
+            As many are read as are looked at.
         **options: Options of a method that is named; of several, a mapping for each by its name:
             ``svp.tune(model, "svp+lora", svp=dict(hidden_dim=32))``.
 
@@ -35,9 +38,12 @@ def tune(
             does not work on.
     """
     methods, values = parse_methods(method, **options), dict[str, Tensor]()
+    asking = [name for name, method in methods.items() if method.num_images]
     if images is not None and getattr(model, "tuner", None) is None:
         methods, values = fit(model, methods, images)
     tuner = Tuner(model, methods)
+    if asking and images is None:
+        warnings.warn(f"{', '.join(asking)}: no training images were given, see `images` of svp.tune", stacklevel=2)
     tuner.start_at(values)
     return tuner
 
@@ -51,17 +57,23 @@ def fit(
     Args:
         model: The untuned model; left as it is.
         methods: What is to be attached, by name.
-        images: Batches of training images, prepared for the model; read if a method asks for some.
+        images: Batches of training images, prepared for the model; as many are read as the methods ask for.
 
     Returns:
         The methods that are to be attached, by name, and what ``Tuner.start_at`` takes.
+
+    Raises:
+        InputError: There are no images, or a method cannot do with these.
     """
     asking = [method for method in methods.values() if method.num_images]
     if not asking:
         return dict(methods), {}
     for method in asking:
         method.check_backbone(model)
-    batches, training = list(images), model.training
+    batches: Iterable[Tensor] = _first(images, max(method.num_images for method in asking))
+    if len(asking) > 1:
+        batches = list(batches)
+    training = model.training
     model.eval()
     try:
         found = {
@@ -72,3 +84,15 @@ def fit(
     return {name: method for name, (method, _) in found.items()}, {
         name: value for _, values in found.values() for name, value in values.items()
     }
+
+
+def _first(batches: Iterable[Tensor], number: int) -> Iterator[Tensor]:
+    """The first `number` images, or all if they are fewer, in batches."""
+    left = number
+    for batch in batches:
+        yield batch[:left]
+        left -= len(batch)
+        if left <= 0:
+            return
+    if left == number:
+        raise InputError("images: no training image was given")

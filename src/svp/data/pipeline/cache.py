@@ -207,7 +207,7 @@ def _decoded(
     def find(path: Path) -> Pixels:
         if shared is None:
             return decode(path)
-        key = path.absolute(), file_state(path), stages.key, reader.value_range, reader.max_pixels
+        key = path.absolute(), file_state(path), stages.key, reader
         return shared.get(key, lambda: decode(path))
 
     return in_threads(find, paths)

@@ -19,12 +19,13 @@ class Shared(Generic[T]):
 
     Args:
         nbytes: Size of a thing in bytes.
-        limit: Most bytes that are kept; a quarter of the available memory if None.
+        limit: Most bytes that are kept; a quarter of the available memory, divided by `processes`, if None.
+        processes: How many processes of this machine keep things, each its own.
     """
 
-    def __init__(self, nbytes: Callable[[T], int], limit: int | None = None) -> None:
+    def __init__(self, nbytes: Callable[[T], int], limit: int | None = None, processes: int = 1) -> None:
         self._nbytes = nbytes
-        self._limit = int(_SHARE * psutil.virtual_memory().available) if limit is None else limit
+        self._limit = int(_SHARE * psutil.virtual_memory().available / processes) if limit is None else limit
         self._things: dict[Hashable, T] = {}
         self._size = 0
         self._lock = Lock()

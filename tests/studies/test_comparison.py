@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from svp.studies import Job, collect, make_study, read_folder, run_study
+from svp.studies.display import _Progress
 from svp.training import ConfigError
 
 
@@ -90,6 +92,17 @@ def test_candidates_that_stop_early_are_compared_by_their_loss_and_the_best_goes
     rows[0] |= {"selection_loss": 9.0, "selection_top1": 1.0, "selection_value": 1.0}  # a better top-1 does not count
     (made[2].directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_folder(folder).findings["photos", "linear"].lr == 1e-9
+
+
+def test_candidates_may_end_before_they_would_be_stopped(values: dict[str, Any], tmp_path: Path) -> None:
+    values["methods"] = {"linear": {}}
+    values |= {"tune": {"lr": [1e-9, 0.05], "epochs": 9}, "seeds": [0]}
+    progress = _Progress()
+    progress.begin(2)
+    made, failed = run(values, tmp_path / "study")
+    assert [job.until for job in made] == [9, 9]
+    assert not failed
+    assert re.search(r"validation loss \d\.\d{3} after epoch 1;", progress.line(made[0], None))
 
 
 def test_candidates_run_on_the_training_part_even_if_the_seeds_do_not(values: dict[str, Any], tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_threads_do_not_read_each_other() -> None:
     x, inside = images(model), Event()
     expected = model(x)
     handle = model.layers[1].register_forward_hook(lambda *_: inside.set() or other.join())
-    other = Thread(target=lambda: inside.wait() and handle.remove() is None and model(images(model, seed=9)))
+    other = Thread(target=lambda: inside.wait() and handle.remove() is None and model(images(model, seed=9)), daemon=True)
     other.start()
     assert torch.equal(model(x), expected)
 

@@ -89,6 +89,11 @@ def test_wrong_words_are_told_in_one_line(words: list[str], message: str) -> Non
         (["--calibrate", "perhaps"], "--calibrate is 'perhaps', expected true or false$"),
         (["--protocol", "x"], "--protocol is 'x', expected 'validation', 'trainval', 'paper'$"),
         (["--method.svp.hidden-dim", "wide"], "--method.svp.hidden-dim is 'wide', expected a whole number$"),
+        (
+            ["--method.svp.shared_layer", "4"],
+            "nrecognized arguments: --method.svp.shared_layer; did you mean --method.svp.shared-layers\\?$",
+        ),
+        (["--method.lora.rank=4"], "nrecognized arguments: --method.lora.rank$"),
     ],
 )
 def test_wrong_values_of_a_setting_are_told_as_svp_does(words: list[str], message: str) -> None:

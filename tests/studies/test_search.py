@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,15 @@ def test_processes_share_the_journal(search: dict[str, Any], tmp_path: Path) -> 
     assert len({trial.point["lr"] for trial in trials}) == len(trials)  # no two of them drew the same
 
 
-def test_trials_that_fail_are_kept_apart(search: dict[str, Any], tmp_path: Path) -> None:
+def test_trials_that_fail_are_kept_apart(search: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     search |= {"space": {"lr": [1e30]}, "trials": 1}
     search["settings"]["epochs"] = 2
     (trial,) = run_search(make_search(search), tmp_path / "search")
     assert (trial.state, trial.epochs) == ("fail", 0)
     assert "NonFiniteLossError" in next((tmp_path / "search" / "logs").iterdir()).read_text()
+    out, err = capfd.readouterr()
+    assert re.search(r"^\[1/1\] lr 1e\+30: fail: .*loss", out, re.MULTILINE)
+    assert "Traceback" not in out + err
 
 
 def test_command_line(search: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

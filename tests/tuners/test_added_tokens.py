@@ -145,9 +145,9 @@ def test_position_matters() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(num_tokens=0), "vpt: num_tokens is 0, expected 1 or more"),
-        (dict(position="left"), "vpt: position is 'left', expected one of prefix, suffix, both, spread, middle"),
-        (dict(dropout=1.0), "vpt: dropout is 1.0, expected 0 <= dropout < 1"),
+        (dict(num_tokens=0), "vpt_deep: num_tokens is 0, expected 1 or more"),
+        (dict(position="left"), "vpt_deep: position is 'left', expected one of prefix, suffix, both, spread, middle"),
+        (dict(dropout=1.0), "vpt_deep: dropout is 1.0, expected 0 <= dropout < 1"),
     ],
 )
 def test_option_errors(options: dict[str, Any], message: str) -> None:

@@ -142,8 +142,8 @@ def test_no_more_images_are_read_than_are_looked_at(method: str, monkeypatch: py
         ("dam_vp", dict(num_prompts=5), "dam_vp: num_prompts is 5, expected at most the 4 training images"),
         ("dam_vp", dict(threshold=2.0), "dam_vp: threshold is 2.0, expected a number between 0 and 2"),
         ("dam_vp", dict(width=0), "dam_vp: width is 0, expected 1 or more"),
-        ("spt_deep", dict(projection=True), "spt: projection is True, expected False"),
-        ("spt_deep", dict(sampling="mean"), "spt: sampling is 'mean', expected one of random, kmeans"),
+        ("spt_deep", dict(projection=True), "spt_deep: projection is True, expected False"),
+        ("spt_deep", dict(sampling="mean"), "spt_deep: sampling is 'mean', expected one of random, kmeans"),
         ("dam_vp+lora", dict(), r"the methods of 'dam_vp\+lora' cannot be combined: dam_vp compares features of the frozen"),
     ],
 )
@@ -182,3 +182,21 @@ def test_a_run_keeps_its_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert svp.evaluate(run.directory, device="cpu").loss == pytest.approx(run.result.loss, rel=1e-5)
     whole = svp.train(photos, **settings | {"out": str(tmp_path / "whole")})
     assert whole.result.loss == run.result.loss
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        ([], "no training image was given"),
+        ([torch.zeros(3, 32, 32)], r"a batch has the shape \(3, 32, 32\), expected \(batch, channels, height, width\)"),
+        ([torch.full((1, 3, 32, 32), torch.nan)], "NaN or infinite"),
+    ],
+)
+def test_images_that_are_no_batches_are_told(shown: list[Tensor], message: str) -> None:
+    with pytest.raises(svp.errors.InputError, match=message):
+        svp.tune(small_vim(), "dam_vp", images=shown)
+
+
+def test_methods_that_add_the_same_are_told_by_their_names() -> None:
+    with pytest.raises(svp.errors.InputError, match=r"'vpt_deep\+vpt_shallow' cannot be combined: both add model.vpt"):
+        svp.tune(small_vim(), "vpt_deep+vpt_shallow")

@@ -66,6 +66,8 @@ def _readable(message: str, known: Iterable[str] = ()) -> str:
     if not found:
         return line
     section = re.sub(r"^options\.", "method.", found[1] or "")
+    if nested := re.search(r"NestedArg\(key='([^']+)'", line):  # an option below `--method` that is not there
+        return _readable(f"unrecognized arguments: --{found[2]}.{nested[1]}", known)
     option, rest = f"--{section}{found[2].replace('_', '-')}", line[found.end() :]
     kinds = re.findall(r"Expected an? (<class '\w+'>|typing\.Literal\[.*?\])", rest)
     value = re.search(r"(?:Got|Given) value: (.*)$", rest)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svp.errors import UnavailableError
+from svp.errors import SvpError, UnavailableError
 from svp.runs import EpochRow, RunDirectory
 from svp.studies.engine import call_on_ray, logged, start_worker, terminate
 from svp.studies.study import Cell, Job, check_classes
@@ -220,7 +220,7 @@ def _open_journal(search: Search, folder: Path, seed: int | None) -> optuna.Stud
     except ImportError as error:
         raise UnavailableError("Optuna is not installed: pip install 'vim-svp[study]'") from error
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # of a trial that fails, `_line` gives the reason
     return optuna.create_study(
         study_name=search.name,
         storage=JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
@@ -270,7 +270,8 @@ def _take_turn(turn: _Turn) -> str:
 def _line(search: Search, folder: Path, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> str:
     done = _as_trial(search, folder, trial)
     score = "" if done.top1 is None else f" validation top-1 {done.top1:.2%},"
-    return f"[{_ended(study)}/{search.trials}] {search.describe(done.point)}:{score} {done.state}"
+    reason = f": {trial.user_attrs.get(_REASON, 'see its log')}" if done.state == "fail" else ""
+    return f"[{_ended(study)}/{search.trials}] {search.describe(done.point)}:{score} {done.state}{reason}"
 
 
 def _objective(trial: optuna.Trial, search: Search, folder: Path) -> float:
@@ -292,10 +293,15 @@ def _objective(trial: optuna.Trial, search: Search, folder: Path) -> float:
         try:
             run = train(config=job.config, after_epoch=after_epoch)
             return max(row.merit[0] for row in RunDirectory(run.directory).read_metrics())
-        except Exception:
+        except Exception as error:
             traceback.print_exc()
+            said = " ".join(str(error).split())
+            trial.set_user_attr(_REASON, said if isinstance(error, SvpError) else f"{type(error).__name__}: {said}")
             raise
 
+
+_REASON = "reason"
+"""Attribute of a trial that failed: why, in one line; its log has more."""
 
 _SAME_AS = "same_as"
 """Attribute of a trial that was not run: the number of the one that was, with the same point."""

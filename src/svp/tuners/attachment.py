@@ -45,7 +45,7 @@ class Attachment:
             InputError: Another method has added one of that name.
         """
         if name in self._added:
-            raise InputError(f"the methods of {name!r} cannot be combined: both add model.{name}")
+            raise InputError(f"the methods of {self.label!r} cannot be combined: both add model.{name}")
         self.model.add_module(name, module.train(self.model.training))
         self._added.append(name)
         return [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]

@@ -53,9 +53,11 @@ class SPT(VPT):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.projection:
-            raise InputError("spt: projection is True, expected False: prompts that start as tokens train as they are")
+            raise InputError(
+                f"{self.name}: projection is True, expected False: prompts that start as tokens train as they are"
+            )
         if self.sampling not in get_args(Sampling):
-            raise InputError(f"spt: sampling is {self.sampling!r}, expected one of {', '.join(get_args(Sampling))}")
+            raise InputError(f"{self.name}: sampling is {self.sampling!r}, expected one of {', '.join(get_args(Sampling))}")
 
     def fitted(self, model: nn.Module, images: Iterable[Tensor]) -> tuple[Method, dict[str, Tensor]]:
         blocks = anatomy(model).blocks_of(model)

@@ -35,7 +35,7 @@ def tune(
 
     Raises:
         InputError: Unknown method or option, a value out of range, a model that is tuned already or of a kind that the method
-            does not work on.
+            does not work on, images that are no batches for this model.
     """
     methods, values = parse_methods(method, **options), dict[str, Tensor]()
     asking = [name for name, method in methods.items() if method.num_images]
@@ -87,9 +87,13 @@ def fit(
 
 
 def _first(batches: Iterable[Tensor], number: int) -> Iterator[Tensor]:
-    """The first `number` images, or all if they are fewer, in batches."""
+    """The first `number` images, or all if they are fewer, in batches; a tensor is one batch."""
     left = number
-    for batch in batches:
+    for batch in [batches] if isinstance(batches, Tensor) else batches:
+        if batch.ndim != 4:
+            raise InputError(f"images: a batch has the shape {tuple(batch.shape)}, expected (batch, channels, height, width)")
+        if not batch.isfinite().all():
+            raise InputError("images: a batch holds NaN or infinite values")
         yield batch[:left]
         left -= len(batch)
         if left <= 0:

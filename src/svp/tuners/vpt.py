@@ -58,10 +58,10 @@ class VPT(Method):
 
     def __post_init__(self) -> None:
         if self.num_tokens < 1:
-            raise InputError(f"vpt: num_tokens is {self.num_tokens}, expected 1 or more")
-        check_position("vpt", self.position)
+            raise InputError(f"{self.name}: num_tokens is {self.num_tokens}, expected 1 or more")
+        check_position(self.name, self.position)
         if not 0 <= self.dropout < 1:
-            raise InputError(f"vpt: dropout is {self.dropout}, expected 0 <= dropout < 1")
+            raise InputError(f"{self.name}: dropout is {self.dropout}, expected 0 <= dropout < 1")
 
     @abstractmethod
     def prompted_blocks(self, depth: int) -> int:

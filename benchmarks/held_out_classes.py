@@ -68,6 +68,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.out.exists():
         parser.error(f"{arguments.out} exists already")
+    if not (arguments.tiny_imagenet / "val").is_dir():
+        parser.error(f"{arguments.tiny_imagenet}: has no val/ beside train/, expected the unpacked Tiny ImageNet, class folders in both")
     write_tasks(arguments.tiny_imagenet, arguments.out)
 
 

@@ -74,7 +74,7 @@ MAY_IMPORT = {
     "runs": {"models", "tuners", "data", "runs"},
     "training": {"models", "tuners", "data", "runs", "training"},
     "export": {"ops", "models", "tuners", "data", "runs", "training", "export"},
-    "bench": {"bench", "ops", "models", "tuners", "runs", "training"},
+    "bench": {"bench", "ops", "models", "tuners", "runs", "training", "export"},
     "inspection": {"models", "tuners", "data", "runs", "training", "inspection"},
     "app": {"models", "tuners", "data", "runs", "training", "inspection", "app"},
     "studies": {"models", "tuners", "data", "runs", "training", "studies"},

@@ -127,13 +127,12 @@ def test_what_is_scored_when(protocol: str, photos: Path, settings: dict[str, An
         return normalized(loader, inputs)
 
     def watched(model: Any, batches: Any, *rest: Any) -> Any:
-        loader = batches if hasattr(batches, "dataset") else opened[-1]
-        scored.append(paths(loader.dataset.split))
+        scored.append(paths(opened[-1].dataset.split))
         return score(model, batches, *rest)
 
-    monkeypatch.setattr(loop, "normalized", remembered)
-    monkeypatch.setattr(loop, "score", watched)
-    monkeypatch.setattr(outcome, "score", watched)
+    for module in (loop, outcome):
+        monkeypatch.setattr(module, "normalized", remembered)
+        monkeypatch.setattr(module, "score", watched)
     svp.train(photos, protocol=protocol, **settings)
     data = open_folder(photos)
     val, test = paths(data.val), paths(data.test)

@@ -69,7 +69,7 @@ def main() -> None:
     if arguments.out.exists():
         parser.error(f"{arguments.out} exists already")
     if not (arguments.tiny_imagenet / "val").is_dir():
-        parser.error(f"{arguments.tiny_imagenet}: has no val/ beside train/, expected the unpacked Tiny ImageNet, class folders in both")
+        parser.error(f"{arguments.tiny_imagenet}: no val/ beside train/, expected the unpacked Tiny ImageNet")
     write_tasks(arguments.tiny_imagenet, arguments.out)
 
 

@@ -58,6 +58,7 @@ def quantize(path: Path) -> None:
 
     model = onnx.load(path)
     metadata = list(model.metadata_props)
+    del model.graph.value_info[:]  # it infers them itself, and ONNX 1.20 refuses those of a reversed Scan
     shapes = {weight.name: list(weight.dims) for weight in model.graph.initializer}
     products = [node for node in model.graph.node if node.op_type == "MatMul"]
     exact = [node.name for node in products if shapes.get(node.input[1], [0])[0] < _FEWEST_INPUTS]

@@ -10,6 +10,7 @@ from svp.data import InputConfig
 from svp.errors import UnavailableError
 from svp.export.operators import PlainOperators, Recurrence
 from svp.ops import use_backend
+from svp.ops.backend import resolve
 from svp.tasks import SINGLE_LABEL, Task
 
 MINIMUM_TORCH = (2, 9)
@@ -57,5 +58,6 @@ def trace(model: nn.Module, inputs: InputConfig, recurrence: Recurrence, task: T
         raise UnavailableError(f"export needs PyTorch {minimum} or newer, this is {torch.__version__}: pip install -U torch")
     classifier = Classifier(model, inputs, task).eval().requires_grad_(False)  # the scan of what trains would have a backward
     example = torch.zeros(2, inputs.channels, inputs.img_size, inputs.img_size)  # a batch of one would be taken for a constant
+    resolve("numba", example)  # imports Numba now: while PyTorch 2.11 traces, Python's `max` is another
     with torch.no_grad(), use_backend("numba"), PlainOperators(recurrence):
         return torch.export.export(classifier, (example,), dynamic_shapes={"images": {0: Dim("batch")}})

@@ -79,7 +79,7 @@ def in_chunks(
     if state is not None:
         h = h + state.transpose(1, 2)
     h, y = torch.ops.higher_order.scan(_chunk, [h], sequences, (A.T / math.log(2),))
-    y = y.squeeze(3).flatten(0, 1)[: x.shape[1]].transpose(0, 1)
+    y = torch.cat(y.squeeze(3).unbind(0))[: x.shape[1]].transpose(0, 1)  # flatten would have PyTorch 2.11 compare strides
     return y.flip(1) if reverse else y, h.transpose(1, 2)
 
 

@@ -102,7 +102,7 @@ def test_bytes_are_those_counted_by_hand(precision: Literal["fp32", "bf16"]) -> 
     assert work_of(replace(NANO, precision=precision)).bytes == forward
     trained = DEPTH * (D * 64 + 64 + 64 * D + D + D) + 2 * (D * D + D + D)  # inner prompters; two groups of eight blocks
     head = D * cases.CLASSES + cases.CLASSES
-    kept = DEPTH * 2 * TOKENS * (2 * E + 64 + 2 * D)  # x and z, the inner hidden layer, both prompts
+    kept = DEPTH * 2 * TOKENS * (2 * E + 64)  # x and z, the inner hidden layer
     step = forward + stored * trained + stored * (weights + trained) + 3 * stream + stored * (2 * kept + 8 * (trained + head))
     assert work_of(replace(TRAINING, precision=precision)).bytes == step
 

@@ -74,7 +74,6 @@ def _bytes_to_move(case: Case, model: Any, tokens: int) -> int:
     prompters = model.svp
     kept = sum(2 * block.mixer.d_inner for block in model.layers)  # x and z
     kept += sum(layer[0].out_features for layer in prompters.inner_prompters)
-    kept += depth * 2 * width  # both prompts in front of their SiLU
     trained = sum(p.numel() for p in model.tuner.trainable_parameters()) * stored
     # of what trains: its gradient and both moments of AdamW are written and read, the weight is read and written
     return forward + weights + 3 * streams + 2 * kept * tokens * stored + 8 * trained

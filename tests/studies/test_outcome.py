@@ -18,6 +18,7 @@ from PIL import Image
 from svp.cli import main
 from svp.runs import RunDirectory
 from svp.studies import Comparison, Study, collect, make_study, read_ablation, read_sensitivity, read_study, write_report
+from svp.studies.comparison import _count
 from svp.studies.figures import write_figures
 from svp.studies.statistics import averaged, paired_difference, spread
 from svp.studies.study_file import PUBLISHED, STUDIES, to_yaml_values
@@ -149,6 +150,33 @@ def test_the_table_says_how_learning_rates_were_chosen(values: dict[str, Any], t
     assert table.rows == (("linear", "0.1 (70.0), **0.2*** (80.0)"), ("svp", "0.5"))
     assert any("not have the same budget: 1, 2" in note for note in table.notes)
     assert any("may lie beyond" in note for note in table.notes)
+
+
+def test_of_equal_candidates_the_default_is_taken_and_the_table_says_so(values: dict[str, Any], tmp_path: Path) -> None:
+    values["methods"] = {"lora": {}}
+    study = make_study(values | {"tune": {"lr": [0.001, 0.003, 0.01], "epochs": 1}})
+    (cell,) = study.cells
+    for lr in cell.candidates:
+        job = cell.job(tmp_path, lr, 0, tuning=True, until=1)
+        job.directory.mkdir(parents=True)
+        RunDirectory(job.directory).write_metrics([make_row(selection_top1=0.5, selection_loss=1.5)])
+    table = learning_rate_table(collect(study, tmp_path))
+    assert table.rows == (("lora", "0.001 (1.500), **0.003** (1.500), 0.01 (1.500)"),)
+    assert table.notes[-1].startswith(
+        "lora on photos: several candidates are equally good, as within the warm-up; the one nearest"
+    )
+
+
+def test_runs_are_counted_alike_before_and_after_a_rate_is_chosen(values: dict[str, Any], tmp_path: Path) -> None:
+    values["methods"] = {"lora": {}, "again": {"method": "lora"}}  # two labels of the same runs
+    study = make_study(values | {"tune": {"lr": [0.001, 0.003], "epochs": 1}, "seeds": [0, 1]})
+    cell = study.cells[0]
+    assert _count(collect(study, tmp_path)) == (4, 4)
+    for number, lr in enumerate(cell.candidates):
+        job = cell.job(tmp_path, lr, 0, tuning=True, until=1)
+        job.directory.mkdir(parents=True)
+        RunDirectory(job.directory).write_metrics([make_row(selection_top1=0.5, selection_loss=1.5 - number)])
+    assert _count(collect(study, tmp_path)) == (2, 4)  # the better one goes on
 
 
 def test_published_rows_stand_where_they_can_be_compared(values: dict[str, Any], tmp_path: Path) -> None:

@@ -59,6 +59,17 @@ def test_what_diverges_is_the_worst_and_of_equals_the_lower_loss_is_better(tmp_p
     assert search(tmp_path / "run", merit, lr="auto").rate == LOW
 
 
+def test_of_candidates_that_nothing_tells_apart_the_default_is_taken_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TrainConfig(data="x", out=str(tmp_path), lr="auto")
+    assert choose(config, lambda config, until: (-1.5, -1.5), Display(True), write=True).rate == OWN
+    shown = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"chosen: svp, lr {OWN:g}, but svp, lr {LOW:g}, has the same validation loss 1.500: nothing tells them apart" in shown
+    )
+
+
 def test_scores_are_written_as_they_are(tmp_path: Path) -> None:
     values = {LOW: (-3.0, -1.0), OWN: (0.25, -1.0), HIGH: (float("-inf"),) * 2}
     search(tmp_path / "run", lambda config, until: values[config.rate], lr="auto", choose_by="r2")

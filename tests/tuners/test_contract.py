@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import svp
 from svp.models import Backbone, Origin
-from svp.tuners import PartMethod, get_methods
+from svp.tuners import PartMethod, get_methods, list_methods
 from tests.models.small import SMALL, SMALL_VIT, device_of, images, perturb, runnable_backends, small_vim, small_vit
 
 D, DEPTH, CLASSES = SMALL["embed_dim"], SMALL["depth"], SMALL["num_classes"]
@@ -624,6 +624,35 @@ def test_second_tuner_is_refused(case: tuple[str, Row]) -> None:
     model = tuned(case)
     with pytest.raises(ValueError, match=rf"already tuned by '{re.escape(case[0])}'; call model\.tuner\.detach\(\) first"):
         svp.tune(model, "linear")
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("vpt_deep", dict(num_tokens=100_000), "num_tokens is 100,000, expected at most 1,000 beside the model's own 17"),
+        ("spt_shallow", dict(num_tokens=1001), "num_tokens is 1,001, expected at most 1,000"),
+        ("affix", dict(num_tokens=1001), "num_tokens is 1,001, expected at most 1,000"),
+        ("ssp", dict(kernel_size=9), "kernel_size is 9, expected at most 7, which spans the model's whole grid"),
+        ("dam_vp", dict(num_prompts=1001), "num_prompts is 1,001, expected 1 to 1,000"),
+        *(
+            (name, {option: 1025}, f"{option} is 1,025, expected at most 1,024 in a model whose tokens have the width 16")
+            for name in list_methods()
+            for option in get_methods(name)[0].widths
+        ),
+    ],
+)
+def test_sizes_beyond_all_sense_are_refused_before_any_work(method: str, options: dict[str, Any], message: str) -> None:
+    model = small_vim()
+    with pytest.raises(svp.SvpError, match=f"^{method}: {message}"):
+        svp.tune(model, method, **options, images=iter(()))
+    assert model.tuner is None
+
+
+def test_what_is_a_size_has_a_bound() -> None:
+    for name in list_methods():
+        method = get_methods(name)[0]
+        sizes = {field.name for field in fields(method) if field.name in ("rank", "hidden_dim", "num_coefficients")}
+        assert sizes <= set(method.widths), name
 
 
 def test_unknown_option_is_refused(case: tuple[str, Row]) -> None:

@@ -138,7 +138,7 @@ def test_no_more_images_are_read_than_are_looked_at(method: str, monkeypatch: py
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("dam_vp", dict(num_prompts=0), "dam_vp: num_prompts is 0, expected 1 or more"),
+        ("dam_vp", dict(num_prompts=0), "dam_vp: num_prompts is 0, expected 1 to 1,000"),
         ("dam_vp", dict(num_prompts=5), "dam_vp: num_prompts is 5, expected at most the 4 training images"),
         ("dam_vp", dict(threshold=2.0), "dam_vp: threshold is 2.0, expected a number between 0 and 2"),
         ("dam_vp", dict(width=0), "dam_vp: width is 0, expected 1 or more"),
@@ -152,6 +152,25 @@ def test_what_cannot_be_is_named(method: str, options: dict[str, Any], message: 
     with pytest.raises(svp.SvpError, match=message):
         svp.tune(model, method, images=[images(model, 4)], **options)
     assert model.tuner is None
+
+
+@pytest.mark.parametrize("method", ["dam_vp", "spt_shallow"])
+def test_a_model_that_gives_no_finite_values_is_told(method: str) -> None:
+    model = small_vim()
+    with torch.no_grad():
+        model.patch_embed.proj.bias[0] = torch.inf
+    with pytest.raises(svp.SvpError, match=f"{method}: what the model makes of the training images holds NaN or infinite"):
+        svp.tune(model, method, images=[images(model, 4)])
+
+
+def test_the_choice_of_a_frame_leaves_the_mode_that_other_threads_see() -> None:
+    model = small_vim().train()
+    svp.tune(model, "dam_vp", images=[images(model, 4)])
+    model.train()
+    modes: list[tuple[bool, bool]] = []
+    model.norm_f.register_forward_hook(lambda module, args, output: modes.append((model.training, module.training)))
+    model(images(model))
+    assert modes == [(True, False), (True, True)]  # the choice, then the pass that trains
 
 
 def test_a_run_keeps_its_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

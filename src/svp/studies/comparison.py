@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -19,7 +19,7 @@ from svp.studies.statistics import Difference, Spread, averaged, paired_differen
 from svp.studies.study import Cell, Job, Study, check_classes
 from svp.studies.study_file import read_study, to_yaml_values
 from svp.training import ConfigError
-from svp.training.halving import merit_of
+from svp.training.halving import from_default, merit_of
 
 _DIVERGED = "NonFiniteLossError"
 
@@ -35,6 +35,7 @@ class Finding:
         results: Result of each seed.
         jobs: Seed -> the run.
         by_loss: Whether candidates are compared by their loss, as those that are stopped early.
+        tied: Whether another candidate is as good on validation images as the one chosen.
     """
 
     cell: Cell
@@ -43,6 +44,7 @@ class Finding:
     results: Mapping[int, Result]
     jobs: Mapping[int, Job] = field(repr=False)
     by_loss: bool = False
+    tied: bool = False
 
     @property
     def top1(self) -> dict[int, float]:
@@ -133,10 +135,10 @@ def collect(study: Study, folder: str | Path) -> Comparison:
     folder = Path(folder)
     findings = {}
     for cell in study.cells:
-        validation, lr = _choose(cell, study, folder)
+        validation, lr, tied = _choose(cell, study, folder)
         jobs = {seed: cell.job(folder, lr, seed) for seed in study.seeds} if lr is not None else {}
         results = {seed: RunDirectory(job.directory).read_result() for seed, job in jobs.items() if job.is_finished}
-        findings[cell.data, cell.method] = Finding(cell, validation, lr, results, jobs, _until(study) is not None)
+        findings[cell.data, cell.method] = Finding(cell, validation, lr, results, jobs, _until(study) is not None, tied)
     return Comparison(study, folder, findings)
 
 
@@ -211,16 +213,17 @@ def _unpack(study: Study) -> None:
 
 
 def _count(comparison: Comparison) -> tuple[int, int]:
-    """Runs that are missing, and all; where the learning rate is not chosen yet, as many as it will be."""
-    study, known = comparison.study, comparison.jobs
-    unknown = 0
+    """Runs that are missing, and all; where the learning rate is not chosen yet, as if the first candidate were.
+
+    A candidate that was stopped early and the same run as it goes on are two.
+    """
+    study, folder = comparison.study, comparison.folder
+    jobs = _tuning_jobs(study, folder)
     for finding in comparison.findings.values():
-        if finding.lr is None:
-            seeds = set(study.seeds)
-            if finding.cell.config.protocol == "validation" and not finding.by_loss:
-                seeds -= {study.tuning_seed}  # the run that was chosen is one of those that count, and does not go on
-            unknown += len(seeds)
-    return sum(not has_ended(job) for job in known) + unknown, len(known) + unknown
+        lr = finding.cell.candidates[0] if finding.lr is None else finding.lr
+        jobs += [finding.cell.job(folder, lr, seed) for seed in study.seeds]
+    planned = {(job.directory, job.until): job for job in jobs}
+    return sum(not has_ended(job) for job in planned.values()), len(planned)
 
 
 def _tuning_jobs(study: Study, folder: Path) -> list[Job]:
@@ -238,14 +241,15 @@ def _until(study: Study) -> int | None:
     return study.tune.epochs if study.tune else None
 
 
-def _choose(cell: Cell, study: Study, folder: Path) -> tuple[dict[float, float | None], float | None]:
-    """Top-1, or loss, on validation images per candidate, and the learning rate: the best by top-1, then by loss, there.
+def _choose(cell: Cell, study: Study, folder: Path) -> tuple[dict[float, float | None], float | None, bool]:
+    """Top-1, or loss, on validation images per candidate; the learning rate that is best by top-1, then by loss, there; and
+    whether another is as good, when the one nearest to the method's default is taken.
 
     The rule is the one that chooses the epoch of a run. Candidates that are stopped early are compared by their loss, as those
     of ``--lr auto``: so few images tell it better. Nothing is chosen before every candidate has ended.
     """
     if len(cell.candidates) == 1:
-        return {}, cell.candidates[0]
+        return {}, cell.candidates[0], False
     merits: dict[float, tuple[float, float]] = {}
     validation: dict[float, float | None] = {}
     for lr in cell.candidates:
@@ -260,8 +264,10 @@ def _choose(cell: Cell, study: Study, folder: Path) -> tuple[dict[float, float |
         elif job.failure:
             validation[lr] = None
     if len(validation) < len(cell.candidates) or not merits:
-        return validation, None
-    return validation, max(merits, key=merits.__getitem__)
+        return validation, None, False
+    best = max(merits.values())
+    equals = [lr for lr, merit in merits.items() if merit == best]
+    return validation, min(equals, key=lambda lr: from_default(replace(cell.config, lr=lr))), len(equals) > 1
 
 
 def _chosen_epoch(job: Job) -> EpochRow:

@@ -138,6 +138,12 @@ def learning_rate_table(comparison: Comparison) -> Table:
         notes.append(f"The methods did not have the same budget: {', '.join(map(str, sorted(counts)))} candidates.")
     if any(finding.at_edge for finding in comparison.findings.values()):
         notes.append("* lowest or highest of its candidates: a better one may lie beyond.")
+    for finding in comparison.findings.values():
+        if finding.tied:
+            notes.append(
+                f"{finding.cell.method} on {finding.cell.data}: several candidates are equally good, as within the warm-up; "
+                "the one nearest to the default was taken."
+            )
     return Table("Learning rates", ("method", *study.data), tuple(rows), tuple(notes))
 
 

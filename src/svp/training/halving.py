@@ -4,7 +4,8 @@ Every candidate is the run itself, with the seed, schedule and length that were 
 differs. When a quarter of the epochs is over (an eighth with more than four candidates, and so on), the better half goes on
 to twice as many, until one is left. It is finished as the run: its epochs are not trained again, and it ends with the weights
 that it would have had alone. Compared is the loss of the last epoch on validation images, which so few images tell better than
-top-1, or the metric of ``--choose-by`` if it is another one; test images take no part.
+top-1, or the metric of ``--choose-by`` if it is another one; test images take no part. Of equals, as after an epoch that lies
+within the warm-up, the one nearest to its method's default rate is better.
 
 Source: successive halving (Jamieson and Talwalkar, AISTATS 2016, arXiv:1502.07943). Short runs with a schedule of their own
 are no stand-in: with few steps the highest rate wins, and then the whole run diverges (docs/results.md).
@@ -62,6 +63,11 @@ def candidates(config: TrainConfig) -> dict[str, TrainConfig]:
     return found
 
 
+def from_default(config: TrainConfig) -> float:
+    """How far a candidate's learning rate lies from its method's default, as a difference of logarithms."""
+    return abs(math.log(config.rate / default_rate(config.method)))
+
+
 def rounds(count: int, epochs: int) -> list[tuple[int, int]]:
     """How many candidates are left in each round, and the epoch that it ends at."""
     sizes = [count]
@@ -103,7 +109,7 @@ def choose(
             done += until - before
             told = f"{found[name].method}, lr {found[name].rate:g}"
             display.say(f"  {told}: {_shown(config, merits[name])} after epoch {until} ({done} of {total} epochs)")
-        alive.sort(key=lambda name: merits[name], reverse=True)
+        alive.sort(key=lambda name: (merits[name], -from_default(found[name])), reverse=True)
         history.append({"epochs": until, "scores": {name: _finite(_value(config, merits[name])) for name in alive}})
         before = until
     first, second = alive[:2]
@@ -166,6 +172,12 @@ def _tell(
     """Say which candidate is taken, and why."""
     (first, second), last = best, [_shown(config, merits[name]) for name in best]
     chosen, other = found[first], found[second]
+    if merits[first] == merits[second]:
+        display.say(
+            f"chosen: {chosen.method}, lr {chosen.rate:g}, but {other.method}, lr {other.rate:g}, has the same {last[0]}: "
+            "nothing tells them apart, and the rate nearest to the default is taken. More epochs, or less warm-up, would tell"
+        )
+        return
     display.say(
         f"chosen: {chosen.method}, lr {chosen.rate:g}, as its {last[0]} is the best, before {last[1]} of {other.method}, "
         f"lr {other.rate:g}"

@@ -42,6 +42,7 @@ class Adapter(Method):
     backbones = VIM_AND_VIT
     default_lr = 5e-3
     default_weight_decay = 1e-4
+    widths = ("hidden_dim",)
 
     hidden_dim: int = 64
     position: Literal["parallel", "sequential"] = "parallel"

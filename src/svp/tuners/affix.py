@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from svp.errors import InputError
 from svp.tuners.attachment import Attachment
-from svp.tuners.layout import Layout, Position, check_position
+from svp.tuners.layout import Layout, Position, check_num_tokens, check_position
 from svp.tuners.method import Method, register_method
 
 
@@ -49,6 +49,10 @@ class Affix(Method):
         if self.num_tokens < 1:
             raise InputError(f"affix: num_tokens is {self.num_tokens}, expected 1 or more")
         check_position("affix", self.position)
+
+    def check_backbone(self, model: nn.Module) -> None:
+        super().check_backbone(model)
+        check_num_tokens("affix", self.num_tokens, model)
 
     def attach(self, site: Attachment) -> Iterable[str]:
         model, config = site.model, self

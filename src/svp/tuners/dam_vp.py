@@ -20,8 +20,8 @@ augmentation, to make the clusters of; AdamW in the place of SGD.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from svp.errors import InputError
 from svp.tuners.attachment import Attachment
 from svp.tuners.backbones import VIM_AND_VIT
-from svp.tuners.method import Method, register_method
+from svp.tuners.method import Method, check_finite_features, register_method
 from svp.tuners.vp import Frame
 
 
@@ -60,8 +60,8 @@ class DAMVP(Method):
     width: int | None = None
 
     def __post_init__(self) -> None:
-        if self.num_prompts is not None and self.num_prompts < 1:
-            raise InputError(f"dam_vp: num_prompts is {self.num_prompts}, expected 1 or more")
+        if self.num_prompts is not None and not 1 <= self.num_prompts <= self.num_images:
+            raise InputError(f"dam_vp: num_prompts is {self.num_prompts:,}, expected 1 to {self.num_images:,}")
         if not 0 < self.threshold < 2:
             raise InputError(f"dam_vp: threshold is {self.threshold}, expected a number between 0 and 2")
         if self.width is not None and self.width < 1:
@@ -71,6 +71,7 @@ class DAMVP(Method):
         from sklearn.cluster import AgglomerativeClustering
 
         found = torch.cat([features(model, batch) for batch in images])[: self.num_images]
+        check_finite_features(self.name, found)
         if self.num_prompts is not None and len(found) < self.num_prompts:
             raise InputError(f"dam_vp: num_prompts is {self.num_prompts}, expected at most the {len(found)} training images")
         labels = torch.zeros(len(found), dtype=torch.long)
@@ -125,19 +126,14 @@ class _OfFramed:
 @torch.no_grad()
 def features(model: Any, images: Tensor) -> Tensor:
     """What the frozen model sees in the images as they are, (batch, num_features), scaled to length 1."""
-    with _evaluating(model):
-        tokens = type(model).forward_features(model, images)
-        return F.normalize(model.forward_head(tokens, pre_logits=True).float(), dim=-1)
+    frozen = _in_evaluation(model) if model.training else model
+    tokens = type(model).forward_features(frozen, images)
+    return F.normalize(frozen.forward_head(tokens, pre_logits=True).float(), dim=-1)
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without stochastic depth inside, whatever the mode."""
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        if training:
-            model.train()
+def _in_evaluation(module: Any) -> Any:
+    """The same module in evaluation mode, of the same parameters; the module that other threads see keeps its mode."""
+    twin = copy(module)
+    twin.training = False
+    twin._modules = {name: child and _in_evaluation(child) for name, child in module._modules.items()}
+    return twin

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +22,18 @@ def check_position(method: str, position: str) -> None:
     """Raise ``ValueError`` for a position that is none."""
     if position not in get_args(Position):
         raise InputError(f"{method}: position is {position!r}, expected one of {', '.join(get_args(Position))}")
+
+
+def check_num_tokens(method: str, num_tokens: int, model: Any) -> None:
+    """Raise ``InputError`` for more tokens than a model's length makes sensible: the cost of every block grows with them."""
+    own = model.patch_embed.num_patches + 1
+    limit = max(_MOST_TOKENS, 16 * own)
+    if num_tokens > limit:
+        raise InputError(f"{method}: num_tokens is {num_tokens:,}, expected at most {limit:,} beside the model's own {own:,}")
+
+
+_MOST_TOKENS = 1000
+"""Tokens that can be added to every model; to one with many of its own, up to 16 times as many."""
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ class LoRA(Method):
     default_lr = 3e-3
     default_weight_decay = 1e-4
     mergeable = True
+    widths = ("rank",)
     use_dora: ClassVar[bool] = False
 
     target_modules: list[str] = field(default_factory=list)
@@ -122,6 +123,7 @@ class LoRAPartial(Method):
     default_lr = 3e-3
     default_weight_decay = 1e-4
     mergeable = True
+    widths = ("rank",)
 
     slices: list[str] = field(default_factory=lambda: ["x"])
     rank: int = 64

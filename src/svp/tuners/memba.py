@@ -50,6 +50,7 @@ class Memba(Method):
 
     default_lr = 1e-2
     default_weight_decay = 1e-4
+    widths = ("rank",)
 
     rank: int = 64
     alpha: float = 64.0

@@ -34,6 +34,8 @@ class Method(ABC):
     """True if the trained state holds the whole model, so that no backbone weights are needed to load it."""
     mergeable: ClassVar[bool] = False
     """True if a plain backbone can compute what the tuned model computes."""
+    widths: ClassVar[tuple[str, ...]] = ()
+    """Options that are a rank or the width of a layer, which the model bounds."""
     num_images: ClassVar[int] = 0
     """Training images that ``fitted`` looks at, at most; 0 for a method that needs none."""
 
@@ -60,13 +62,34 @@ class Method(ABC):
         return self, {}
 
     def check_backbone(self, model: nn.Module) -> None:
-        """Raise ``InputError`` for a model of a kind that the method does not work on."""
+        """Raise ``InputError`` for a model that the method does not work on, or options that are too large for it."""
         if not isinstance(model, self.backbones):
             kinds = " or ".join(kind.__name__ for kind in self.backbones)
             raise InputError(f"method {self.name!r} works on a {kinds}, this is a {type(model).__name__}")
+        embed_dim: Any = getattr(model, "embed_dim", None)
+        for option in self.widths:
+            limit = max(_WIDEST, 4 * embed_dim)
+            if getattr(self, option) > limit:
+                raise InputError(
+                    f"{self.name}: {option} is {getattr(self, option):,}, expected at most {limit:,} in a model whose "
+                    f"tokens have the width {embed_dim}"
+                )
 
     def bake(self, model: Any) -> None:  # noqa: B027 (most methods have nothing to do)
         """Put what was trained into the weights of the backbone, if it is mergeable and not there already."""
+
+
+_WIDEST = 1024
+"""Rank or width that every model takes; beyond it, one takes four times the width of its tokens."""
+
+
+def check_finite_features(method: str, features: Tensor) -> None:
+    """Raise ``InputError`` where a method looks at training images through a model that does not give finite values."""
+    if not features.isfinite().all():
+        raise InputError(
+            f"{method}: what the model makes of the training images holds NaN or infinite values: its weights are damaged, or "
+            "too large for its precision"
+        )
 
 
 _METHODS: dict[str, type[Method]] = {}

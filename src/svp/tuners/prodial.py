@@ -44,6 +44,7 @@ class ProDiaL(Method):
     default_lr = 1e-2
     default_weight_decay = 1e-4
     mergeable = True
+    widths = ("rank",)
 
     block_size: int = 8
     rank: int = 8

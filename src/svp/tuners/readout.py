@@ -52,6 +52,7 @@ class Readout(Method):
 
     default_lr = 3e-3
     default_weight_decay = 1e-4
+    widths = ("read_dim", "rank")
 
     read_dim: int = 12
     rank: int = 16

@@ -42,6 +42,7 @@ class SAA(Method):
 
     default_lr = 1.5e-2
     default_weight_decay = 1e-4
+    widths = ("hidden_dim", "num_coefficients")
 
     hidden_dim: int = 32
     num_coefficients: int = 16

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from svp.errors import InputError
 from svp.models import VisionMamba
 from svp.tuners.backbones import anatomy
-from svp.tuners.method import Method, register_method
+from svp.tuners.method import Method, check_finite_features, register_method
 from svp.tuners.vpt import VPT
 
 Sampling = Literal["random", "kmeans"]
@@ -70,6 +70,8 @@ class SPT(VPT):
                 handle.remove()
         class_token = model.cls_position if isinstance(model, VisionMamba) else 0
         own = [torch.cat([x[:, :class_token], x[:, class_token + 1 :]], dim=1).flatten(0, 1) for x in entering.streams]
+        for tokens in own:
+            check_finite_features(self.name, tokens)
         return self, {"vpt.tokens": torch.stack([self._chosen(tokens.float()) for tokens in own])}
 
     def _chosen(self, tokens: Tensor) -> Tensor:

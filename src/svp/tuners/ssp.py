@@ -42,6 +42,7 @@ class SSP(Method):
 
     default_lr = 1.5e-2
     default_weight_decay = 1e-4
+    widths = ("hidden_dim",)
 
     hidden_dim: int = 64
     kernel_size: int = 3
@@ -54,6 +55,11 @@ class SSP(Method):
 
     def attach(self, site: Attachment) -> Iterable[str]:
         model = site.model
+        widest = max(3, 2 * max(model.patch_embed.grid_size) - 1)
+        if self.kernel_size > widest:
+            raise InputError(
+                f"ssp: kernel_size is {self.kernel_size:,}, expected at most {widest}, which spans the model's whole grid"
+            )
         gathering = Gathering(model.embed_dim, self, model.pos_embed)
         for layer in range(len(model.layers)):
             enter_block(site, layer, _Gather(gathering, model.patch_embed, site.added_tokens))

@@ -64,6 +64,7 @@ class SVP(Method):
 
     default_lr = 5e-3
     default_weight_decay = 1e-4
+    widths = ("hidden_dim",)
 
     shared_layers: int = 8
     hidden_dim: int = 64

@@ -32,7 +32,7 @@ from svp.errors import InputError, UnavailableError
 from svp.models import VisionMamba
 from svp.tuners.attachment import Attachment
 from svp.tuners.backbones import VIM_AND_VIT, anatomy
-from svp.tuners.layout import Layout, Position, check_position
+from svp.tuners.layout import Layout, Position, check_num_tokens, check_position
 from svp.tuners.method import Method, register_method
 
 
@@ -62,6 +62,10 @@ class VPT(Method):
         check_position(self.name, self.position)
         if not 0 <= self.dropout < 1:
             raise InputError(f"{self.name}: dropout is {self.dropout}, expected 0 <= dropout < 1")
+
+    def check_backbone(self, model: nn.Module) -> None:
+        super().check_backbone(model)
+        check_num_tokens(self.name, self.num_tokens, model)
 
     @abstractmethod
     def prompted_blocks(self, depth: int) -> int:

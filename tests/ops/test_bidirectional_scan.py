@@ -205,7 +205,8 @@ def test_a_few_images_at_a_time_unless_they_have_their_own_states(
     xz = xz.to(dtype)
     given: list[int] = []
     call = cpu_numba._Call
-    monkeypatch.setattr(cpu_numba, "_Call", lambda xz, weights: (given.append(len(xz)), call(xz, weights))[1])
+    monkeypatch.setattr(cpu_numba, "_FEW_VALUES", 32 * 19 * 2)  # of two images: eight are more
+    monkeypatch.setattr(cpu_numba, "_Call", lambda xz, *rest: (given.append(len(xz)), call(xz, *rest))[1])
     actual = run("numba", xz, forward, backward)
     assert given == [*parts, *parts]
     monkeypatch.setattr(cpu_numba, "_FEW_IMAGES", 19)

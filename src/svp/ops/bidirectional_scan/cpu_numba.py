@@ -57,7 +57,7 @@ from svp.ops.threads import kernel_threads
 _CHUNK = 64  # tokens of the forward pass
 _KEPT_VECTORS = 4096  # states of a chunk of the backward pass
 _TILE_VECTORS = 1024  # of a tile, 64 kB: the backward pass keeps six of them in the L2 cache
-_FEW_IMAGES = 8
+_FEW_IMAGES, _FEW_VALUES = 8, 2**19  # images of a part at least, or with so many values of one direction
 _ZERO, _HALF = np.float32(0), np.float32(0.5)
 
 
@@ -283,8 +283,9 @@ def forward(inputs: Inputs) -> Tensor:
     xz, weights = inputs
     batch, length, width = xz.shape
     out = torch.empty(batch, length, width // 2, dtype=_dtype_inside(xz))
-    for some_xz, some_out in _some_images_at_a_time(weights, xz, out):
-        call = _Call(some_xz, weights)
+    kernel_weights = _both_kernel_weights(weights)
+    for some_out, some_xz in _some_images_at_a_time(weights, out, xz):
+        call = _Call(some_xz, weights, kernel_weights)
         _scan(call.items, call.groups, call.tile, *call.scan_inputs, numpy_view(some_out))
     return out.to(xz.dtype)
 
@@ -293,25 +294,30 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
     """Gradients of those of `xz` and the weights that `needed` marks; one weight costs as much as all."""
     xz, weights = inputs
     grad_xz = torch.empty(xz.shape, dtype=_dtype_inside(xz))
+    kernel_weights = _both_kernel_weights(weights)
     if any(needed[1:]):  # sums over all images
-        of_weights = _gradients(grads[0], xz, weights, needed, grad_xz)
+        of_weights = _gradients(grads[0], xz, weights, kernel_weights, needed, grad_xz)
         return [grad_xz.to(xz.dtype)] * needed[0] + of_weights
     for some_grads, some_xz, some_grad_xz in _some_images_at_a_time(weights, grads[0], xz, grad_xz):
-        _gradients(some_grads, some_xz, weights, needed, some_grad_xz)
+        _gradients(some_grads, some_xz, weights, kernel_weights, needed, some_grad_xz)
     return [grad_xz.to(xz.dtype)]
 
 
 def _some_images_at_a_time(weights: list[Tensor], *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     """The tensors in parts of a few images, so that what is temporary stays small; whole if images have their own states."""
     threads = kernel_threads()
-    few = threads * math.ceil(_FEW_IMAGES / threads)
+    _, length, width = tensors[0].shape
+    few = threads * math.ceil(max(_FEW_IMAGES, _FEW_VALUES // (length * width)) / threads)
     parts = 1 if any(len(state) > 1 for state in weights[14:]) else max(1, len(tensors[0]) // few)
     return zip(*(t.chunk(parts) for t in tensors), strict=True)
 
 
-def _gradients(grad_out: Tensor, xz: Tensor, weights: list[Tensor], needed: list[bool], grad_xz: Tensor) -> list[Tensor]:
+def _gradients(
+    grad_out: Tensor, xz: Tensor, weights: list[Tensor], kernel_weights: tuple[Weights, Weights], needed: list[bool],
+    grad_xz: Tensor,
+) -> list[Tensor]:  # fmt: skip
     """Writes `grad_xz` and returns the gradients of the weights."""
-    call = _Call(xz, weights)
+    call = _Call(xz, weights, kernel_weights)
     need_weights, need_states = any(needed[1:15]), any(needed[15:])
     batch, length, d_inner = call.inner
     d_state = weights[5].shape[1]
@@ -384,15 +390,14 @@ def _dtype_inside(xz: Tensor) -> torch.dtype:
 class _Call:
     """What forward and backward share: the convolved inputs of both directions and their projections."""
 
-    def __init__(self, xz: Tensor, weights: list[Tensor]) -> None:
+    def __init__(self, xz: Tensor, weights: list[Tensor], kernel_weights: tuple[Weights, Weights]) -> None:
         self.dtype = _dtype_inside(xz)
         xz = xz.detach().to(self.dtype)
         batch, length, width = xz.shape
         d_inner = width // 2
         self.inner = (batch, length, d_inner)
         self.d_conv, self.dt_rank = weights[0].shape[1], weights[3].shape[1]
-        state, state_b = weights[14:] or 2 * [xz.new_empty(0, *weights[5].shape)]
-        self.kernel_weights = _kernel_weights(state, *weights[:7]), _kernel_weights(state_b, *weights[7:14])
+        self.kernel_weights = kernel_weights
         self.x: Rows = rows(xz[..., :d_inner], self.dtype)
         blocks = d_inner // LANES
         self.groups = groups_per_image(batch, blocks)
@@ -415,6 +420,11 @@ class _Call:
             *self.kernel_weights,
             rows(xz[..., d_inner:], self.dtype),
         )
+
+
+def _both_kernel_weights(weights: list[Tensor]) -> tuple[Weights, Weights]:
+    state, state_b = weights[14:] or 2 * [weights[5].new_empty(0, *weights[5].shape)]
+    return _kernel_weights(state, *weights[:7]), _kernel_weights(state_b, *weights[7:14])
 
 
 def _kernel_weights(

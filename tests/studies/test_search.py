@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from svp.cli import main
+from svp.data.pipeline.decoding import ImageReader
 from svp.studies import Range, Trial, make_search, run_search
 from svp.studies.figures import write_search_figure
 from svp.studies.tables import search_table
@@ -27,9 +28,18 @@ def search(values: dict[str, Any]) -> dict[str, Any]:
     return part | {"space": {"lr": {"low": 1e-3, "high": 0.1, "log": True}, "hidden_dim": [4, 8]}, "trials": 2}
 
 
-def test_a_search_goes_on_where_it_was(search: dict[str, Any], tmp_path: Path) -> None:
+def test_a_search_goes_on_where_it_was(search: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "search"
+    search["settings"]["num_workers"] = 0
+    decode, decoded_in = ImageReader.decode, set[int]()
+
+    def watched(reader: ImageReader, path: Path) -> Any:
+        decoded_in.add(len(list((folder / "logs").iterdir())))
+        return decode(reader, path)
+
+    monkeypatch.setattr(ImageReader, "decode", watched)
     first = run_search(make_search(search), folder)
+    assert decoded_in == {1}  # the first trial decodes the images, for all
     assert [trial.state for trial in first] == ["complete"] * 2
     assert run_search(make_search(search), folder) == first
     trials = run_search(make_search(search | {"trials": 3}), folder)

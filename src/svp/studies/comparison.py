@@ -94,9 +94,20 @@ class Comparison:
     def difference(self, method: str, column: str) -> Difference | None:
         """Top-1 less that of the reference, seed by seed; None for the reference itself and where runs are missing."""
         reference = self.study.reference
-        if reference is None or reference == method:
-            return None
-        return paired_difference(self.scores(method, column), self.scores(reference, column))
+        return None if reference is None or reference == method else self.paired(method, reference, column)
+
+    def paired(self, method: str, other: str, column: str) -> Difference | None:
+        """Top-1 less that of another method, seed by seed; None where runs are missing."""
+        return paired_difference(self.scores(method, column), self.scores(other, column))
+
+    def ranking(self, column: str) -> list[str]:
+        """The methods that have scores, from the highest mean to the lowest."""
+        means = {method: top1.mean for method in self.study.methods if (top1 := self.top1(method, column)) is not None}
+        return sorted(means, key=means.__getitem__, reverse=True)
+
+    def best_rival(self, method: str, column: str) -> str | None:
+        """The method with the highest mean but for this one; None without any."""
+        return next((other for other in self.ranking(column) if other != method), None)
 
     @cached_property
     def results(self) -> list[Result]:

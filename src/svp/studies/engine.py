@@ -86,13 +86,13 @@ def execute(job: Job, workshop: Workshop) -> str | None:
 
 
 @cache
-def _workshop(workers: int) -> Workshop:
+def kept_workshop(workers: int) -> Workshop:
     """What all runs of a worker share, for as long as it lives; one of so many on this machine."""
     return Workshop(workers)
 
 
 def _execute_in_worker(job: Job, workers: int | None = None) -> str | None:
-    return execute(job, _workshop(workers or usable_cpus()))
+    return execute(job, kept_workshop(workers or usable_cpus()))
 
 
 class _StoppedError(Exception):

@@ -16,6 +16,7 @@ from svp.plotting import (
     FONT_SIZE,
     GREY,
     SEQUENTIAL,
+    SMALL,
     Look,
     log_scale,
     looks,
@@ -42,6 +43,8 @@ _PANELS_PER_ROW = 4
 def write_figures(comparison: Comparison) -> dict[str, list[Path]]:
     """Write what can be drawn into the study's folder: name -> its files."""
     drawings: dict[str, Callable[[Comparison], Figure]] = {"accuracy": accuracy_figure, "parameters": parameters_figure}
+    if len(comparison.study.data) > 1 and len(comparison.study.methods) > 1:
+        drawings = {"summary": summary_figure, **drawings}
     if len(comparison.study.grid) in (1, 2):
         drawings = {"sensitivity": line_figure if len(comparison.study.grid) == 1 else heat_map_figure}
     if not comparison.results:
@@ -65,6 +68,37 @@ def _series(study: Study) -> dict[str, _Series]:
     if study.reference is not None:
         titles[study.reference] += " (reference)"
     return {label: _Series(titles[label], look) for label, look in zip(methods, looks(list(methods.values())), strict=True)}
+
+
+def summary_figure(comparison: Comparison) -> Figure:
+    """Mean over all data sets with its 95 % interval, the best method on top, the trained parameters beside it."""
+    study, column = comparison.study, list(comparison.study.columns)[-1]
+    series, ranking = _series(study), comparison.ranking(column)
+    figure = new_figure(5.6, 0.8 + 0.2 * len(ranking))
+    axis = figure.subplots()
+    for place, method in enumerate(ranking):
+        top1, look = comparison.top1(method, column), series[method].look
+        assert top1 is not None
+        half = None if top1.interval is None else 100 * (top1.mean - top1.interval[0])
+        axis.errorbar(100 * top1.mean, place, xerr=half, fmt=look.marker, ms=5, color=look.color, elinewidth=1.3, capsize=0)
+        counts = [comparison.findings[data, method].mean("trainable_parameters_without_head") for data in study.data]
+        trained = max((count for count in counts if count is not None), default=0.0)
+        axis.annotate(
+            f"{trained:,.0f}", (1.12, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=SMALL
+        )
+    if study.reference in ranking and (reference := comparison.top1(study.reference, column)) is not None:
+        axis.axvline(100 * reference.mean, color=BASE.color, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    axis.annotate("trained", (1.12, -1), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=SMALL)
+    axis.set_yticks(range(len(ranking)), [series[method].title for method in ranking])
+    axis.set_ylim(len(ranking) - 0.4, -0.6)
+    open_axis(axis, grid="x")
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
+    axis.margins(x=0.06)
+    seeds = len(study.seeds)
+    bars = "one seed" if seeds == 1 else f"bars: 95 % interval over {seeds} seeds"
+    axis.set_xlabel(f"test top-1 (%), mean over {len(study.data)} data sets; {bars}")
+    return figure
 
 
 def accuracy_figure(comparison: Comparison) -> Figure:

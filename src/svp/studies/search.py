@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svp.errors import SvpError, UnavailableError
+from svp.limits import usable_cpus
 from svp.runs import EpochRow, RunDirectory
-from svp.studies.engine import call_on_ray, logged, start_worker, terminate
+from svp.studies.engine import call_on_ray, kept_workshop, logged, start_worker, terminate
 from svp.studies.study import Cell, Job, check_classes
 from svp.studies.study_file import make_study
 from svp.studies.variants import method_name, point_settings
-from svp.training import ConfigError, make_config, train
+from svp.training import ConfigError, Workshop, make_config, train
 from svp.training.recipes import merge, normalized
 
 if TYPE_CHECKING:
@@ -195,11 +196,11 @@ def run_search(search: Search, folder: str | Path, workers: int = 1, ray: str | 
             for _, outcome in call_on_ray(_take_turn, turns, ray):
                 print(f"a trial was lost: {outcome}" if isinstance(outcome, Exception) else outcome, flush=True)
         elif workers == 1:
-            _take_part(search, folder, 0)
+            _take_part(search, folder, 0, 1)
         else:
             pools = [start_worker(number, workers) for number in range(workers)]
             try:
-                parts = [pool.submit(_take_part, search, folder, number) for number, pool in enumerate(pools)]
+                parts = [pool.submit(_take_part, search, folder, number, workers) for number, pool in enumerate(pools)]
                 for part in wait(parts, return_when=FIRST_EXCEPTION).done:
                     part.result()
             except BaseException:
@@ -231,8 +232,9 @@ def _open_journal(search: Search, folder: Path, seed: int | None) -> optuna.Stud
     )
 
 
-def _take_part(search: Search, folder: Path, number: int) -> None:
-    """Run trials in this process until there are enough in all."""
+def _take_part(search: Search, folder: Path, number: int, workers: int) -> None:
+    """Run trials in this process, one of so many, until there are enough in all."""
+    workshop = Workshop(workers)
     study = _open_journal(search, folder, seed=None)
     if number == 0 and not study.get_trials(deepcopy=False):
         study = _open_journal(search, folder, seed=search.seed)  # the others must not propose the same
@@ -242,7 +244,7 @@ def _take_part(search: Search, folder: Path, number: int) -> None:
         if _ended(study) >= search.trials:
             study.stop()
 
-    study.optimize(lambda trial: _objective(trial, search, folder), callbacks=[report], catch=(Exception,))
+    study.optimize(lambda trial: _objective(trial, search, folder, workshop), callbacks=[report], catch=(Exception,))
 
 
 @dataclass(frozen=True)
@@ -261,8 +263,9 @@ def _take_turn(turn: _Turn) -> str:
     def report(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         lines.append(_line(turn.search, turn.folder, study, trial))
 
+    workshop = kept_workshop(usable_cpus())
     study.optimize(
-        lambda trial: _objective(trial, turn.search, turn.folder), n_trials=1, callbacks=[report], catch=(Exception,)
+        lambda trial: _objective(trial, turn.search, turn.folder, workshop), n_trials=1, callbacks=[report], catch=(Exception,)
     )
     return lines[0]
 
@@ -274,7 +277,7 @@ def _line(search: Search, folder: Path, study: optuna.Study, trial: optuna.trial
     return f"[{_ended(study)}/{search.trials}] {search.describe(done.point)}:{score} {done.state}{reason}"
 
 
-def _objective(trial: optuna.Trial, search: Search, folder: Path) -> float:
+def _objective(trial: optuna.Trial, search: Search, folder: Path, workshop: Workshop) -> float:
     import optuna
 
     point = {name: _suggest(trial, name, part) for name, part in search.space.items()}
@@ -291,7 +294,7 @@ def _objective(trial: optuna.Trial, search: Search, folder: Path) -> float:
 
     with logged(job):
         try:
-            run = train(config=job.config, after_epoch=after_epoch)
+            run = train(config=job.config, after_epoch=after_epoch, workshop=workshop)
             return max(row.merit[0] for row in RunDirectory(run.directory).read_metrics())
         except Exception as error:
             traceback.print_exc()

@@ -49,14 +49,49 @@ class Table:
 
 
 def make_tables(comparison: Comparison) -> list[Table]:
-    """Accuracy, differences to the reference, cost, and learning rates where they were chosen."""
+    """Means with intervals, accuracy, differences to the reference, cost, and learning rates where they were chosen."""
     tables = [accuracy_table(comparison)]
+    if len(comparison.study.data) > 1 and len(comparison.study.methods) > 1:
+        tables.insert(0, summary_table(comparison))
     if comparison.study.reference is not None:
         tables.append(difference_table(comparison))
     tables.append(cost_table(comparison))
     if any(len(finding.cell.candidates) > 1 for finding in comparison.findings.values()):
         tables.append(learning_rate_table(comparison))
     return tables
+
+
+def summary_table(comparison: Comparison) -> Table:
+    """The mean over all data sets with its interval, the best first, beside the reference and the best of the others."""
+    study, column = comparison.study, list(comparison.study.columns)[-1]
+    reference, rows = study.reference, []
+    first = {data: comparison.ranking(data)[:1] for data in study.data}
+    for method in comparison.ranking(column):
+        rival = comparison.best_rival(method, column)
+        to_rival = MISSING if rival is None else f"{_difference(comparison.paired(method, rival, column))} ({rival})"
+        found = [comparison.findings[data, method] for data in study.data]
+        beside = [] if reference is None else [_difference(comparison.difference(method, column)), _lowest(comparison, method)]
+        rows.append(
+            (
+                method,
+                _mean(comparison.top1(method, column), len(study.seeds)),
+                *beside,
+                to_rival,
+                f"{sum([method] == best for best in first.values())}",
+                _range([finding.mean("trainable_parameters_without_head") for finding in found]),
+            )
+        )
+    titles = [] if reference is None else [f"to {reference}", f"lowest to {reference}"]
+    note = "The mean over the data sets is taken seed by seed. Differences are in points of top-1, seed by seed: one seed has "
+    note += "the same images and the same split for every method."
+    if len(study.seeds) > 1:
+        note += " In brackets the 95 % interval of the mean by Student's t over seeds, the data sets as they are."
+    if reference is not None:
+        note += f" Lowest to {reference}: on the data set where it is furthest behind."
+    seeds = f"{len(study.seeds)} seeds" if len(study.seeds) > 1 else "one seed"
+    title = f"Mean test top-1 over {len(study.data)} data sets in %, {seeds}"
+    columns = ("method", "mean", *titles, "to the best other", "first on", "trained, without head")
+    return Table(title, columns, tuple(rows), (note,))
 
 
 def accuracy_table(comparison: Comparison) -> Table:
@@ -87,8 +122,8 @@ def difference_table(comparison: Comparison) -> Table:
         if method != study.reference
     ]
     note = (
-        "Same seed, same images, same split: differences seed by seed; in brackets the 95 % bootstrap interval of their mean "
-        "over seeds, the data sets as they are. Of few seeds it is too narrow."
+        "Same seed, same images, same split: differences seed by seed; in brackets the 95 % interval of their mean by "
+        "Student's t over seeds, the data sets as they are."
     )
     return Table(f"Difference to {study.reference} in points of top-1", ("method", *study.columns), tuple(rows), (note,))
 
@@ -181,15 +216,23 @@ def to_csv(comparison: Comparison) -> str:
     for method in comparison.study.methods:
         for column, members in comparison.study.columns.items():
             scores, difference = comparison.top1(method, column), comparison.difference(method, column)
+            rival = comparison.best_rival(method, column)
+            to_rival = None if rival is None else comparison.paired(method, rival, column)
             row: dict[str, Any] = {
                 "method": method,
                 "data": column,
                 "n_seeds": scores.n if scores else 0,
                 "top1_mean": scores and scores.mean,
                 "top1_std": scores and scores.std,
+                "top1_low": scores and scores.interval and scores.interval[0],
+                "top1_high": scores and scores.interval and scores.interval[1],
                 "difference_mean": difference and difference.mean,
                 "difference_low": difference and difference.low,
                 "difference_high": difference and difference.high,
+                "rival": rival,
+                "rival_difference_mean": to_rival and to_rival.mean,
+                "rival_difference_low": to_rival and to_rival.low,
+                "rival_difference_high": to_rival and to_rival.high,
             }
             row |= _facts(comparison.findings[column, method]) if members == (column,) else {}
             rows.append(row)
@@ -236,6 +279,24 @@ def _spread(value: Spread | None, seeds: int) -> str:
         return MISSING
     fewer = f" (n={value.n})" if value.n < seeds else ""
     return f"{value.mean:.2%}".rstrip("%") + (f" ± {value.std:.2%}".rstrip("%") if value.std is not None else "") + fewer
+
+
+def _mean(value: Spread | None, seeds: int) -> str:
+    if value is None:
+        return MISSING
+    fewer = f" (n={value.n})" if value.n < seeds else ""
+    interval = "" if value.interval is None else " [{:.2f}, {:.2f}]".format(*(100 * end for end in value.interval))
+    return f"{100 * value.mean:.2f}{interval}{fewer}"
+
+
+def _lowest(comparison: Comparison, method: str) -> str:
+    """Where a method is furthest behind the reference."""
+    differences = {data: comparison.difference(method, data) for data in comparison.study.data}
+    means = {data: difference.mean for data, difference in differences.items() if difference is not None}
+    if not means:
+        return MISSING
+    lowest = min(means, key=means.__getitem__)
+    return f"{_points(means[lowest])} ({lowest})"
 
 
 def _difference(value: Difference | None) -> str:

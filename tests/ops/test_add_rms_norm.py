@@ -269,10 +269,10 @@ def test_what_is_kept_for_the_backward_pass(backend: str) -> None:
 
 
 def linear_case(dtype: torch.dtype, trained: set[str]) -> tuple[Case, Case]:
-    """Tensors of ``case``, and the maps that give the pre-activations: of `hidden` itself, and of something narrower."""
+    """Tensors of ``case``, and the maps that give the pre-activations: one of `hidden`, two of something narrower."""
     tensors = case(3, 7, 32, prompts=0, dtype=dtype)
-    maps = dict(source=torch.randn(3, 7, 5), map_0=torch.randn(32, 32) / 6, map_1=torch.randn(32, 5), bias=torch.randn(32))
-    maps |= dict(scale=torch.randn(32))
+    maps = dict(source=torch.randn(3, 7, 5), map_0=torch.randn(32, 32) / 6, map_1=torch.randn(32, 6), bias=torch.randn(32))
+    maps |= dict(scale=torch.randn(32), first=torch.randn(6, 5), first_bias=torch.randn(6))
     maps = {name: t.to(dtype) for name, t in maps.items()}
     for name, t in (*tensors.items(), *maps.items()):
         t.requires_grad_(name in trained)
@@ -283,19 +283,28 @@ def linear_case(dtype: torch.dtype, trained: set[str]) -> tuple[Case, Case]:
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    "frozen", [(), ("map_0", "scale"), ("hidden", "residual", "weight"), ("source", "map_1", "bias")], ids="+".join
+    "frozen",
+    [
+        (),
+        ("map_0", "scale"),
+        ("hidden", "residual", "weight"),
+        ("source", "map_1", "bias"),
+        ("source", "first", "first_bias"),
+    ],
+    ids="+".join,
 )
 def test_recomputed_prompts_give_the_same_bits(
     backend: str, frozen: tuple[str, ...], dtype: torch.dtype, autocast: bool
 ) -> None:
-    names = {"hidden", "residual", "weight", "source", "map_0", "map_1", "bias", "scale"} - {*frozen}
+    names = {"hidden", "residual", "weight", "source", "map_0", "map_1", "bias", "scale", "first", "first_bias"}
+    names -= {*frozen}
     outcomes = []
     for recomputed in (False, True):
         torch.manual_seed(0)
         tensors, maps = linear_case(dtype, names)
         arguments = (
             (tensors["hidden"], maps["scale"], maps["map_0"], maps["bias"]),
-            (maps["source"], None, maps["map_1"], None),
+            (maps["source"], None, maps["map_1"], None, (maps["first"], maps["first_bias"])),
         )
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             terms: list[Any] = [LinearPrompt(*given) for given in arguments]
@@ -313,12 +322,12 @@ def test_recomputed_prompts_give_the_same_bits(
         assert torch.equal(actual, expected)
 
 
-def test_of_a_linear_prompt_the_source_alone_is_kept() -> None:
+def test_of_a_linear_prompt_only_what_its_maps_are_applied_to_is_kept() -> None:
     tensors, maps = linear_case(torch.float32, {"hidden", "source", "map_0", "map_1", "bias", "scale"})
     prompts = Prompts(
         [
             LinearPrompt(tensors["hidden"], maps["scale"], maps["map_0"], maps["bias"]),
-            LinearPrompt(maps["source"], maps["scale"], maps["map_1"], None),
+            LinearPrompt(maps["source"], maps["scale"], maps["map_1"], None, (maps["first"], None)),
         ]
     )
     kept: list[Tensor] = []
@@ -330,20 +339,23 @@ def test_of_a_linear_prompt_the_source_alone_is_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         total, _ = add_rms_norm(tensors["hidden"], None, tensors["weight"], 1e-5, prompts, None, "numba")
     known = {t.data_ptr() for t in (total, tensors["hidden"], tensors["weight"], *maps.values())}
-    assert {tuple(t.shape) for t in kept if t.data_ptr() not in known} == {(7,)}  # which tokens are prompted
+    assert {tuple(t.shape) for t in kept if t.data_ptr() not in known} == {(7,), (3, 7, 6)}  # which tokens, and behind first
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         (dict(source=torch.zeros(3, 6, 5)), r"source of prompt 0 has shape \(3, 6, 5\), expected \(3, 7, 5\)"),
-        (dict(weight=torch.zeros(32, 6)), r"weight of prompt 0 has shape \(32, 6\), expected \(32, 5\)"),
+        (dict(weight=torch.zeros(32, 5)), r"weight of prompt 0 has shape \(32, 5\), expected \(32, 6\)"),
+        (dict(first=(torch.zeros(6, 4), None)), r"first weight of prompt 0 has shape \(6, 4\), expected \(6, 5\)"),
+        (dict(first=(torch.zeros(6, 5), torch.zeros(5))), r"first bias of prompt 0 has shape \(5,\), expected \(6,\)"),
         (dict(bias=torch.zeros(31)), r"bias of prompt 0 has shape \(31,\), expected \(32,\)"),
     ],
 )
 def test_wrong_shapes_of_a_linear_prompt_are_named(changed: dict[str, Tensor], message: str) -> None:
     tensors, maps = linear_case(torch.float32, set())
-    prompt = LinearPrompt(maps["source"], maps["scale"], maps["map_1"], maps["bias"])._replace(**changed)
+    first = maps["first"], maps["first_bias"]
+    prompt = LinearPrompt(maps["source"], maps["scale"], maps["map_1"], maps["bias"], first)._replace(**changed)
     with pytest.raises(ValueError, match=message):
         add_rms_norm(tensors["hidden"], None, tensors["weight"], prompts=Prompts([prompt]))
 

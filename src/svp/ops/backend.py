@@ -84,6 +84,11 @@ def is_automatic(requested: str) -> bool:
     return requested == "auto" and _surrounding() == "auto"
 
 
+def takes_numba() -> bool:
+    """Whether "auto" takes "numba" for tensors on the CPU in a dtype that it takes."""
+    return _surrounding() in ("auto", "numba") and not _failure("numba")
+
+
 def describe(op: str, **how: str) -> None:
     """Tell ``explain`` what an op is on every backend; it has kernels on those that are compiled."""
     _HOW[op] = how

@@ -11,6 +11,7 @@ rounded: weights and activations are stored as they were, and the time is that o
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-from svp.ops.backend import resolve
+from svp.ops.backend import takes_numba
 
 _FEWEST_PRODUCTS = 1_000_000  # with fewer the call of oneDNN costs more than it saves
 _TILE = 2048  # rows that are upcast at a time
@@ -36,18 +37,34 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
-    onednn, upcast = _is_for_onednn(x, weight), _is_for_upcast(x, weight, torch.is_autocast_enabled("cpu"))
-    if not (onednn or upcast) or resolve("auto", x, weight, bias) != "numba":
+    onednn = _is_for_onednn(x, weight)
+    if not (onednn or _is_for_upcast(x, weight, torch.is_autocast_enabled("cpu"))) or not takes_numba():
         return F.linear(x, weight, bias)
-    y: Tensor = (_UpcastLinear if upcast else _Linear).apply(x, weight, bias)
-    return y
+    if torch.is_grad_enabled():
+        y: Tensor = (_Linear if onednn else _UpcastLinear).apply(x, weight, bias)
+        return y
+    return _by_onednn(x, weight, bias) if onednn else _upcast_product(x, weight.T, torch.bfloat16, bias)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b without a gradient; b is (inputs, outputs)."""
-    if _is_for_upcast(a, b):
-        return _upcast_product(a, b, a.dtype)
-    return _by_onednn(a, b.T) if _is_for_onednn(a, b) else a @ b
+    if _is_for_onednn(a, b):
+        return _by_onednn(a, b.T)
+    return _upcast_product(a, b, a.dtype) if _is_for_upcast(a, b) else a @ b
+
+
+def linear_gradients(grad: Tensor, x: Tensor, weight: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    """Gradients of `x`, `weight` and the bias of ``linear``, those that `needed` marks; outside of autocast.
+
+    Operands are cast to the dtype of `grad`, as autocast did in the forward pass, and gradients to that of their tensor.
+    """
+    of_x, of_weight, of_bias = needed
+    rows = grad.reshape(-1, grad.shape[-1])
+    return (
+        product(grad, weight.to(grad.dtype)).to(x.dtype) if of_x else None,
+        product(rows.T, x.reshape(-1, x.shape[-1]).to(grad.dtype)).to(weight.dtype) if of_weight else None,
+        rows.sum(0) if of_bias else None,
+    )
 
 
 class _Linear(torch.autograd.Function):
@@ -60,13 +77,8 @@ class _Linear(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
-        rows = grad.reshape(-1, grad.shape[-1])
-        return (
-            product(grad, weight) if of_x else None,
-            product(rows.T, x.reshape(-1, x.shape[-1])) if of_weight else None,
-            rows.sum(0) if of_bias else None,
-        )
+        # a frozen weight keeps no x, of which the dtype alone is asked
+        return linear_gradients(grad, grad if x is None else x, weight, ctx.needs_input_grad)
 
 
 class _UpcastLinear(torch.autograd.Function):
@@ -114,18 +126,14 @@ def _fp32_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _is_for_upcast(x: Tensor, weight: Tensor, autocast: bool = False) -> bool:
     """Whether this is a large product in bfloat16 on a processor that has no instructions for it."""
+    if not (x.is_cpu and weight.is_cpu) or has_bf16_products():
+        return False
     if autocast:
         floats = (torch.float32, torch.bfloat16)
         fits = torch.get_autocast_dtype("cpu") == torch.bfloat16 and x.dtype in floats and weight.dtype in floats
     else:
         fits = x.dtype == weight.dtype == torch.bfloat16
-    return (
-        fits
-        and x.device.type == weight.device.type == "cpu"
-        and x.numel() * weight.numel() >= _FEWEST_PRODUCTS * x.shape[-1]
-        and not torch._C._get_tracing_state()
-        and not has_bf16_products()
-    )
+    return fits and x.numel() * weight.numel() >= _FEWEST_PRODUCTS * x.shape[-1] and not torch._C._get_tracing_state()
 
 
 @cache
@@ -148,11 +156,11 @@ def has_bf16_products() -> bool:
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
-        and x.device.type == "cpu"
+        and x.is_cpu
+        and _mkl_has_slow_code()
         and x.numel() * weight.numel() >= _FEWEST_PRODUCTS * x.shape[-1]
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._get_tracing_state()
-        and _mkl_has_slow_code()
     )
 
 
@@ -172,7 +180,7 @@ def _mkl_has_slow_code() -> bool:
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
     return y
 
 

@@ -248,11 +248,16 @@ class Prompters(nn.Module):
 
 
 def _prompt_of(prompter: nn.Module, tokens: Tensor, scale: Tensor | None) -> Prompt | LinearPrompt:
-    """The prompt of one prompter; where nothing has been put around its last map, that is left to whoever adds the prompt."""
-    if isinstance(prompter, nn.Sequential) and not touched(prompter, nn.Sequential):
-        tokens, prompter = prompter[:-1](tokens), prompter[-1]
-    found = effective_weight(prompter)
-    return Prompt(prompter(tokens), scale) if isinstance(found, str) else LinearPrompt(tokens, scale, *found)
+    """The prompt of one prompter; maps that nothing has been put around are left to whoever adds the prompt."""
+    if not isinstance(prompter, nn.Sequential) or touched(prompter, nn.Sequential):
+        found = effective_weight(prompter)
+        return Prompt(prompter(tokens), scale) if isinstance(found, str) else LinearPrompt(tokens, scale, *found)
+    first, last = (effective_weight(module) for module in prompter)
+    if isinstance(last, str):
+        return Prompt(prompter(tokens), scale)
+    if isinstance(first, str):
+        return LinearPrompt(prompter[0](tokens), scale, *last)
+    return LinearPrompt(tokens, scale, *last, first)
 
 
 class _PromptLayer(BlockEntry):

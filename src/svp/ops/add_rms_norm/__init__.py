@@ -51,7 +51,7 @@ def add_rms_norm(
         n = r / sqrt(mean(r^2) + eps) * weight                                mean over channels
 
     Both are computed in float32 or wider. Kept for the backward pass: r, which is a result, and the pre-activations; of a
-    ``LinearPrompt`` the source alone.
+    ``LinearPrompt`` the source alone, and what a first map makes of it.
 
     Args:
         hidden: Hidden stream, (batch, length, d_model).
@@ -110,7 +110,14 @@ def _check_prompts(hidden: Tensor, prompts: Prompts) -> None:
     for i, prompt in enumerate(prompts.terms):
         if isinstance(prompt, LinearPrompt):
             _check_shape(f"source of prompt {i}", prompt.source, (*hidden.shape[:2], prompt.source.shape[-1]))
-            _check_shape(f"weight of prompt {i}", prompt.weight, (hidden.shape[2], prompt.source.shape[2]))
+            width = prompt.source.shape[2]
+            if prompt.first is not None:
+                weight, bias = prompt.first
+                _check_shape(f"first weight of prompt {i}", weight, (weight.shape[0], width))
+                width = weight.shape[0]
+                if bias is not None:
+                    _check_shape(f"first bias of prompt {i}", bias, (width,))
+            _check_shape(f"weight of prompt {i}", prompt.weight, (hidden.shape[2], width))
             if prompt.bias is not None:
                 _check_shape(f"bias of prompt {i}", prompt.bias, (hidden.shape[2],))
         else:

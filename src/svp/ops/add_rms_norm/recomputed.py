@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch.autograd.function import once_differentiable
 
 from svp.ops.add_rms_norm.library import add_rms_norm_backward_op, add_rms_norm_op
 from svp.ops.add_rms_norm.reference import LinearPrompt, Prompt
-from svp.ops.linear import linear
+from svp.ops.linear import linear, linear_gradients
+
+_OF_A_PROMPT = 6  # tensors: scale, source, weight and bias of the first map, weight and bias of the last
 
 
 def add_rms_norm_recomputed(
@@ -24,64 +26,91 @@ def add_rms_norm_recomputed(
     prompted: Tensor | None,
     *options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """``add_rms_norm_op``; kept are r and, of a prompt that is a linear map, what the map is applied to."""
-    maps = [
-        (term.source, term.weight, term.bias) if isinstance(term, LinearPrompt) else (term[0], None, None) for term in terms
-    ]
-    total, normed = _Recomputed.apply(options, hidden, residual, weight, prompted, *scales, *(t for m in maps for t in m))
+    """``add_rms_norm_op``; kept are r and, of a prompt that is a linear map, what the maps are applied to."""
+    flat: list[Tensor | None] = []
+    for term, scale in zip(terms, scales, strict=True):
+        source = None if term[0] is hidden else term[0]  # given once, it gets one gradient
+        if isinstance(term, LinearPrompt):
+            flat += [scale, source, *(term.first or (None, None)), term.weight, term.bias]
+        else:
+            flat += [scale, source, None, None, None, None]
+    total, normed = _Recomputed.apply(options, hidden, residual, weight, prompted, *flat)
     return total, normed
 
 
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, options: Any, hidden: Tensor, residual: Tensor | None, weight: Tensor, prompted: Tensor | None, *rest: Any
+        ctx: Any, options: Any, hidden: Tensor, residual: Tensor | None, weight: Tensor, prompted: Tensor | None, *flat: Any
     ) -> tuple[Tensor, Tensor]:
-        scales, maps = _unpack(rest)
-        pre_activations = [_apply(*values) for values in maps]
+        mapped: list[Tensor] = []
+        pre_activations: list[Tensor] = []
+        reads_hidden = False
+        for _, source, first, first_bias, last, bias in _prompts_of(flat):
+            reads_hidden |= source is None
+            inner = hidden if source is None else source
+            if first is not None:
+                inner = linear(inner, first, first_bias)
+                mapped.append(inner)
+            pre_activations.append(inner if last is None else linear(inner, last, bias))
+        scales = list(flat[::_OF_A_PROMPT])
         total, normed = add_rms_norm_op(hidden, residual, weight, pre_activations, scales, prompted, *options)
         ctx.options, ctx.autocast = options, _autocast_of(hidden.device.type)
-        ctx.save_for_backward(total, weight, prompted, *rest)
+        ctx.hidden_dtype = hidden.dtype
+        ctx.save_for_backward(total, weight, prompted, hidden if reads_hidden else None, *flat, *mapped)
         return total, normed
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        total, weight, prompted, *rest = ctx.saved_tensors
-        _, of_hidden, of_residual, of_weight, _, *of_rest = ctx.needs_input_grad
-        scales, maps = _unpack(rest)
-        of_scales, of_maps = _unpack(of_rest)
-        leaves: list[list[Any]] = [
-            [t if t is None else t.detach().requires_grad_(need) for t, need in zip(values, needs, strict=True)]
-            for values, needs in zip(maps, of_maps, strict=True)
+        total, weight, prompted, hidden, *saved = ctx.saved_tensors
+        _, of_hidden, of_residual, of_weight, _, *of_flat = ctx.needs_input_grad
+        flat, mapped = saved[: len(of_flat)], iter(saved[len(of_flat) :])
+        sources: list[Tensor] = []
+        inputs: list[Tensor] = []  # of the last maps
+        pre_activations: list[Tensor] = []
+        with _autocast(*ctx.autocast):
+            for _, source, first, _, last, bias in _prompts_of(flat):
+                sources.append(hidden if source is None else source)
+                inputs.append(sources[-1] if first is None else next(mapped))
+                pre_activations.append(inputs[-1] if last is None else linear(inputs[-1], last, bias))
+        of_prompts = [
+            (of_scale, of_hidden if source is None else of_source, *of_maps)
+            for (_, source, *_), (of_scale, of_source, *of_maps) in zip(_prompts_of(flat), _prompts_of(of_flat), strict=True)
         ]
-        with torch.enable_grad(), _autocast(*ctx.autocast):
-            pre_activations = [_apply(*values) for values in leaves]
         of_sum = of_hidden or of_residual
-        needed = [of_sum, False, of_weight, *(any(needs) for needs in of_maps), *of_scales, False]
-        values = [a.detach() for a in pre_activations]
+        of_activations = [any(needed) for _, *needed in of_prompts]
+        of_scales = [of_scale for of_scale, *_ in of_prompts]
         computed = iter(
-            add_rms_norm_backward_op(list(grads), total, None, weight, values, scales, prompted, needed, *ctx.options)
-        )
+            add_rms_norm_backward_op(
+                list(grads), total, None, weight, pre_activations, list(flat[::_OF_A_PROMPT]), prompted,
+                [of_sum, False, of_weight, *of_activations, *of_scales, False], *ctx.options,
+            )
+        )  # fmt: skip
         grad = next(computed) if of_sum else None
         grad_weight = next(computed) if of_weight else None
-        grad_activations = [next(computed) if any(needs) else None for needs in of_maps]
-        results: list[Tensor | None] = [next(computed) if need else None for need in of_scales]
-        for a, of_a, given in zip(pre_activations, grad_activations, leaves, strict=True):
-            wanted = [t for t in given if t is not None and t.requires_grad]
-            found = iter(torch.autograd.grad(a, wanted, of_a) if wanted else ())
-            results += [next(found) if t is not None and t.requires_grad else None for t in given]
-        return None, grad if of_hidden else None, grad if of_residual else None, grad_weight, None, *results
+        grad_activations = [next(computed) if need else None for need in of_activations]
+        grad_scales = [next(computed) if need else None for need in of_scales]
+        grad_hidden = grad.to(ctx.hidden_dtype) if grad is not None and of_hidden else None
+        results: list[Tensor | None] = []
+        for i, (_, source, first, _, last, _) in enumerate(_prompts_of(flat)):
+            _, of_source, of_first, of_first_bias, of_last, of_bias = of_prompts[i]
+            of_maps: list[Tensor | None] = [None] * 4
+            found = grad_activations[i]
+            if found is not None and last is not None:
+                of_input = of_source if first is None else of_source or of_first or of_first_bias
+                found, *of_maps[2:] = linear_gradients(found, inputs[i], last, (of_input, of_last, of_bias))
+            if found is not None and first is not None:
+                found, *of_maps[:2] = linear_gradients(found, sources[i], first, (of_source, of_first, of_first_bias))
+            if source is None and found is not None and grad_hidden is not None:
+                grad_hidden, found = found + grad_hidden, None  # not in place: the residual may have the same gradient
+            results += [grad_scales[i], found, *of_maps]
+        return None, grad_hidden, grad if of_residual else None, grad_weight, None, *results
 
 
-def _unpack(rest: Sequence[Any]) -> tuple[list[Any], list[Sequence[Any]]]:
-    """[scale of every prompt, then (source, weight, bias) of every prompt] -> both apart"""
-    count = len(rest) // 4
-    return list(rest[:count]), [rest[i : i + 3] for i in range(count, 4 * count, 3)]
-
-
-def _apply(source: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    return source if weight is None else linear(source, weight, bias)
+def _prompts_of(flat: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """What there is of every prompt: scale, source, weight and bias of the first map, weight and bias of the last."""
+    return (flat[i : i + _OF_A_PROMPT] for i in range(0, len(flat), _OF_A_PROMPT))
 
 
 def _autocast_of(device: str) -> tuple[str, bool, torch.dtype | None]:

@@ -25,26 +25,29 @@ class Prompt(NamedTuple):
 
 
 class LinearPrompt(NamedTuple):
-    """scale * SiLU(weight source + bias), to be added to every token.
+    """scale * SiLU(weight v + bias), to be added to every token; v is `source`, or what a first map makes of it.
 
     Unlike those of a ``Prompt``, the pre-activations are not kept for the backward pass, which computes them again.
 
     Args:
-        source: What the linear map is applied to, (batch, length, inputs).
+        source: What is mapped, (batch, length, inputs).
         scale: One factor per channel, (d_model,); None for 1.
-        weight: Weight of the map, (d_model, inputs).
+        weight: Weight of the map, (d_model, inputs); with a first map, (d_model, width).
         bias: Bias of the map, (d_model,), or None.
+        first: Weight, (width, inputs), and bias, (width,) or None, of a map that `source` goes through before; None for none.
     """
 
     source: Tensor
     scale: Tensor | None
     weight: Tensor
     bias: Tensor | None
+    first: tuple[Tensor, Tensor | None] | None = None
 
     @property
     def pre_activation(self) -> Tensor:
-        """weight source + bias, (batch, length, d_model); computed at every access."""
-        return linear(self.source, self.weight, self.bias)
+        """weight v + bias, (batch, length, d_model); computed at every access."""
+        mapped = self.source if self.first is None else linear(self.source, *self.first)
+        return linear(mapped, self.weight, self.bias)
 
 
 class Prompts(NamedTuple):

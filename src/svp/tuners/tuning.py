@@ -28,8 +28,8 @@ def tune(
         method: One of ``svp.list_methods()``, or several joined by "+", attached in that order; or a method itself with its
             options, ``svp.tuners.SVP(hidden_dim=32)``, or several; or a mapping {name: {option: value}}.
         images: Batches of training images, prepared for the model, for methods that look at some before they are attached
-            (``dam_vp``, ``spt_shallow``, ``spt_deep``); without, these start as if there were nothing to see, with a warning.
-            As many are read as are looked at.
+            (``dam_vp``, ``spt_shallow``, ``spt_deep``, ``readout``); without, these start as if there were nothing to see,
+            with a warning. As many are read as are looked at.
         **options: Options of a method that is named; of several, a mapping for each by its name:
             ``svp.tune(model, "svp+lora", svp=dict(hidden_dim=32))``.
 

@@ -5,6 +5,11 @@
 FOLDER is searched for images; without one, photo-like JPEGs of `--size` are made. Both pipelines end at the same place:
 normalized float batches in the main process. They take turns, round by round, and every pair of turns gives a ratio.
 `--model` takes a training step of Vim-nano (SVP) at the same size on every batch as well, on two threads.
+
+    python benchmarks/input_pipeline.py [FOLDER] --per-core [--images 24] [--size 500x375] [--rounds 5]
+
+measures one core: its time per image for decoding, transform and collating, by Pillow and torchvision alone, as svp does it,
+and with `--decode scaled`; and how many such cores feed 3,000 images a second.
 """
 
 from __future__ import annotations
@@ -12,12 +17,15 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import platform
+import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +39,7 @@ from PIL import Image, ImageFilter
 from svp.data import (
     AugmentConfig,
     ImageListDataset,
+    ImageReader,
     InputConfig,
     KeptImageDataset,
     Place,
@@ -41,10 +50,17 @@ from svp.data import (
     normalized,
     train_transform,
 )
+from svp.data.pipeline.faster import faster, warm_up
+from svp.data.pipeline.transforms import least_side
 
 CASES = {
     "default augmentation": AugmentConfig(),
     "paper's augmentation": AugmentConfig(scale_min=0.08, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25),
+    "evaluation": None,
+}
+PER_CORE = {
+    "training": AugmentConfig(),
+    "training without a policy": AugmentConfig(auto_augment=None, color_jitter=0.0),
     "evaluation": None,
 }
 BATCH = 32
@@ -59,6 +75,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--model", action="store_true", help="train on every batch")
+    parser.add_argument("--per-core", action="store_true", help="time of one core per image, by part and by way")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     options = parser.parse_args()
     torch.set_num_threads(2)
@@ -68,6 +85,9 @@ def main() -> None:
         paths = find_images([options.folder or Path(temporary)])[: options.images]
         report = {"machine": machine(paths), "results": []}
         print(json.dumps(report["machine"], indent=2))
+        if options.per_core:
+            per_core(paths, options.rounds)
+            return
         split = Split(tuple(paths), tuple(0 for _ in paths), "benchmark")
         step = model_step() if options.model else None
         for case, augment in CASES.items():
@@ -115,6 +135,44 @@ def compare(
         "cached_rounds": cached,
         "ratio_rounds": ratios,
     }
+
+
+def per_core(paths: list[Path], rounds: int) -> None:
+    """Print milliseconds of the processor per image; the least of the rounds, in which the ways take turns."""
+    torch.set_num_threads(1)
+    warm_up()
+    print("| | | decode | transform | collate | all, ms | images/s | cores for 3,000/s |")
+    print("| --- | --- | --: | --: | --: | --: | --: | --: |")
+    for case, augment in PER_CORE.items():
+        transform = eval_transform(INPUTS) if augment is None else train_transform(INPUTS, augment)
+        ways = {"Pillow": (ImageReader(), transform), "svp": (ImageReader(), faster(transform))}
+        if augment is not None:
+            ways["svp, scaled"] = (ImageReader(least_side=least_side(INPUTS, augment)), faster(transform))
+        least = {way: [math.inf] * 3 for way in ways}
+        for _ in range(rounds):
+            for way, (read, prepare) in ways.items():
+                seconds = one_batch(paths, read, prepare)
+                least[way] = [min(pair) for pair in zip(least[way], seconds, strict=True)]
+        for way, seconds in least.items():
+            parts = [1000 * part / len(paths) for part in seconds]
+            rate = 1000 / sum(parts)
+            numbers = [*(f"{part:.2f}" for part in (*parts, sum(parts))), f"{rate:.0f}", f"{3000 / rate:.1f}"]
+            print(f"| {case} | {way} | {' | '.join(numbers)} |", flush=True)
+
+
+def one_batch(paths: list[Path], read: Callable[[Path], Any], prepare: Callable[[Any], Any]) -> list[float]:
+    """Seconds of the processor for decoding, transform and collating."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    times = [time.process_time()]
+    images = [read(path) for path in paths]
+    times.append(time.process_time())
+    tensors = [prepare(image) for image in images]
+    times.append(time.process_time())
+    torch.stack(tensors)
+    times.append(time.process_time())
+    return [end - start for start, end in pairwise(times)]
 
 
 def model_step() -> Callable[[Any], None]:

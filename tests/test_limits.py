@@ -123,3 +123,13 @@ def test_workers_that_do_not_fit_into_shared_memory(
     monkeypatch.setattr("svp.data.pipeline.loading.shared_memory", lambda: 130 * 10**6)
     assert choose_num_workers(4, cpu, (32, 224)) == 2
     assert "read by 2 of them" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers start slowly elsewhere")
+def test_workers_for_a_gpu_are_the_cores_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("svp.data.pipeline.loading.shared_memory", lambda: None)
+    gpu = torch.device("cuda")
+    for cpus, processes, workers in ((4, 1, 4), (64, 1, 16), (64, 8, 8), (4, 8, 1)):
+        monkeypatch.setattr("svp.data.pipeline.loading.usable_cpus", lambda cpus=cpus: cpus)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert choose_num_workers(None, gpu, (32, 224)) == workers

@@ -60,6 +60,7 @@ GROUND = {
     "paths",
     "plotting",
     "process",
+    "resizing",
     "tasks",
     "settings",
     "terminal",

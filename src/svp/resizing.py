@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class CentralResize(Resize):  # type: ignore[misc]
         if not isinstance(img, Image.Image) or img.mode != "RGB" or max(img.size) < THIN * min(img.size):
             return super().forward(img)
         length = int(self.size * max(img.size) / min(img.size))  # of the long side; torchvision's arithmetic, as the next line
-        kept = _Kept(length, round((length - self.keep) / 2.0), self.keep)
+        kept = Kept(length, round((length - self.keep) / 2.0), self.keep)
         method = Image.Resampling[self.interpolation.name]
         # Pillow resizes the width first and the height then, with whole values between
         if img.width > img.height:
@@ -62,7 +63,7 @@ class BorderResize(ResizeKeepRatio):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class _Kept:
+class Kept:
     """`number` columns from `start` on, of an image of `length` columns."""
 
     length: int
@@ -70,12 +71,12 @@ class _Kept:
     number: int
 
 
-def _resize_width(pixels: Array, kept: _Kept, method: Image.Resampling) -> Array:
+def _resize_width(pixels: Array, kept: Kept, method: Image.Resampling) -> Array:
     """Some columns of what Pillow makes of uint8 (height, width, 3), to the bit."""
     width = pixels.shape[1]
     if method == Image.Resampling.NEAREST:
         return pixels[:, _nearest(width, kept)]
-    firsts, weights = _weights(width, kept, method)
+    firsts, weights = filter_weights(width, kept, method)
     made = np.full((pixels.shape[0], kept.number, 3), 1 << (_FRACTION_BITS - 1), np.int32)  # to round
     for k in range(weights.shape[1]):
         source = np.minimum(firsts + k, width - 1)  # beyond the edge all weights are 0
@@ -83,13 +84,14 @@ def _resize_width(pixels: Array, kept: _Kept, method: Image.Resampling) -> Array
     return (made >> _FRACTION_BITS).clip(0, 255).astype(np.uint8)
 
 
-def _nearest(width: int, kept: _Kept) -> Array:
+def _nearest(width: int, kept: Kept) -> Array:
     steps = np.full(kept.start + kept.number, width / kept.length)
     steps[0] /= 2
     return np.add.accumulate(steps)[kept.start :].astype(np.int64)  # summed one by one, as Pillow does
 
 
-def _weights(width: int, kept: _Kept, method: Image.Resampling) -> tuple[Array, Array]:
+@lru_cache(maxsize=1024)  # sides of crops come again; each takes some kB
+def filter_weights(width: int, kept: Kept, method: Image.Resampling) -> tuple[Array, Array]:
     """First column of the source, (number,), and weights of it and the next ones, (number, taps), per column that is made."""
     function, reach = _FILTERS[method]
     scale = width / kept.length
@@ -98,21 +100,23 @@ def _weights(width: int, kept: _Kept, method: Image.Resampling) -> tuple[Array, 
     firsts = (centers - reach * stretch + 0.5).astype(np.int64).clip(0)
     ends = (centers + reach * stretch + 0.5).astype(np.int64).clip(None, width)
     columns = firsts[:, None] + np.arange(math.ceil(reach * stretch) * 2 + 1)
-    weights = np.vectorize(function, otypes=[float])((columns - centers[:, None] + 0.5) * (1.0 / stretch))
+    weights = function((columns - centers[:, None] + 0.5) * (1.0 / stretch))
     weights[columns >= ends[:, None]] = 0
     total = np.add.accumulate(weights, axis=1)[:, -1:]  # in Pillow's order
     weights = np.divide(weights, total, out=weights, where=total != 0)
-    return firsts, np.trunc(weights * (1 << _FRACTION_BITS) + np.copysign(0.5, weights)).astype(np.int32)
+    fixed = np.trunc(weights * (1 << _FRACTION_BITS) + np.copysign(0.5, weights)).astype(np.int32)
+    return firsts, np.ascontiguousarray(fixed[:, : np.flatnonzero(fixed.any(axis=0))[-1] + 1])
 
 
-def _box(x: float) -> float:
-    return 1.0 if -0.5 < x <= 0.5 else 0.0
+def _box(x: Array) -> Array:
+    return np.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)
 
 
-def _bilinear(x: float) -> float:
-    return max(1.0 - abs(x), 0.0)
+def _bilinear(x: Array) -> Array:
+    return np.maximum(1.0 - np.abs(x), 0.0)
 
 
+@np.vectorize
 def _hamming(x: float) -> float:
     x = abs(x)
     if x == 0:
@@ -120,13 +124,13 @@ def _hamming(x: float) -> float:
     return math.sin(x * math.pi) / (x * math.pi) * (0.54 + 0.46 * math.cos(x * math.pi)) if x < 1 else 0.0
 
 
-def _bicubic(x: float) -> float:
-    x, a = abs(x), -0.5
-    if x < 1.0:
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1
-    return (((x - 5) * x + 8) * x - 4) * a if x < 2.0 else 0.0
+def _bicubic(x: Array) -> Array:
+    x, a = np.abs(x), -0.5
+    outer = np.where(x < 2.0, (((x - 5) * x + 8) * x - 4) * a, 0.0)
+    return np.where(x < 1.0, ((a + 2.0) * x - (a + 3.0)) * x * x + 1, outer)
 
 
+@np.vectorize
 def _lanczos(x: float) -> float:
     return _sinc(x) * _sinc(x / 3) if -3.0 <= x < 3.0 else 0.0
 
@@ -135,7 +139,7 @@ def _sinc(x: float) -> float:
     return 1.0 if x == 0 else math.sin(x * math.pi) / (x * math.pi)
 
 
-_FILTERS: dict[Image.Resampling, tuple[Callable[[float], float], float]] = {
+_FILTERS: dict[Image.Resampling, tuple[Callable[[Array], Array], float]] = {
     Image.Resampling.BOX: (_box, 0.5),
     Image.Resampling.BILINEAR: (_bilinear, 1.0),
     Image.Resampling.HAMMING: (_hamming, 1.0),

@@ -16,6 +16,7 @@ from svp.data import CacheError
 from svp.errors import InputError
 from svp.runs import RunError
 from svp.training.config import TrainConfig, differences
+from svp.training.images import Keeper
 from tests.training.conftest import write_photos
 
 
@@ -94,3 +95,18 @@ def test_the_setting_is_checked_and_counts_as_a_change() -> None:
     config = TrainConfig(data="x")
     assert config.cache == "none"
     assert differences(config, replace(config, cache="memory")) == ["cache: none -> memory"]
+
+
+def test_images_to_train_on_alone_are_decoded_at_a_smaller_scale(
+    photos: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: dict[str, int | None] = {}
+    open_as_it_is = Keeper.open
+
+    def watched(keeper: Keeper, what: str, *arguments: Any) -> Any:
+        opened[what] = keeper.reader.least_side
+        return open_as_it_is(keeper, what, *arguments)
+
+    monkeypatch.setattr(Keeper, "open", watched)
+    svp.train(photos, **settings | {"decode": "scaled", "epochs": 1, "method": "linear"})
+    assert opened == {"training": 32, "val": None}  # 16 / sqrt(0.35 * 3 / 4) = 31.2

@@ -27,6 +27,7 @@ from svp.tuners import Method, get_methods, methods_to_dict, parse_methods
 
 Schedule = Literal["cosine", "released"]
 Check = Literal["all", "sample", "none"]
+Decode = Literal["full", "scaled"]
 
 AUTO = "auto"
 """Stands for a method or a learning rate that a run chooses itself, see `svp.training.halving`."""
@@ -116,6 +117,8 @@ class TrainConfig:
         num_workers: Processes that read images; chosen for the machine if left out.
         cache: Where decoded training and validation images are kept, shrunk: in memory, or on disk below
             $SVP_HOME/cache/images. Evaluation stays the same to the bit; augmented images may be coarser.
+        decode: How JPEGs are decoded for training: "full"; or "scaled", those that are at least twice as large as the smallest
+            random crop needs at a half, quarter or eighth of their sides, which is faster. Evaluation always decodes in full.
         max_pixels: Largest image that is read, in pixels; above about 179 million it has to be allowed here.
         tracker: Where the numbers of every epoch are sent besides: csv, tensorboard, wandb, mlflow, or several joined by "+".
         out: Run directory; runs/DATA-MODEL-METHOD-SEED if left out.
@@ -175,6 +178,7 @@ class TrainConfig:
     device: Device = "auto"
     num_workers: int | None = None
     cache: CacheMode = "none"
+    decode: Decode = "full"
     max_pixels: int | None = None
     tracker: str | None = None
     out: str | None = None

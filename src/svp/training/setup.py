@@ -31,6 +31,7 @@ from svp.data import (
 from svp.data.fingerprints import content_fingerprints
 from svp.data.pipeline.cache import CacheError, SharedPixels
 from svp.data.pipeline.loading import AnyDataset
+from svp.data.pipeline.transforms import least_side
 from svp.inputs import InputConfig
 from svp.models import Backbone, Origin, create_model, model_info
 from svp.models.factory import full_name
@@ -251,7 +252,9 @@ def prepare(
     if config.channels != 3 and (config.augment.auto_augment or config.augment.color_jitter):
         display.say(f"auto_augment and color_jitter are for RGB images: left out for {config.channels} channels")
     keep = Keeper(config, accelerator, display, reader, shared)
-    train_set = keep.open("training", readable["train"], train_transform(inputs, config.augment))
+    scaled = least_side(inputs, config.augment) if config.decode == "scaled" else None
+    keep_scaled = replace(keep, reader=replace(reader, least_side=scaled))
+    train_set = keep_scaled.open("training", readable["train"], train_transform(inputs, config.augment))
     scored_set = keep.open(selection or "some training", scored, eval_transform(inputs))
     pin = accelerator.device.type == "cuda"
     share = (max(batch_size, eval_batch_size) // accelerator.num_processes, inputs.img_size, inputs.channels)

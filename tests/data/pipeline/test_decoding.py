@@ -291,3 +291,36 @@ def test_a_class_must_keep_a_training_image() -> None:
 def test_a_part_must_keep_an_image(part: str) -> None:
     with pytest.raises(DataError, match=r"2 of 2 (validation|test) images cannot be read, which leaves none"):
         check_unreadable(DATA, broken(getattr(DATA, part).paths))
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    ("least_side", "size"), [(None, (640, 480)), (241, (640, 480)), (240, (320, 240)), (110, (160, 120)), (8, (80, 60))]
+)
+def test_a_large_jpeg_is_decoded_at_the_scale_that_is_enough(
+    tmp_path: Path, least_side: int | None, size: tuple[int, int]
+) -> None:
+    path = save(tmp_path / "a.jpg", smooth(640, 480), quality=95)
+    read = ImageReader(least_side=least_side).decode(path).image
+    assert read.size == size
+    shrunk = load_image(path).resize(size, Image.Resampling.BOX)
+    assert np.abs(np.asarray(read, float) - np.asarray(shrunk)).mean() < 1
+
+
+def test_scaled_decoding_turns_and_leaves_other_formats(tmp_path: Path) -> None:
+    reader = ImageReader(least_side=100)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = save(tmp_path / "turned.jpg", smooth(640, 480), exif=exif)
+    assert reader.decode(turned).image.size == (120, 160)
+    assert reader.decode(save(tmp_path / "a.png", smooth(640, 480))).image.size == (640, 480)
+    gray = reader.decode(save(tmp_path / "gray.jpg", smooth(640, 480).convert("L")))
+    assert (gray.image.size, gray.image.mode, gray.mode) == ((160, 120), "RGB", "L")
+    path = save(tmp_path / "cut.jpg", smooth(640, 480))
+    path.write_bytes(path.read_bytes()[:4000])
+    with pytest.raises(UnreadableImageError, match=r"cut\.jpg"):
+        reader.decode(path)

@@ -14,6 +14,7 @@ from torchvision import transforms as tv
 from torchvision.transforms import InterpolationMode
 
 from svp.data import AugmentConfig, InputConfig, eval_transform, train_transform
+from svp.data.pipeline.transforms import least_side
 
 RELEASE = AugmentConfig(scale_min=0.08, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25)
 PLAIN = AugmentConfig(scale_min=1.0, hflip=0.0, auto_augment=None, color_jitter=0.0, random_erasing=0.0)
@@ -177,3 +178,13 @@ def test_the_other_augmentations_follow_where_there_is_no_crop() -> None:
     assert not torch.equal(mirrored, eval_transform(inputs)(image))
     erased = AugmentConfig(crop="none", hflip=0, auto_augment=None, color_jitter=0, random_erasing=1)
     assert not torch.equal(train_transform(inputs, erased)(image), eval_transform(inputs)(image))
+
+
+def test_no_crop_of_the_least_side_is_enlarged() -> None:
+    augment = AugmentConfig(scale_min=0.08)
+    side = least_side(InputConfig(224), augment)
+    crop = train_transform(InputConfig(224), augment).transforms[0]  # type: ignore[attr-defined]
+    for image in (Image.new("RGB", (side, side)), Image.new("RGB", (side, 3 * side)), Image.new("RGB", (2 * side, side))):
+        drawn = [min(crop.get_params(image, crop.scale, crop.ratio)[2:]) for _ in range(500)]
+        assert min(drawn) >= 223  # rounded
+    assert least_side(InputConfig(224), AugmentConfig.none()) == 256

@@ -90,12 +90,15 @@ class ImageReader:
         formats: Pillow's names of the only formats that are tried; all if None.
         channels: 3 for RGB; 1 is gray, 2 gray and opacity, 4 RGB and opacity, where a TIFF may hold other bands; more are
             those of a NumPy array (.npy) or TIFF.
+        least_side: Shortest side in pixels that is enough: a JPEG with at least twice as many is decoded at a half, quarter or
+            eighth of its sides, which takes half of the time or less, and looks as if it had been shrunk; whole if None.
     """
 
     value_range: ValueRange = "file"
     max_pixels: int | None = None
     formats: tuple[str, ...] | None = None
     channels: int = 3
+    least_side: int | None = None
 
     @classmethod
     def of(cls, inputs: InputConfig, max_pixels: int | None = None, formats: tuple[str, ...] | None = None) -> ImageReader:
@@ -215,6 +218,8 @@ class ImageReader:
             if file.width * file.height > self.max_pixels:
                 raise RefusedError(f"{file.width} x {file.height} pixels, expected at most {self.max_pixels:,} in all")
             _decode_small(file)
+        if self.least_side is not None and file.format in ("JPEG", "MPO"):
+            _decode_scaled(file, self.least_side)
         if max(file.size) > MAX_ASPECT * min(file.size):
             file.close()
             raise RefusedError(
@@ -310,6 +315,15 @@ def _decode_small(file: Any) -> None:
         file.draft(file.mode, (file.width // factor, file.height // factor))
     elif factor > 1 and file.format == "JPEG2000":
         file.reduce = factor.bit_length() - 1
+
+
+def _decode_scaled(file: Any, least_side: int) -> None:
+    """Let a JPEG be decoded at the smallest of a half, quarter and eighth of its sides that leaves `least_side` pixels."""
+    for factor in (8, 4, 2):
+        width, height = file.width // factor, file.height // factor
+        if min(width, height) >= least_side:
+            file.draft(file.mode, (width, height))
+            return
 
 
 def _orientation(image: Image.Image) -> Any:

@@ -5,6 +5,7 @@ not matter which worker prepares it, or after how many others.
 """
 
 import hashlib
+import os
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from svp.data.pipeline.cache import KeptImages, Place, keep_images
 from svp.data.pipeline.decoding import ImageReader, UnreadableImageError, decoding, load_prepared
+from svp.data.pipeline.faster import faster, normalized_values, warm_up
 from svp.data.pipeline.features import FeatureDataset
 from svp.data.pipeline.stages import take_apart
 from svp.data.splits import Split
@@ -62,6 +64,7 @@ class ImageListDataset(Dataset[Item]):
     ) -> None:
         self.split = split
         self.transform = transform
+        self._prepare = faster(transform)
         self.seed = seed
         self.reader = reader or ImageReader()
         self.stand_in = stand_in
@@ -93,8 +96,8 @@ class ImageListDataset(Dataset[Item]):
             image = self.reader(path)
             with _own_randomness(), decoding(path):
                 _seed(self.seed, epoch, index)
-                return self.transform(image), _truth(self.split, index), index
-        return load_prepared(self.split.paths[key], self.transform, self.reader), _truth(self.split, key), key
+                return self._prepare(image), _truth(self.split, index), index
+        return load_prepared(self.split.paths[key], self._prepare, self.reader), _truth(self.split, key), key
 
 
 class KeptImageDataset(Dataset[Item]):
@@ -236,6 +239,8 @@ def make_loader(
         balanced: For training: draw every class as often, see `BalancedSampler`.
         drop_last: Leave an incomplete last batch out, unless it is the only one.
     """
+    if num_workers and isinstance(dataset, ImageListDataset):
+        warm_up()
     sampler = None
     if train:
         sampler = BalancedSampler(dataset.split.labels, seed) if balanced else EpochSampler(len(dataset), seed)
@@ -254,9 +259,7 @@ def make_loader(
 
 def normalized(batches: Iterable[Batch], inputs: InputConfig) -> Iterator[Batch]:
     """The batches with uint8 images made ready for the model, on the device they are on; others as they are."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (inputs.mean, inputs.std))
-    values = torch.arange(256).repeat(len(mean), 1, 1)  # by the arithmetic of torchvision's to_tensor and normalize
-    values = ((values / 255 - mean) / std).squeeze(1)
+    values = normalized_values(inputs.mean, inputs.std)
     for images, labels, indices in batches:
         yield images if images.dtype != torch.uint8 else _look_up(images, values), labels, indices
 
@@ -289,7 +292,8 @@ def choose_num_workers(
     """
     workers = asked
     if workers is None:
-        workers = min(8, usable_cpus()) if device.type != "cpu" and sys.platform == "linux" else 0
+        each_process = max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        workers = min(16, each_process) if device.type != "cpu" and sys.platform == "linux" else 0
     free = shared_memory()
     if not workers or free is None:
         return workers

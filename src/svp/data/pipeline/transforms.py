@@ -97,6 +97,17 @@ def train_transform(inputs: InputConfig, augment: AugmentConfig) -> Transform:
     return _train_steps(inputs, inputs.mean, inputs.std, augment)
 
 
+def least_side(inputs: InputConfig, augment: AugmentConfig) -> int:
+    """Shortest side in pixels of an image from which no crop for training has to be enlarged."""
+    if augment.crop == "none":
+        return inputs.resized
+    return math.ceil(inputs.img_size / math.sqrt(augment.scale_min * _NARROWEST))
+
+
+_NARROWEST = 3 / 4
+"""Aspect ratio of the narrowest random crop."""
+
+
 def _train_steps(inputs: InputConfig, mean: tuple[float, ...], std: tuple[float, ...], augment: AugmentConfig) -> Compose:
     transform: Compose = create_transform(
         inputs.img_size,

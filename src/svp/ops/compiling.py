@@ -24,13 +24,14 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 from filelock import FileLock
-from numba import prange, types
+from llvmlite import ir
+from numba import types
 from numba.extending import intrinsic
 
 from svp import paths
 from svp.collector import collector_paused
 from svp.errors import UnavailableError
-from svp.ops.threads import run_kernel
+from svp.ops.threads import kernel_threads, team_address
 
 try:  # private to Numba, hence the upper bound of its version
     from numba.core import cgutils as _cgutils
@@ -62,28 +63,27 @@ _PREFIX = "svp-kernels-"
 class Kernel:
     """A kernel that the host calls: ``kernel(items, *arguments)`` runs ``body(item, *arguments)`` for every item.
 
-    ``serial`` and ``parallel`` are loops over `body`, which is compiled by itself and which they find by a name, as they find
-    the functions of the C library. Had they its code in them, LLVM would compile it again at each level that a parallel loop
-    consists of: a first training step would take twice as long.
+    `body` is compiled by itself; `loop`, which shares the items out to the threads, finds it by a name, as it finds the
+    functions of the C library. Were one compiled into the other, LLVM would optimize the body twice.
     """
 
     def __init__(self, body: Callable[..., None]) -> None:
         self._name = f"{body.__module__}.{body.__qualname__}"
         self.body = _kept(body, _OPTIONS | {"no_cpython_wrapper": True})
-        self.serial = _kept(self._loop(body, "serial", "range"), _OPTIONS, self._prepare)
-        self.parallel = _kept(self._loop(body, "parallel", "prange"), _OPTIONS | {"parallel": True}, self._prepare)
+        self.loop = _kept(self._loop(body), _OPTIONS, self._prepare)
 
     def __call__(self, items: int, *arguments: Any) -> None:
-        run_kernel(self.parallel, self.serial, items, *arguments)
+        self.loop(items, kernel_threads() if items > 1 else 1, *arguments)
 
     def _prepare(self, signature: tuple[Any, ...]) -> None:
         """Compile the body for a loop with arguments of these types, and make it known to LLVM under its name."""
-        kinds = (types.intp, *signature[1:])
+        kinds = (types.intp, *signature[2:])
         self.body.compile(kinds)
         compiled = self.body.overloads[kinds]
         llvm.add_symbol(_symbol(self._name, kinds), compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+        llvm.add_symbol(_TEAM, team_address())
 
-    def _loop(self, body: Callable[..., None], form: str, range_name: str) -> Callable[..., None]:
+    def _loop(self, body: Callable[..., None]) -> Callable[..., None]:
         """A function that calls `body` for every item.
 
         Numba keeps a function under its file and line, so this one is compiled as if it stood at the first line of `body`. A
@@ -91,10 +91,10 @@ class Kernel:
         """
         _, *names = inspect.signature(body).parameters
         arguments = "".join(f"{name}, " for name in names)
-        name = f"{body.__name__}_{form}"
-        source = f"def {name}(items, {arguments}):\n for item in {range_name}(items):\n  call(item, ({arguments}))\n"
+        name = f"{body.__name__}_loop"
+        source = f"def {name}(items, threads, {arguments}):\n call(items, threads, ({arguments}))\n"
         code = body.__code__
-        scope = {"call": _call_of(self._name), "prange": prange, "__name__": body.__module__}
+        scope = {"call": _call_of(self._name), "__name__": body.__module__}
         exec(compile("\n" * (code.co_firstlineno - 1) + source, code.co_filename, "exec"), scope)
         loop: Callable[..., None] = scope[name]
         return loop
@@ -104,25 +104,77 @@ def _symbol(name: str, kinds: tuple[Any, ...]) -> str:
     return f"svp.{name}.{hashlib.sha256(str(kinds).encode()).hexdigest()[:16]}"
 
 
+_TEAM = "svp.team"  # what runs a function on several threads, as LLVM finds it
+_LLVM_COUNT, _LLVM_STATUS, _LLVM_INT = ir.IntType(64), ir.IntType(32), ir.IntType(32)
+_LLVM_ADDRESS = ir.IntType(8).as_pointer()
+_NEXT, _ITEMS, _STATUS, _EXCEPTION, _ARGUMENTS = range(5)  # fields of what a team shares
+
+
 def _call_of(name: str) -> Any:
-    """The call of a body by its name, for the code of a loop."""
+    """The calls of a body by its name, for the code of a loop: threads take one item after the other until none is left.
+
+    What they share lies on the stack of the caller: the next item, the number of items, how a body failed, its arguments.
+    """
 
     @intrinsic
-    def call(typing: Any, item: Any, arguments: Any) -> Any:
+    def call(typing: Any, items: Any, threads: Any, arguments: Any) -> Any:
         kinds = (types.intp, *arguments.types)
 
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            values = [args[0], *cgutils.unpack_tuple(builder, args[1])]
-            function_type = context.call_conv.get_function_type(types.none, kinds)
-            callee = cgutils.get_or_insert_function(builder.module, function_type, _symbol(name, kinds))
-            status, _ = context.call_conv.call_function(builder, callee, types.none, kinds, values)
-            with cgutils.if_unlikely(builder, status.is_error):
-                context.call_conv.return_status_propagate(builder, status)
+            body_type = context.call_conv.get_function_type(types.none, kinds)
+            values = context.get_arg_packer(kinds[1:]).as_arguments(builder, cgutils.unpack_tuple(builder, args[2]))
+            exception = builder.function.args[1]  # where the caller's own exception goes, by Numba's calling convention
+            shared_type = ir.LiteralStructType(
+                [_LLVM_COUNT, _LLVM_COUNT, _LLVM_STATUS, exception.type, *(value.type for value in values)]
+            )
+            shared = cgutils.alloca_once(builder, shared_type)
+            fields = [_LLVM_COUNT(0), args[0], _LLVM_STATUS(0), exception, *values]
+            for number, value in enumerate(fields):
+                builder.store(value, cgutils.gep_inbounds(builder, shared, 0, number))
+            worker = _worker(builder.module, _symbol(name, kinds), body_type, shared_type)
+            address = builder.bitcast(shared, _LLVM_ADDRESS)
+            with builder.if_else(builder.icmp_signed(">", args[1], args[1].type(1))) as (many, one):
+                with many:
+                    team_type = ir.FunctionType(ir.VoidType(), [worker.type, _LLVM_ADDRESS, _LLVM_INT, _LLVM_INT])
+                    team = cgutils.get_or_insert_function(builder.module, team_type, _TEAM)
+                    builder.call(team, [worker, address, builder.trunc(args[1], _LLVM_INT), _LLVM_INT(0)])
+                with one:
+                    builder.call(worker, [address])
+            status = builder.load(cgutils.gep_inbounds(builder, shared, 0, _STATUS))
+            with cgutils.if_unlikely(builder, builder.icmp_signed("!=", status, _LLVM_STATUS(0))):
+                builder.ret(status)
             return context.get_dummy_value()
 
-        return types.none(types.intp, arguments), generate
+        return types.none(types.intp, types.intp, arguments), generate
 
     return call
+
+
+def _worker(module: Any, name: str, body_type: Any, shared_type: Any) -> Any:
+    """What every thread of a team runs: a function of the address of what they share."""
+    worker = ir.Function(module, ir.FunctionType(ir.VoidType(), [_LLVM_ADDRESS]), f"{name}.worker")
+    worker.linkage = "internal"
+    body = cgutils.get_or_insert_function(module, body_type, name)
+    builder = ir.IRBuilder(worker.append_basic_block())
+    shared = builder.bitcast(worker.args[0], shared_type.as_pointer())
+    fields = [cgutils.gep_inbounds(builder, shared, 0, number) for number in range(len(shared_type.elements))]
+    items, exception = builder.load(fields[_ITEMS]), builder.load(fields[_EXCEPTION])
+    values = [builder.load(field) for field in fields[_ARGUMENTS:]]
+    result = builder.alloca(body_type.args[0].pointee)
+    take, run, failed, done = (worker.append_basic_block() for _ in range(4))
+    builder.branch(take)
+    builder.position_at_end(take)
+    item = builder.atomic_rmw("add", fields[_NEXT], _LLVM_COUNT(1), "monotonic")
+    builder.cbranch(builder.icmp_signed("<", item, items), run, done)
+    builder.position_at_end(run)
+    status = builder.call(body, [result, exception, item, *values])
+    builder.cbranch(builder.icmp_signed("==", status, _LLVM_STATUS(0)), take, failed)
+    builder.position_at_end(failed)
+    builder.store(status, fields[_STATUS])
+    builder.branch(done)
+    builder.position_at_end(done)
+    builder.ret_void()
+    return worker
 
 
 def kernel(body: Callable[..., None]) -> Kernel:

@@ -1,19 +1,16 @@
-"""How many threads a Numba kernel runs on, and on which. Importing this module does not import Numba."""
+"""How many threads a kernel of the CPU runs on, and on which: those of PyTorch, where its OpenMP can be reached."""
 
 from __future__ import annotations
 
-import importlib
+import ctypes
 import os
-import threading
-from collections.abc import Callable
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import torch
 
 _in_forked_child = False
-_layer_is_chosen = False
-_workqueue_lock = threading.Lock()
 
 
 def _after_fork() -> None:
@@ -30,35 +27,29 @@ def kernel_threads() -> int:
     return 1 if _in_forked_child else torch.get_num_threads()
 
 
-def run_kernel(parallel: Callable[..., None], serial: Callable[..., None], items: int, *arguments: Any) -> None:
-    """Call ``parallel(items, *arguments)``, or `serial` where one thread is enough.
+def team_address() -> int:
+    """Address of a C function ``void team(void (*run)(void *), void *data, unsigned threads, unsigned flags)``.
 
-    Numba's threading layer is chosen once per process, at the first parallel call. Unless ``NUMBA_THREADING_LAYER`` names one,
-    OpenMP goes first: TBB would be Numba's own first choice, but its pool would compete with the one of PyTorch.
+    It calls ``run(data)`` on `threads` threads, of which one is the caller's, and returns once all are done. It is an entry of
+    the OpenMP library that PyTorch uses, whose threads are then the same: those of a second pool would compete with them.
+    Where there is none by that name, as on Windows, it is ``team_in_python``.
     """
-    threads = min(kernel_threads(), items)
-    if threads <= 1:
-        serial(items, *arguments)
-        return
-    numba: Any = importlib.import_module("numba")
-
-    with _turn(numba):
-        before = numba.get_num_threads()
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-        try:
-            parallel(items, *arguments)
-        finally:
-            numba.set_num_threads(before)
+    # a handle looks up names in its dependencies too
+    found = getattr(ctypes.CDLL(torch._C.__file__), "GOMP_parallel", None)
+    return ctypes.cast(found or team_in_python, ctypes.c_void_p).value or 0
 
 
-def _turn(numba: Any) -> Any:
-    """A lock where two Python threads must not enter Numba's layer together: in "workqueue", and until the layer is known."""
-    global _layer_is_chosen
-    if not _layer_is_chosen:
-        try:
-            numba.threading_layer()
-        except ValueError:  # nothing has run in parallel yet
-            numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
-            return _workqueue_lock
-        _layer_is_chosen = True
-    return _workqueue_lock if numba.threading_layer() == "workqueue" else nullcontext()
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+def team_in_python(function: int, data: int, threads: int, flags: int) -> None:
+    """``team_address`` with threads of Python, a tenth of a millisecond slower to start."""
+    run: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
+    helpers = [_pool().submit(run, data) for _ in range(threads - 1)]
+    run(data)
+    for helper in helpers:  # one that has not begun has nothing left to do
+        if not helper.cancel():
+            helper.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="svp-kernel")

@@ -1,4 +1,4 @@
-"""Does ``--lr auto`` pay on folders of 400 photos, and does a learning rate of the head's own? Outcome: docs/results.md.
+"""Does ``--lr auto`` pay on folders of 400 photos, and a learning rate of the head? Outcome: docs/results_learning_rate.md.
 
     python benchmarks/choosing.py CIFAR10 IMAGENETTE OUT [--seeds 0 1]
 

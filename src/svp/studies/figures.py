@@ -84,11 +84,11 @@ def summary_figure(comparison: Comparison) -> Figure:
         counts = [comparison.findings[data, method].mean("trainable_parameters_without_head") for data in study.data]
         trained = max((count for count in counts if count is not None), default=0.0)
         axis.annotate(
-            f"{trained:,.0f}", (1.12, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=SMALL
+            f"{trained:,.0f}", (1.16, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=SMALL
         )
     if study.reference in ranking and (reference := comparison.top1(study.reference, column)) is not None:
         axis.axvline(100 * reference.mean, color=BASE.color, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-    axis.annotate("trained", (1.12, -1), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=SMALL)
+    axis.annotate("trained", (1.16, -1), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=SMALL)
     axis.set_yticks(range(len(ranking)), [series[method].title for method in ranking])
     axis.set_ylim(len(ranking) - 0.4, -0.6)
     open_axis(axis, grid="x")

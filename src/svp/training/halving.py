@@ -8,7 +8,7 @@ top-1, or the metric of ``--choose-by`` if it is another one; test images take n
 within the warm-up, the one nearest to its method's default rate is better.
 
 Source: successive halving (Jamieson and Talwalkar, AISTATS 2016, arXiv:1502.07943). Short runs with a schedule of their own
-are no stand-in: with few steps the highest rate wins, and then the whole run diverges (docs/results.md).
+are no stand-in: with few steps the highest rate wins, and then the whole run diverges (docs/results_learning_rate.md).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FACTORS = (1 / 3, 1.0, 3.0)
 """Learning rates that are tried, relative to the method's own."""
 
 METHODS = ("svp", "lora", "linear")
-"""Methods that are tried: the best of docs/results.md that store little, and the head alone, which costs least."""
+"""Methods that are tried: the best of docs/results_three_tasks.md that store little, and the head alone, which costs least."""
 
 _ALONE: dict[str, Any] = dict(resume=True, minutes=None, patience=None, calibrate=False, reject=None)
 """Settings of a candidate that are not those of the run."""

@@ -216,6 +216,25 @@ def test_a_few_images_at_a_time_unless_they_have_their_own_states(
         assert torch.equal(value, expected[name]), name
 
 
+def test_weights_are_converted_once_for_both_passes_and_anew_once_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    xz, forward, backward = case()
+    conversions: list[Any] = []
+    convert = cpu_numba._both_kernel_weights
+    monkeypatch.setattr(cpu_numba, "_both_kernel_weights", lambda weights: conversions.append(weights) or convert(weights))
+    xz.requires_grad_()
+    expected = torch.autograd.grad(bidirectional_scan(xz, forward, backward, "numba").sum(), xz)[0]
+    assert len(conversions) == 1
+    first = bidirectional_scan(xz, forward, backward, "numba").sum()
+    other = forward._replace(dt_bias=forward.dt_bias + 1)
+    second = bidirectional_scan(xz, other, backward, "numba").sum()  # the same A
+    for _ in range(2):
+        assert torch.equal(torch.autograd.grad(first, xz, retain_graph=True)[0], expected)
+        assert not torch.equal(torch.autograd.grad(second, xz, retain_graph=True)[0], expected)
+    forward.D.data.add_(1)  # which PyTorch does not count
+    moved = torch.autograd.grad(bidirectional_scan(xz, forward, backward, "numba").sum(), xz)[0]
+    assert not torch.equal(moved, expected)
+
+
 def test_nothing_but_the_input_is_kept_for_the_backward_pass() -> None:
     xz, forward, backward = case()
     kept: list[Tensor] = []

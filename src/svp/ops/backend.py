@@ -64,7 +64,7 @@ def resolve(requested: str, *arguments: Tensor | None) -> str:
     name = _known(requested)
     if name == "auto":
         name = _surrounding()
-    kinds = [(t.device, t.dtype) for t in arguments if t is not None]
+    kinds = list(dict.fromkeys((t.device, t.dtype) for t in arguments if t is not None))
     if name == "auto":
         return _auto(kinds)
     if reason := _refusal(name, kinds):

@@ -24,11 +24,13 @@ class Rows(NamedTuple):
 def rows(t: Tensor, dtype: torch.dtype = torch.float32) -> Rows:
     """`t` (batch, length, channels) for a kernel; copied only where the dtype or distant channels ask for it."""
     t = t.detach().to(dtype)
-    if t.stride(2) != 1 or t.numel() == 0:
+    if t.is_contiguous() or t.stride(2) != 1 or t.numel() == 0:
         t = t.contiguous()
+        _, length, channels = t.shape
+        return Rows(numpy_view(t.view(-1)), length * channels, channels)
     batch, length, channels = t.shape
     image, token, _ = t.stride()
-    span = (batch - 1) * image + (length - 1) * token + channels if t.numel() else 0
+    span = (batch - 1) * image + (length - 1) * token + channels
     return Rows(numpy_view(t.as_strided((span,), (1,))), image, token)
 
 
@@ -39,7 +41,7 @@ def numpy_view(t: Tensor) -> npt.NDArray[Any]:
 
 def flat(t: Tensor) -> npt.NDArray[np.float32]:
     """The values of `t` in order."""
-    return t.detach().float().contiguous().view(-1).numpy()
+    return t.detach().float().reshape(-1).numpy()
 
 
 def pad_channels(t: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from svp.ops.add_rms_norm.reference import Inputs
@@ -228,11 +227,7 @@ def _prompts(
 ) -> Any:
     """The kernels' arguments from `count` to `prompted`; `none` stands where a prompt is missing."""
     given = [rows(pad_channels(a), dtype) for a in pre_activations]
-    packed = (
-        F.pad(torch.stack([s.detach().float() for s in scales]), (0, -scales[0].shape[0] % LANES))
-        if scales
-        else torch.empty(0)
-    )
+    packed = pad_channels(torch.stack([s.detach().float() for s in scales])) if scales else torch.empty(0)
     mask = np.empty(0, np.bool_) if prompted is None else prompted.contiguous().numpy()
     return len(given), *[*given, none, none][:2], packed.view(-1).numpy(), mask
 

@@ -66,9 +66,9 @@ def _check_shapes(xz: Tensor, forward: Direction, backward: Direction) -> None:
         raise InputError(f"bidirectional_scan: xz has shape {shape}, expected (batch, length >= 1, 2 d_inner)")
     d_inner = xz.shape[2] // 2
     for side, weights in (("forward", forward), ("backward", backward)):
-        for name in ("conv_weight", "dt_proj", "A"):
-            if getattr(weights, name).ndim != 2:
-                shape = tuple(getattr(weights, name).shape)
+        for name, weight in (("conv_weight", weights.conv_weight), ("dt_proj", weights.dt_proj), ("A", weights.A)):
+            if weight.ndim != 2:
+                shape = tuple(weight.shape)
                 raise InputError(f"bidirectional_scan: {side}.{name} has shape {shape}, expected two dimensions")
         d_conv, dt_rank, d_state = weights.conv_weight.shape[1], weights.dt_proj.shape[1], weights.A.shape[1]
         expected = (
@@ -80,7 +80,8 @@ def _check_shapes(xz: Tensor, forward: Direction, backward: Direction) -> None:
             (d_inner, d_state),
             (d_inner,),
         )
-        for name, weight, shape in zip(Direction._fields, weights[:7], expected, strict=False):
-            if tuple(weight.shape) != shape:
-                raise InputError(f"bidirectional_scan: {side}.{name} has shape {tuple(weight.shape)}, expected {shape}")
+        shapes = tuple(tuple(weight.shape) for weight in weights[:7])
+        for name, found, shape in zip(Direction._fields, shapes, expected, strict=False) if shapes != expected else ():
+            if found != shape:
+                raise InputError(f"bidirectional_scan: {side}.{name} has shape {found}, expected {shape}")
         check_initial_state(f"bidirectional_scan: {side}.", weights.initial_state, xz.shape[0], weights.A)

@@ -36,6 +36,7 @@ from svp.ops.bidirectional_scan.cpu_numba_conv import (
     conv,
     conv_backward,
 )
+from svp.ops.bidirectional_scan.kept import keep_for_backward, kept_for_backward
 from svp.ops.bidirectional_scan.reference import Inputs, project, with_bias
 from svp.ops.causal_conv1d.cpu_numba import through_silu
 from svp.ops.compiling import function, inlined, kernel, part
@@ -284,6 +285,7 @@ def forward(inputs: Inputs) -> Tensor:
     batch, length, width = xz.shape
     out = torch.empty(batch, length, width // 2, dtype=_dtype_inside(xz))
     kernel_weights = _both_kernel_weights(weights)
+    keep_for_backward(weights, kernel_weights)
     for some_out, some_xz in _some_images_at_a_time(weights, out, xz):
         call = _Call(some_xz, weights, kernel_weights)
         _scan(call.items, call.groups, call.tile, *call.scan_inputs, numpy_view(some_out))
@@ -294,7 +296,7 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
     """Gradients of those of `xz` and the weights that `needed` marks; one weight costs as much as all."""
     xz, weights = inputs
     grad_xz = torch.empty(xz.shape, dtype=_dtype_inside(xz))
-    kernel_weights = _both_kernel_weights(weights)
+    kernel_weights = kept_for_backward(weights) or _both_kernel_weights(weights)
     if any(needed[1:]):  # sums over all images
         of_weights = _gradients(grads[0], xz, weights, kernel_weights, needed, grad_xz)
         return [grad_xz.to(xz.dtype)] * needed[0] + of_weights

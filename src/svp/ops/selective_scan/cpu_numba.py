@@ -359,8 +359,11 @@ def groups_per_image(batch: int, blocks: int) -> int:
 
 def to_blocks(t: Tensor) -> Tensor:
     """(n, d_inner, d_state) -> a new (n, blocks, d_state, 16), float32"""
-    padded = F.pad(t.detach().float(), (0, 0, 0, -t.shape[1] % LANES))
-    return padded.unflatten(1, (-1, LANES)).transpose(2, 3).clone(memory_format=torch.contiguous_format)
+    n, d_inner, d_state = t.shape
+    t, missing = t.detach().float(), -d_inner % LANES
+    padded = F.pad(t, (0, 0, 0, missing)) if missing else t
+    blocks = padded.reshape(n, (d_inner + missing) // LANES, LANES, d_state)
+    return blocks.transpose(2, 3).clone(memory_format=torch.contiguous_format)
 
 
 def from_blocks(t: Tensor, d_inner: int) -> Tensor:

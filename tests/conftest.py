@@ -33,7 +33,8 @@ GPU = torch.cuda.is_available()
 if not GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is imported: its kernels then run anywhere
 
-torch.use_deterministic_algorithms(True, warn_only=True)  # fills what `torch.empty` returns with NaN: reading it shows
+# fills what `torch.empty` returns with NaN: reading it shows (`torch.use_deterministic_algorithms` would import Inductor)
+torch.set_deterministic_debug_mode("warn")
 
 # `make test` draws the same examples every time, `make test-all` others; how long one takes tells of the machine alone
 settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT: Any = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
-_CONTEXT.set_forkserver_preload(["svp.studies", "svp.commands.train", "svp.commands.predict", "torch.distributed.run"])
+_CONTEXT.set_forkserver_preload(
+    ["svp.studies", "svp.commands.train", "svp.commands.predict", "torch.distributed.run", "tests.small_model"]
+)
 
 
 class Python:

@@ -204,6 +204,24 @@ def test_a_busy_port_is_told() -> None:
     assert free_port("127.0.0.1", 0) > 0
 
 
+def test_a_port_that_is_taken_before_the_page_listens_there_is_left(
+    small_runs: list[Path], images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = iter([port, port])  # as it is looked at, and when the page is to listen there
+        monkeypatch.setattr("svp.app.server.free_port", lambda host, port: next(found, None) or free_port(host, port))
+        running = Server(Workbench(small_runs[:1], "cpu", LIMITS), images[0].parent, port=0)
+        try:
+            with urllib.request.urlopen(running.url, timeout=200) as answer:
+                assert b"svp: vim_nano" in answer.read()
+        finally:
+            running.close()
+        assert f":{port}/" not in running.url
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

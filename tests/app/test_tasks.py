@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("gradio")
+if find_spec("gradio") is None:  # importing it takes seconds
+    pytest.skip("gradio is not installed: pip install 'vim-svp[app]'", allow_module_level=True)
 
 from svp.app.page import _bars, _headers, _row
 from svp.app.workbench import TOPK, Workbench

@@ -10,7 +10,7 @@ from svp.cli import main
 from tests.training.conftest import write_photos
 
 FAST = [
-    *("--model", "vim_nano", "--weights", "random", "--img-size", "16"),
+    *("--model", "test_vim", "--weights", "random", "--img-size", "16"),
     *("--batch-size", "8", "--device", "cpu", "--epochs", "1"),
 ]
 """Options of ``svp train`` that make it quick."""

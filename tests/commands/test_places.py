@@ -21,7 +21,8 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such limits")
 
 def code_after(prelude: str, commands: Sequence[list[str]]) -> str:
     """Python that runs commands behind lines of its own."""
-    return f"import sys\n{prelude}\nfrom svp.cli import main\nfor words in {commands!r}: print('code', main(words))"
+    begin = f"import sys\n{prelude}\nfrom svp.cli import main\nimport tests.small_model"
+    return f"{begin}\nfor words in {commands!r}: print('code', main(words))"
 
 
 def codes(output: str) -> list[str]:
@@ -50,7 +51,7 @@ def small_files(size: int) -> str:
 @posix
 def test_a_full_disk_stops_training_with_one_line(photos: Path, tmp_path: Path) -> None:
     words = ["train", "--data", str(photos), *FAST, "--method", "full", "--out", str(tmp_path / "run")]
-    process = Python(["-c", code_after(small_files(10**6), [words])], tmp_path / "shown")
+    process = Python(["-c", code_after(small_files(10**5), [words])], tmp_path / "shown")
     assert process.wait() == 0
     assert codes(process.output) == ["1"]
     assert "Traceback" not in process.errors
@@ -150,7 +151,8 @@ svp.cli.main = main
 @pytest.mark.exhaustive  # tests/test_limits.py has it without a container
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs util-linux")
 def test_workers_in_a_container_with_little_shared_memory(photos: Path, tmp_path: Path) -> None:
-    words = ["train", "--data", str(photos), *FAST, "--method", "linear", "--num-workers", "2", "--out", str(tmp_path / "run")]
+    words = ["train", "--data", str(photos), *FAST, "--model", "vim_nano", "--method", "linear", "--num-workers", "2"]
+    words += ["--out", str(tmp_path / "run")]
     mount = 'mount -t tmpfs -o size=64k tmpfs /dev/shm || exit 99; exec "$@"'
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", sys.executable, "-m", "svp", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)

@@ -23,7 +23,7 @@ from svp.runs.answers import Answers
 from tests.browser import open_browser
 from tests.training.conftest import write_photos
 
-SETTINGS = ["--model", "vim_nano", "--weights", "random", "--img-size", "16", "--epochs", "1", "--device", "cpu"]
+SETTINGS = ["--model", "test_vim", "--weights", "random", "--img-size", "16", "--epochs", "1", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_a_run_ends_with_its_page(run: Path, capsys: pytest.CaptureFixture[str])
     result = RunDirectory(run).read_result()
     for told in (
         *result.advice,
-        "SVP on vim_nano_patch4_32: photos",
+        "SVP on test_vim: photos",
         f"{result.top1:.1%}",
         "stratified, seed 0",
         "trained on",

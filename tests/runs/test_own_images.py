@@ -16,7 +16,7 @@ from svp.runs.own_images import ScoredImages, images_to_score
 from tests.training.conftest import write_photos
 
 SETTINGS = {
-    **dict(model="vim_nano", weights="random", img_size=16, method="linear"),
+    **dict(model="test_vim", weights="random", img_size=16, method="linear"),
     **dict(epochs=1, batch_size=8, device="cpu", progress=False),
 }
 

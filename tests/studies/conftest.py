@@ -17,7 +17,7 @@ def values(tmp_path: Path) -> dict[str, Any]:
     return {
         "name": "small",
         "settings": {
-            "model": "vim_nano",
+            "model": "test_vim",
             "weights": "random",
             "img_size": 16,
             "epochs": 1,

@@ -157,6 +157,7 @@ def test_nothing_is_chosen_before_all_candidates_have_ended(values: dict[str, An
 
 
 def test_processes_share_the_runs(values: dict[str, Any], tmp_path: Path, two_threads: None) -> None:
+    values["settings"]["model"] = "vim_nano"
     values["methods"] = {"linear": {"lr": 0.01}}
     values["seeds"] = [0, 1]
     made, failed = run(values, tmp_path / "two", workers=2)
@@ -171,6 +172,7 @@ def test_processes_share_the_runs(values: dict[str, Any], tmp_path: Path, two_th
 def test_processes_give_the_same_and_one_that_is_killed_is_replaced(
     values: dict[str, Any], tmp_path: Path, two_threads: None
 ) -> None:
+    values["settings"]["model"] = "vim_nano"
     values["methods"] = {"linear": {"lr": 0.01}}
     values["seeds"] = [0, 1, 2]  # one worker has more than one of them
     values["settings"]["epochs"] = 3

@@ -22,6 +22,13 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 
 @pytest.fixture
+def values(values: dict[str, Any]) -> dict[str, Any]:
+    """Of a model that processes of Ray know."""
+    values["settings"]["model"] = "vim_nano"
+    return values
+
+
+@pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Address of a cluster that lasts as long as the test."""
     with _cluster(monkeypatch, num_cpus=2) as cluster:

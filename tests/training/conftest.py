@@ -13,6 +13,7 @@ from PIL import Image
 
 import svp
 from svp.training import Run
+from tests import small_model  # noqa: F401  # it makes test_vim known
 
 COLORS = {"amber": (220, 160, 20), "blue": (30, 60, 200), "green": (30, 170, 60)}
 
@@ -29,9 +30,9 @@ def write_photos(root: Path, per_class: int = 14, seed: int = 0) -> Path:
 
 
 FAST: dict[str, Any] = dict(
-    model="vim_nano", weights="random", img_size=16, epochs=2, batch_size=8, lr=0.01, device="cpu", progress=False
+    model="test_vim", weights="random", img_size=16, epochs=2, batch_size=8, lr=0.01, device="cpu", progress=False
 )
-"""Settings of a run of a few seconds: 17 tokens, random weights."""
+"""Settings of a run of a few seconds: 17 tokens, few layers, random weights."""
 
 
 @pytest.fixture

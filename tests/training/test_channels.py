@@ -33,7 +33,9 @@ def test_a_run_on_arrays_of_five_channels(
     tmp_path: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_arrays(tmp_path / "data", 5)
-    run = svp.train(data, channels=5, **settings | {"weights": "published", "epochs": 2, "progress": True})
+    run = svp.train(
+        data, channels=5, **settings | {"model": "vim_nano", "weights": "published", "epochs": 2, "progress": True}
+    )
     assert "auto_augment and color_jitter are for RGB images: left out for 5 channels" in capsys.readouterr().out
     trained = svp.open_run(run.directory, "cpu")
     assert (trained.inputs.channels, trained.model.in_chans, trained.inputs.value_range[0]) == (5, 5, 0)

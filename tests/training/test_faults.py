@@ -112,7 +112,7 @@ def test_the_last_good_state_is_kept(photos: Path, settings: dict[str, Any], mon
 
 
 def test_weights_with_nan_are_refused(photos: Path, settings: dict[str, Any], tmp_path: Path) -> None:
-    state = svp.create_model("vim_nano", num_classes=3, img_size=16).state_dict()
+    state = svp.create_model("test_vim", num_classes=3, img_size=16).state_dict()
     state["layers.3.mixer.A_log"][0, 0] = float("nan")
     save_file(state, tmp_path / "nan.safetensors")
     with pytest.raises(WeightsError, match=r"layers\.3\.mixer\.A_log holds 1 non-finite"):

@@ -73,7 +73,7 @@ def test_the_weights_are_those_of_the_ordinary_path(
 
 def test_the_backbone_sees_every_image_once(photos: Path, tmp_path: Path, passes: list[int]) -> None:
     """By the command, whose flag a single kind of augmentation may follow."""
-    words = f"train --data {photos} --model vim_nano --weights random --img-size 16 --method linear --epochs 3 --device cpu"
+    words = f"train --data {photos} --model test_vim --weights random --img-size 16 --method linear --epochs 3 --device cpu"
     plain, flipped = tmp_path / "plain", tmp_path / "flipped"
     assert main([*words.split(), "--no-augment", "--out", str(plain)]) == 0
     data = RunDirectory(plain).read_result().data

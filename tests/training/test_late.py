@@ -15,7 +15,7 @@ from svp.training import images
 from tests.training.conftest import write_photos
 
 SETTINGS = {
-    **dict(model="vim_nano", weights="random", img_size=16, method="linear"),
+    **dict(model="test_vim", weights="random", img_size=16, method="linear"),
     **dict(epochs=2, batch_size=8, device="cpu", val_fraction=0.2, test_fraction=0.2),
 }
 

@@ -203,7 +203,7 @@ def test_shots_leave_validation_test_and_names_alone(
     once = settings | {"epochs": 1, "out": None, "method": "linear"}
     few = svp.train(photos, shots=2, **once)
     more = svp.train(photos, shots=5, **once)
-    assert few.directory.as_posix() == "runs/photos-vim_nano-linear-0"
+    assert few.directory.as_posix() == "runs/photos-test_vim-linear-0"
     assert few.result.data.name == "photos"
     assert (few.result.data.train, more.result.data.train) == (6, 15)
     assert recorded(few.directory, "train") < recorded(more.directory, "train")

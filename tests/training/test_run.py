@@ -49,7 +49,7 @@ def test_a_run_learns_and_leaves_what_it_promises(photos: Path, settings: dict[s
     assert sum(row["label"] == row["predicted"] for row in rows) == 6 * result["top1"]
     assert result["advice"][0].startswith(f"It is right on {result['top1']:.0%} of 6 test images")
     assert result["how_chosen"].startswith("best top-1 on 6 validation images")
-    assert result["trainable_parameters"] == result["trainable_parameters_without_head"] + 3 * 128 + 3
+    assert result["trainable_parameters"] == result["trainable_parameters_without_head"] + 3 * 32 + 3
     assert {"torch", "timm", "svp", "python"} <= result["versions"].keys()
     assert result["peak_memory_mb"] > 50
     metrics = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
@@ -147,7 +147,7 @@ def test_runs_without_a_name_are_numbered(
     monkeypatch.chdir(tmp_path)
     settings = settings | {"out": None, "epochs": 1, "method": "linear"}
     names = [svp.train(photos, **settings).directory.as_posix() for _ in range(2)]
-    assert names == ["runs/photos-vim_nano-linear-0", "runs/photos-vim_nano-linear-0-2"]
+    assert names == ["runs/photos-test_vim-linear-0", "runs/photos-test_vim-linear-0-2"]
 
 
 def test_few_images_are_enough(tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -205,7 +205,7 @@ def test_written_settings_leave_nothing_to_the_place_or_the_machine(
     run = svp.train("photos", **settings | {"recipe": "mine.yaml", "epochs": 2})
     config = yaml.safe_load((run.directory / "config.yaml").read_text())
     assert config["data"] == str(photos)
-    assert (config["model"], config["precision"], config["img_size"]) == ("vim_nano_patch4_32", "fp32", 16)
+    assert (config["model"], config["precision"], config["img_size"]) == ("test_vim", "fp32", 16)
     assert "recipe" not in config
     recipe.unlink()
     monkeypatch.chdir("/")

@@ -89,7 +89,7 @@ def test_mlflow(photos: Path, settings: dict[str, Any], tmp_path: Path, monkeypa
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.info.run_name == "run"
     assert found.info.status == "FINISHED"
-    assert (found.data.params["method"], found.data.params["model"]) == ("svp", "vim_nano_patch4_32")
+    assert (found.data.params["method"], found.data.params["model"]) == ("svp", "test_vim")
     assert found.data.metrics["test/top1"] == run.result.top1
     for name in NAMES:
         history = {entry.step: entry.value for entry in client.get_metric_history(found.info.run_id, name)}

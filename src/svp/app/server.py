@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svp.app.uploads import read_image
 from svp.app.workbench import Workbench
@@ -56,7 +56,7 @@ class Server:
         import_gradio()
         from svp.app.page import look, make_page
 
-        port = free_port(host, port)
+        free_port(host, port)  # one that is taken is told before anything is made
         chosen = find_images([samples]) if samples is not None else own_images(workbench)
         with ExitStack() as closing:
             folder = Path(closing.enter_context(TemporaryDirectory(prefix="svp-app-")))
@@ -64,9 +64,10 @@ class Server:
             closing.enter_context(_environment("GRADIO_TEMP_DIR", str(folder / "uploads")))
             page: gr.Blocks = make_page(workbench, copy_samples(chosen, workbench, folder / "samples"))
             closing.callback(page.close, verbose=False)
-            _, self.url, _ = page.launch(
-                server_name=host,
-                server_port=port,
+            self.url = _launch(
+                page,
+                host,
+                port,
                 share=False,
                 inbrowser=browser,
                 quiet=True,
@@ -93,6 +94,17 @@ class Server:
     def close(self) -> None:
         """Stop serving, and delete what was handed in."""
         self._closing.close()
+
+
+def _launch(page: gr.Blocks, host: str, port: int, **options: Any) -> str:
+    """Serve `page` and return where.
+
+    A free port may be taken before the page listens at it: another one will do if `port` is 0.
+    """
+    for _ in range(4 if port == 0 else 0):
+        with suppress(OSError):
+            return str(page.launch(server_name=host, server_port=free_port(host, 0), **options)[1])
+    return str(page.launch(server_name=host, server_port=free_port(host, port), **options)[1])
 
 
 @contextmanager

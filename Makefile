@@ -4,18 +4,25 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OLDEST ?= .venv-oldest
 
-.PHONY: demo test test-all test-oldest lint types docs clean
+.PHONY: demo test test-all test-oldest suite suite-all lint types docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/svp demo
 
 PYTEST := -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-test: $(VENV)/.installed-test lint types
+# mypy, which uses one core, runs beside the tests, which often leave one idle.
+test: $(VENV)/.installed-test lint
+	@$(MAKE) --no-print-directory --jobs 2 types suite
+
+suite: $(VENV)/.installed-test
 	$(BIN)/python $(PYTEST) -m 'not exhaustive'
 
 # Before a release: every method on every backend, clusters with killed workers, ...
-test-all: $(VENV)/.installed-test lint types
+test-all: $(VENV)/.installed-test lint
+	@$(MAKE) --no-print-directory --jobs 2 types suite-all
+
+suite-all: $(VENV)/.installed-test
 	$(BIN)/python $(PYTEST) --hypothesis-profile random
 
 # The same tests on the lowest versions of all dependencies, in an environment of their own.

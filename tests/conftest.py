@@ -1,5 +1,6 @@
 """Settings of every test: few and quiet threads, no network, uninitialized memory full of NaN."""
 
+import functools
 import gc
 import itertools
 import os
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
 from tests.browser import Browser, open_browser
@@ -23,23 +23,35 @@ from tests.hub import Hub, serve_hub
 ROOT = Path(__file__).parents[1]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")  # where pytest-xdist runs tests in several processes: which one this is
 
-torch.set_num_threads(1 if WORKER else 2)
 if WORKER:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start: workers share the machine evenly
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))  # what one process compiles serves all
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of what runs in a shell's background; tests interrupt themselves
     signal.signal(signal.SIGINT, signal.default_int_handler)
-GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is imported: its kernels then run anywhere
-
-# fills what `torch.empty` returns with NaN: reading it shows (`torch.use_deterministic_algorithms` would import Inductor)
-torch.set_deterministic_debug_mode("warn")
 
 # `make test` draws the same examples every time, `make test-all` others; how long one takes tells of the machine alone
 settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("random", settings.get_profile("repeatable"), derandomize=False, print_blob=True)
 settings.load_profile("repeatable")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):
+        return  # this process hands tests to workers, and saves the seconds that PyTorch takes
+    import torch
+
+    torch.set_num_threads(1 if WORKER else 2)
+    if not has_gpu():
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is imported: its kernels then run anywhere
+    # fills what `torch.empty` returns with NaN: reading it shows (`torch.use_deterministic_algorithms` would import Inductor)
+    torch.set_deterministic_debug_mode("warn")
+
+
+@functools.cache
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def pytest_collection_finish() -> None:
@@ -58,6 +70,8 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     """For tests of what more than one thread can break, wherever they run."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -89,7 +103,9 @@ def svp_home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def _same_numbers() -> None:
     """Seed the global generators: ``torch.manual_seed`` takes milliseconds to note it for devices that are not there."""
-    (torch.manual_seed if GPU else torch.default_generator.manual_seed)(0)
+    import torch
+
+    (torch.manual_seed if has_gpu() else torch.default_generator.manual_seed)(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -83,8 +83,9 @@ def test_equals_reference(length: int) -> None:
     check(*case(length=length))
 
 
-def test_more_than_one_chunk_of_kept_states() -> None:
-    check(*case(batch=1, length=cpu_numba._KEPT_VECTORS // 40 * 2 + 3, d_state=40))
+def test_more_than_one_chunk_of_kept_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_numba, "KEPT_TOKENS", 50)
+    check(*case(batch=1, length=103, d_state=40))
 
 
 @settings(max_examples=25, deadline=None)
@@ -201,11 +202,11 @@ def test_frozen_weights_cost_no_gradients(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_few_images_at_a_time_unless_they_have_their_own_states(
     dtype: torch.dtype, states: int, parts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    xz, forward, backward = case(batch=19, states=states)
+    xz, forward, backward = case(batch=19, d_inner=16, states=states)  # one block: sums are of the same parts
     xz = xz.to(dtype)
     given: list[int] = []
     call = cpu_numba._Call
-    monkeypatch.setattr(cpu_numba, "_FEW_VALUES", 32 * 19 * 2)  # of two images: eight are more
+    monkeypatch.setattr(cpu_numba, "_FEW_VALUES", 16 * 19 * 2)  # of two images: eight are more
     monkeypatch.setattr(cpu_numba, "_Call", lambda xz, *rest: (given.append(len(xz)), call(xz, *rest))[1])
     actual = run("numba", xz, forward, backward)
     assert given == [*parts, *parts]

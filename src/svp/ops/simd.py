@@ -217,25 +217,37 @@ def _float_from_low_bits(typing: Any, vector: Any) -> Any:
 
 
 @intrinsic
-def lane_sums(typing: Any, array: Any, offset: Any) -> Any:
-    """Sixteen vectors that lie one after the other from `offset` on -> their sixteen sums over lanes, in order."""
+def lane_pair_sums(typing: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
+    """Eight vectors -> for each in order the sums of its even and of its odd lanes."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        start = _pointer(context, builder, sig.args[0], *args)
-        vectors = [_load(builder, builder.gep(start, [ir.Constant(_LLVM_INT, LANES * i)])) for i in range(LANES)]
+        vectors, apart = list(args), LANES // 2
         while len(vectors) > 1:
-            # sums of lanes `half` apart: of the first vector where that bit of the lane is 0, of the second where it is 1
+            # sums of lanes `apart`: of the first vector where that bit of the lane is 0, of the second where it is 1
             half = len(vectors) // 2
-            own = [lane + LANES * bool(lane & half) for lane in range(LANES)]
-            other = [(lane ^ half) + LANES * bool(lane & half) for lane in range(LANES)]
+            own = [lane + LANES * bool(lane & apart) for lane in range(LANES)]
+            other = [(lane ^ apart) + LANES * bool(lane & apart) for lane in range(LANES)]
             masks = [ir.Constant(_LLVM_INT_VECTOR, lanes) for lanes in (own, other)]
             vectors = [
-                builder.fadd(*(builder.shuffle_vector(a, b, mask) for mask in masks), flags=_FLAGS)
-                for a, b in zip(vectors[:half], vectors[half:], strict=True)
+                builder.fadd(*(builder.shuffle_vector(x, y, mask) for mask in masks), flags=_FLAGS)
+                for x, y in zip(vectors[:half], vectors[half:], strict=True)
             ]
+            apart //= 2
         return vectors[0]
 
-    return _VECTOR(array, types.intp), generate
+    return _VECTOR(*[_VECTOR] * 8), generate
+
+
+@intrinsic
+def lanes_by_pairs(typing: Any, vector: Any) -> Any:
+    """Sums of lanes 0 and 1, 2 and 3, ...: eight, twice."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        masks = [ir.Constant(_LLVM_INT_VECTOR, [2 * lane % LANES + odd for lane in range(LANES)]) for odd in range(2)]
+        undefined = ir.Constant(_LLVM_VECTOR, ir.Undefined)
+        return builder.fadd(*(builder.shuffle_vector(args[0], undefined, mask) for mask in masks), flags=_FLAGS)
+
+    return _VECTOR(_VECTOR), generate
 
 
 @inlined

@@ -43,23 +43,27 @@ from svp.ops.compiling import function, inlined, kernel, part
 from svp.ops.linear import product
 from svp.ops.rows import LANES, Rows, flat, numpy_view, rows
 from svp.ops.selective_scan.cpu_numba import (
+    KEPT_TOKENS,
+    STATES,
+    add_groups,
     chunk_states,
-    chunk_states_kept,
     chunk_steps,
-    chunk_sweep,
     first_state,
     from_blocks,
     groups_per_image,
+    pad_states,
+    states_kept,
+    sum_pairs,
+    sweep,
     to_blocks,
 )
 from svp.ops.simd import LOG2_E, broadcast, clear, empty, fma, load, sigmoid, splat, store
 from svp.ops.threads import kernel_threads
 
 _CHUNK = 64  # tokens of the forward pass
-_KEPT_VECTORS = 4096  # states of a chunk of the backward pass
 _TILE_VECTORS = 1024  # of a tile, 64 kB: the backward pass keeps six of them in the L2 cache
 _FEW_IMAGES, _FEW_VALUES = 8, 2**19  # images of a part at least, or with so many values of one direction
-_ZERO, _HALF = np.float32(0), np.float32(0.5)
+_ZERO, _HALF, _LN_2 = np.float32(0), np.float32(0.5), np.float32(math.log(2))
 
 
 # scan -------------------------------------------------------------------------------------------------------------------
@@ -159,7 +163,7 @@ def _scan(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, 
 @part
 def _direction_backward(
     item, image, block, length, chunk, direction, x, at, p, weights, grad_y, y, need_weights,
-    step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays, grad_h, of_A, products_B, products_C,
+    step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, kept, grad_h, of_A,
     grad_raw, grad_BC, grad_AD,
 ):  # fmt: skip
     """One direction of one block of channels: adds its output to `y`, writes grad_raw, adds to grad_B and grad_C.
@@ -193,20 +197,25 @@ def _direction_backward(
             store(slope, i * LANES, sigmoid(load(step, i * LANES)))
             store(grad_s, i * LANES, load(grad_y, at + (token + direction * i) * LANES))
         chunk_steps(count, 0, token, direction, at, Rows(x, 0, LANES), step, step_x)
-        chunk_states_kept(
-            count, image, token, direction, channel, d_state, weights.decay_rate, B, C, step, step_x, starts[c],
-            states, decays, sums,
-        )  # fmt: skip
-        chunk_sweep(
-            count, image, token, direction, channel, item, weights.decay_rate, B, C, step, step_x, states, decays, grad_s,
-            need_weights, True, 0, grad_h, grad_step, grad_step_x, of_A, grad_BC[0], grad_BC[1], products_B, products_C,
-        )  # fmt: skip
+        clear(sums)
+        clear(grad_step)
+        clear(grad_step_x)
+        for n in range(0, d_state, STATES):
+            states_kept(
+                count, image, token, direction, channel, n, d_state, weights.decay_rate, B, C, step, step_x, starts[c],
+                kept, sums,
+            )  # fmt: skip
+            sweep(
+                count, image, token, direction, channel, item, n, weights.decay_rate, B, C, step, step_x, kept, grad_s,
+                need_weights, True, 0, grad_h, grad_step, grad_step_x, of_A, grad_BC,
+            )  # fmt: skip
         for i in range(count):
             t = at + (token + direction * i) * LANES
             x_t, grad, of_step_x = load(x, t), load(grad_s, i * LANES), load(grad_step_x, i * LANES)
             store(y, t, load(y, t) + fma(skip, x_t, load(sums, i * LANES)))
             store(x, t, fma(of_step_x, load(step, i * LANES), skip * grad))
-            store(grad_raw, t, fma(of_step_x, x_t, load(grad_step, i * LANES)) * load(slope, i * LANES))
+            of_step = fma(of_step_x, x_t, load(grad_step, i * LANES) * splat(_LN_2))  # decay_rate is A * log2(e)
+            store(grad_raw, t, of_step * load(slope, i * LANES))
             total_D = fma(grad, x_t, total_D)
     if need_weights:
         of_image = image * weights.D.shape[0] + channel
@@ -231,12 +240,8 @@ def _backward(
     step, step_x, slope, sums = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
     grad_s, grad_step, grad_step_x = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
     starts = empty(chunks * d_state * LANES).reshape(chunks, d_state * LANES)
-    states, decays = empty((chunk + 1) * d_state * LANES), empty(chunk * d_state * LANES)
+    kept = empty((chunk + 1) * 2 * STATES * LANES)
     grad_h, of_A = empty(d_state * LANES), empty(d_state * LANES)
-    padded_states = grad_BC[0].shape[2]
-    products_B, products_C = empty(padded_states * LANES), empty(padded_states * LANES)
-    clear(products_B)
-    clear(products_C)
     size = tile * length * LANES
     y, grad_y = empty(size), empty(size)
     tiles, of_raw = (empty(size), empty(size)), (empty(size), empty(size))
@@ -261,8 +266,8 @@ def _backward(
                 _, _, of_BC, of_AD = of_sides[side]
                 _direction_backward(
                     item, image, block, length, chunk, 1 - 2 * side, tiles[side], at, p_side, weights, grad_y, y,
-                    need_weights, step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, states, decays,
-                    grad_h, of_A, products_B, products_C, of_raw[side], of_BC, of_AD,
+                    need_weights, step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, kept,
+                    grad_h, of_A, of_raw[side], of_BC, of_AD,
                 )  # fmt: skip
         for t in range(length):
             for block in range(first, last):
@@ -274,6 +279,8 @@ def _backward(
                 gate = load(z.data, image * z.image + t * z.token + channel)
                 grad = load(grad_out.data, image * grad_out.image + t * grad_out.token + channel)
                 store(grad_z, row * width + channels + channel, through_silu(half * grad, gate) * load(y, in_tile))
+    for side in range(2):
+        sum_pairs(item, of_sides[side][2])
 
 
 # from tensors to kernels ------------------------------------------------------------------------------------------------
@@ -323,13 +330,13 @@ def _gradients(
     need_weights, need_states = any(needed[1:15]), any(needed[15:])
     batch, length, d_inner = call.inner
     d_state = weights[5].shape[1]
-    padded_states = math.ceil(d_state / LANES) * LANES
+    states = d_state + -d_state % STATES
     kept = batch if need_weights else 0  # gradients of weights per image, those of the convolution per chunk
     grad_raw = [torch.empty(call.inner, dtype=call.dtype) for _ in range(2)]
     # in place: a tile is read before it is written
     grad_x = [torch.empty(call.inner, dtype=call.dtype) for _ in range(2)] if need_weights else call.convolved
-    grad_BC = [[torch.zeros(call.items, length, padded_states) for _ in range(2)] for _ in range(2)]
-    of_states = (batch if need_states else 0, d_inner // LANES, d_state, LANES)
+    grad_BC = [torch.zeros(call.items, length, states // STATES, LANES) for _ in range(2)]
+    of_states = (batch if need_states else 0, d_inner // LANES, states, LANES)
     grad_AD = [
         [torch.empty(kept, *of_states[1:]), torch.empty(kept, d_inner), torch.empty(of_states)] for _ in range(2)
     ]  # and of the initial states
@@ -338,27 +345,29 @@ def _gradients(
         call.items,
         call.groups,
         call.tile,
-        min(length, max(1, _KEPT_VECTORS // d_state)),
+        min(length, KEPT_TOKENS),
         need_weights,
         rows(grad_out, call.dtype),
         *call.scan_inputs,
         *(numpy_view(t) for t in (*grad_x, *grad_raw)),
-        *(tuple(t.numpy() for t in pair) for pair in (*grad_BC, *grad_AD)),
+        *(t.numpy() for t in grad_BC),
+        *(tuple(t.numpy() for t in kept) for kept in grad_AD),
         numpy_view(grad_xz),
     )
-    grad_p = []
+    grad_p, through_p = [], []
     for side in range(2):
         x_proj, dt_proj = (weights[7 * side + field].to(call.dtype) for field in (2, 3))
-        of_BC = [t.view(batch, call.groups, length, -1)[..., :d_state].sum(1).to(call.dtype) for t in grad_BC[side]]
-        grad_p.append(torch.cat([product(grad_raw[side], dt_proj), *of_BC], dim=-1).view(batch * length, -1))
-        grad_x[side].view(-1, d_inner).add_(product(grad_p[side], x_proj[:, :d_inner]))
+        of_raw = grad_raw[side] if need_weights else grad_raw.pop(0)  # its memory is free for what follows
+        grad_p.append(_grad_p(product(of_raw, dt_proj), grad_BC[side], d_state))
+        del of_raw
+        through_p.append(product(grad_p[side], x_proj[:, :d_inner]).view(call.inner))
     conv_backward(
         batch * call.chunks,
         call.chunks,
         call.d_conv,
         call.x,
         *call.kernel_weights,
-        *(numpy_view(t) for t in grad_x),
+        *(numpy_view(t) for t in (*grad_x, *through_p)),
         need_weights,
         *(numpy_view(t) for t in (grad_xz, *grad_taps)),
     )
@@ -372,7 +381,7 @@ def _gradients(
             with_bias(product(grad_p[side].T, call.convolved[side].view(-1, d_inner)), grad_p[side], weights[7 * side + 2]),
             product(of_raw.T, call.projected[side].view(batch * length, -1)[:, : call.dt_rank]),
             of_raw.sum(0, dtype=torch.float32),
-            of_A.transpose(1, 2).reshape(d_inner, d_state),
+            of_A.transpose(1, 2).reshape(d_inner, states)[:, :d_state],
             of_D,
         )
         own = weights[7 * side : 7 * side + 7]
@@ -380,8 +389,22 @@ def _gradients(
     results += [None] * (14 - len(results))
     if need_states:
         for (*_, grad), state in zip(grad_AD, weights[14:], strict=True):
-            results.append(from_blocks(grad, d_inner).sum_to_size(state.shape).to(state.dtype))
+            results.append(from_blocks(grad, d_inner, d_state).sum_to_size(state.shape).to(state.dtype))
     return [grad for grad, need in zip(results, needed[1:], strict=False) if need and grad is not None]
+
+
+def _grad_p(of_dt: Tensor, grad_BC: Tensor, d_state: int) -> Tensor:
+    """The gradient of p = [p_dt, B, C], a row per token."""
+    batch, length, dt_rank = of_dt.shape
+    grad_p = of_dt.new_empty(batch, length, dt_rank + 2 * d_state)
+    grad_p[..., :dt_rank] = of_dt
+    for kind, grad in enumerate(add_groups(grad_BC, batch)):
+        columns = grad_p[..., dt_rank + kind * d_state :][..., :d_state]
+        if d_state % STATES:
+            columns.copy_(grad.flatten(2)[..., :d_state])
+        else:
+            columns.unflatten(2, (-1, STATES)).copy_(grad)
+    return grad_p.view(batch * length, -1)
 
 
 def _dtype_inside(xz: Tensor) -> torch.dtype:
@@ -418,10 +441,19 @@ class _Call:
         self.projected = [project(x, weights[7 * side + 2].to(self.dtype)) for side, x in enumerate(self.convolved)]
         self.scan_inputs: tuple[Any, ...] = (
             *(numpy_view(x) for x in self.convolved),
-            *(rows(p.float()) for p in self.projected),
+            *(rows(_padded(p.float(), self.dt_rank)) for p in self.projected),
             *self.kernel_weights,
             rows(xz[..., d_inner:], self.dtype),
         )
+
+
+def _padded(p: Tensor, dt_rank: int) -> Tensor:
+    """B and C in p = [p_dt, B, C] padded to as many states as the kernels have."""
+    d_state = (p.shape[-1] - dt_rank) // 2
+    if d_state % STATES == 0:
+        return p
+    p_dt, B, C = p.split([dt_rank, d_state, d_state], dim=-1)
+    return torch.cat([p_dt, pad_states(B), pad_states(C)], dim=-1)
 
 
 def _both_kernel_weights(weights: list[Tensor]) -> tuple[Weights, Weights]:
@@ -433,6 +465,6 @@ def _kernel_weights(
     initial_state: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor,
     A: Tensor, D: Tensor,
 ) -> Weights:  # fmt: skip
-    rates, decay_rate = to_blocks(dt_proj[None])[0], to_blocks(A.float()[None] * float(LOG2_E))[0]
-    first = to_blocks(initial_state).numpy()
+    rates, decay_rate = to_blocks(dt_proj[None])[0], to_blocks(pad_states(A.float()[None] * float(LOG2_E)))[0]
+    first = to_blocks(pad_states(initial_state)).numpy()
     return Weights(flat(conv_weight.T), flat(conv_bias), rates.numpy(), flat(dt_bias), decay_rate.numpy(), flat(D), first)

@@ -1,9 +1,10 @@
 """The scan on a CPU in float32, by Numba. Sixteen channels are the lanes of a vector, their states stay in the L1 cache.
 
 Work items are (image, group of channel blocks). A block of sixteen channels runs through time in chunks: step sizes of the
-chunk, the recurrence, then skip and gate. The backward saves the state at the start of every chunk, runs each chunk again
-with all its states and decays kept, then sweeps back through it; see ``any_device`` for the equations. Sums over channels
-(the gradients of B and C) are kept per work item, sums over time (A, D) per image, and the host adds them up.
+chunk, the recurrence, then skip and gate. Four states at a time go through the chunk in registers. The backward saves the
+state at the start of every chunk, runs each chunk again with the states and decays of four states kept, then sweeps back
+through these; see ``any_device`` for the equations. Sums over channels (the gradients of B and C) are kept per work item,
+sums over time (A, D) per image, and the host adds them up.
 
 Channel-wise parameters reach the kernels as (blocks, ..., 16), `A` as decay_rate = A * log2(e), so that exp(step * A) =
 exp2(step * decay_rate). ``first`` and ``direction`` are the token the recurrence starts at and +1 or -1: kernels count steps.
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svp.ops.compiling import function, kernel
+from svp.ops.compiling import function, inlined, kernel
 from svp.ops.rows import LANES, flat, pad_channels, rows
 from svp.ops.selective_scan.reference import Inputs
 from svp.ops.simd import (
@@ -29,7 +30,8 @@ from svp.ops.simd import (
     empty,
     exp2,
     fma,
-    lane_sums,
+    lane_pair_sums,
+    lanes_by_pairs,
     load,
     sigmoid,
     softplus,
@@ -39,7 +41,8 @@ from svp.ops.simd import (
 from svp.ops.threads import kernel_threads
 
 _FORWARD_CHUNK = 64  # tokens; three vectors each, so that a chunk stays in the L1 cache
-_KEPT_VECTORS = 4096  # states of a backward chunk, 256 kB, and as many decays: both in the L2 cache
+STATES = 4  # that go through time together, in registers; d_state is padded to a multiple
+KEPT_TOKENS = 1024  # of a backward chunk: so many states and decays are 512 kB, in the L2 cache
 _ZERO, _ONE, _LN_2 = np.float32(0), np.float32(1), np.float32(math.log(2))
 
 
@@ -63,20 +66,54 @@ def _raw_steps(count, image, token, direction, channel, dt, dt_bias, step):
         store(step, i * LANES, load(dt.data, image * dt.image + (token + direction * i) * dt.token + channel) + bias)
 
 
+@inlined
+def _next_state(s, sx, rate, B, B_at, h):
+    """The decay and the state behind it."""
+    decay = exp2(s * rate)
+    return decay, fma(decay, h, sx * broadcast(B.data, B_at))
+
+
+@inlined
+def _four(array, at):
+    """The vectors of four neighbouring states."""
+    return load(array, at), load(array, at + LANES), load(array, at + 2 * LANES), load(array, at + 3 * LANES)
+
+
+@inlined
+def _store_four(array, at, a, b, c, d):
+    store(array, at, a)
+    store(array, at + LANES, b)
+    store(array, at + 2 * LANES, c)
+    store(array, at + 3 * LANES, d)
+
+
+@inlined
+def _read_out(C, at, a, b, c, d, total):
+    """total + C . h of four states"""
+    total = fma(a, broadcast(C.data, at), total)
+    total = fma(b, broadcast(C.data, at + 1), total)
+    total = fma(c, broadcast(C.data, at + 2), total)
+    return fma(d, broadcast(C.data, at + 3), total)
+
+
 @function
 def chunk_states(count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, h, y):
     """The recurrence over `count` tokens: updates `h`, (d_state, 16), and fills y[i] = C[i] . h[i]."""
     for i in range(count):
-        t = token + direction * i
-        B_row, C_row = image * B.image + t * B.token, image * C.image + t * C.token
-        s, sx = load(step, i * LANES), load(step_x, i * LANES)
-        total = splat(_ZERO)
-        for n in range(d_state):
-            decay = exp2(s * load(decay_rate, channel * d_state + n * LANES))
-            state = fma(decay, load(h, n * LANES), sx * broadcast(B.data, B_row + n))
-            store(h, n * LANES, state)
-            total = fma(state, broadcast(C.data, C_row + n), total)
-        store(y, i * LANES, total)
+        store(y, i * LANES, splat(_ZERO))
+    for n in range(0, d_state, STATES):
+        r_0, r_1, r_2, r_3 = _four(decay_rate, channel * d_state + n * LANES)
+        h_0, h_1, h_2, h_3 = _four(h, n * LANES)
+        for i in range(count):
+            t = token + direction * i
+            B_at, C_at = image * B.image + t * B.token + n, image * C.image + t * C.token + n
+            s, sx = load(step, i * LANES), load(step_x, i * LANES)
+            _, h_0 = _next_state(s, sx, r_0, B, B_at, h_0)
+            _, h_1 = _next_state(s, sx, r_1, B, B_at + 1, h_1)
+            _, h_2 = _next_state(s, sx, r_2, B, B_at + 2, h_2)
+            _, h_3 = _next_state(s, sx, r_3, B, B_at + 3, h_3)
+            store(y, i * LANES, _read_out(C, C_at, h_0, h_1, h_2, h_3, load(y, i * LANES)))
+        _store_four(h, n * LANES, h_0, h_1, h_2, h_3)
 
 
 @function
@@ -126,23 +163,26 @@ def _forward(
 
 
 @function
-def chunk_states_kept(count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, h, states, decays, y):
-    """As ``chunk_states`` from the state `h`, with every state, (count + 1, d_state, 16), and decay written down."""
-    for n in range(d_state):
-        store(states, n * LANES, load(h, n * LANES))
+def states_kept(count, image, token, direction, channel, n, d_state, decay_rate, B, C, step, step_x, h, kept, y):
+    """The recurrence of four states from `h` on, with every decay and the state in front of it kept; adds C[i] . h[i] to y[i].
+
+    `kept` is (count + 1, 8, 16), where the last states are in front of a decay that there is not.
+    """
+    r_0, r_1, r_2, r_3 = _four(decay_rate, channel * d_state + n * LANES)
+    h_0, h_1, h_2, h_3 = _four(h, n * LANES)
     for i in range(count):
         t = token + direction * i
-        B_row, C_row = image * B.image + t * B.token, image * C.image + t * C.token
+        B_at, C_at = image * B.image + t * B.token + n, image * C.image + t * C.token + n
         s, sx = load(step, i * LANES), load(step_x, i * LANES)
-        total = splat(_ZERO)
-        for n in range(d_state):
-            at = (i * d_state + n) * LANES
-            decay = exp2(s * load(decay_rate, channel * d_state + n * LANES))
-            state = fma(decay, load(states, at), sx * broadcast(B.data, B_row + n))
-            store(decays, at, decay)
-            store(states, at + d_state * LANES, state)
-            total = fma(state, broadcast(C.data, C_row + n), total)
-        store(y, i * LANES, total)
+        at = 2 * i * STATES * LANES
+        _store_four(kept, at + STATES * LANES, h_0, h_1, h_2, h_3)
+        d_0, h_0 = _next_state(s, sx, r_0, B, B_at, h_0)
+        d_1, h_1 = _next_state(s, sx, r_1, B, B_at + 1, h_1)
+        d_2, h_2 = _next_state(s, sx, r_2, B, B_at + 2, h_2)
+        d_3, h_3 = _next_state(s, sx, r_3, B, B_at + 3, h_3)
+        _store_four(kept, at, d_0, d_1, d_2, d_3)
+        store(y, i * LANES, _read_out(C, C_at, h_0, h_1, h_2, h_3, load(y, i * LANES)))
+    _store_four(kept, (2 * count + 1) * STATES * LANES, h_0, h_1, h_2, h_3)
 
 
 @function
@@ -157,45 +197,68 @@ def _chunk_grad_sums(count, image, token, direction, channel, grad_y, z, has_z, 
         store(grad_s, i * LANES, grad)
 
 
+@inlined
+def _of_A(grad_A, at, e, s):
+    store(grad_A, at, fma(e, s, load(grad_A, at)))
+
+
 @function
-def chunk_sweep(
-    count, image, token, direction, channel, item, decay_rate, B, C, step, step_x, states, decays, grad_s,
-    need_A, need_BC, grad_h, grad_state, grad_step, grad_step_x, grad_A, grad_B, grad_C, products_B, products_C,
+def sweep(
+    count, image, token, direction, channel, item, n, decay_rate, B, C, step, step_x, kept, grad_s,
+    need_A, need_BC, grad_h, grad_state, grad_step, grad_step_x, grad_A, grad_BC,
 ):  # fmt: skip
-    """From the last token of the chunk back to the first. The gradient of h is kept at `grad_h` in `grad_state`."""
-    length, padded_states = grad_B.shape[1], grad_B.shape[2]
-    d_state = decay_rate.shape[1]
+    """From the last token of the chunk back to the first, through the four states that ``states_kept`` kept.
+
+    The gradient of h is at `grad_h` in `grad_state`. Adds to grad_step and grad_step_x, and to grad_BC, (items, length,
+    d_state / 4, 16): sums over even and odd channels of four values of B, then of C.
+    """
+    d_state, length = decay_rate.shape[1], grad_BC.shape[1]
+    r_0, r_1, r_2, r_3 = _four(decay_rate, channel * d_state + n * LANES)
+    g_0, g_1, g_2, g_3 = _four(grad_state, grad_h + n * LANES)
+    h_0, h_1, h_2, h_3 = _four(kept, (2 * count + 1) * STATES * LANES)
     for i in range(count - 1, -1, -1):
         t = token + direction * i
-        B_row, C_row = image * B.image + t * B.token, image * C.image + t * C.token
-        s, sx, grad = load(step, i * LANES), load(step_x, i * LANES), load(grad_s, i * LANES)
-        total_x, total = splat(_ZERO), splat(_ZERO)
-        for n in range(d_state):
-            at = (i * d_state + n) * LANES
-            g = fma(grad, broadcast(C.data, C_row + n), load(grad_state, grad_h + n * LANES))
-            total_x = fma(g, broadcast(B.data, B_row + n), total_x)
-            if need_BC:
-                store(products_B, n * LANES, g * sx)
-                store(products_C, n * LANES, grad * load(states, at + d_state * LANES))
-            g = g * load(decays, at)
-            store(grad_state, grad_h + n * LANES, g)
-            e = g * load(states, at)
-            total = fma(e, load(decay_rate, channel * d_state + n * LANES), total)
-            if need_A:
-                store(grad_A, grad_h + n * LANES, fma(e, s, load(grad_A, grad_h + n * LANES)))
-        store(grad_step_x, i * LANES, total_x)
-        store(grad_step, i * LANES, total * splat(_LN_2))  # decay_rate is A * log2(e)
+        B_at, C_at = image * B.image + t * B.token + n, image * C.image + t * C.token + n
+        sx, grad = load(step_x, i * LANES), load(grad_s, i * LANES)
+        g_0 = fma(grad, broadcast(C.data, C_at), g_0)
+        g_1 = fma(grad, broadcast(C.data, C_at + 1), g_1)
+        g_2 = fma(grad, broadcast(C.data, C_at + 2), g_2)
+        g_3 = fma(grad, broadcast(C.data, C_at + 3), g_3)
+        store(grad_step_x, i * LANES, _read_out(B, B_at, g_0, g_1, g_2, g_3, load(grad_step_x, i * LANES)))
         if need_BC:
-            for n in range(0, padded_states, LANES):
-                at = (item * length + t) * padded_states + n
-                store(grad_B, at, load(grad_B, at) + lane_sums(products_B, n * LANES))
-                store(grad_C, at, load(grad_C, at) + lane_sums(products_C, n * LANES))
+            at = ((item * length + t) * d_state // STATES + n // STATES) * LANES
+            of_t = lane_pair_sums(g_0 * sx, g_1 * sx, g_2 * sx, g_3 * sx, grad * h_0, grad * h_1, grad * h_2, grad * h_3)
+            store(grad_BC, at, load(grad_BC, at) + of_t)
+        at = 2 * i * STATES * LANES
+        d_0, d_1, d_2, d_3 = _four(kept, at)
+        h_0, h_1, h_2, h_3 = _four(kept, at + STATES * LANES)
+        g_0, g_1, g_2, g_3 = g_0 * d_0, g_1 * d_1, g_2 * d_2, g_3 * d_3
+        e_0, e_1, e_2, e_3 = g_0 * h_0, g_1 * h_1, g_2 * h_2, g_3 * h_3
+        total = fma(e_0, r_0, load(grad_step, i * LANES))
+        total = fma(e_1, r_1, total)
+        total = fma(e_2, r_2, total)
+        store(grad_step, i * LANES, fma(e_3, r_3, total))
+        if need_A:
+            s, of_A = load(step, i * LANES), grad_h + n * LANES
+            _of_A(grad_A, of_A, e_0, s)
+            _of_A(grad_A, of_A + LANES, e_1, s)
+            _of_A(grad_A, of_A + 2 * LANES, e_2, s)
+            _of_A(grad_A, of_A + 3 * LANES, e_3, s)
+    _store_four(grad_state, grad_h + n * LANES, g_0, g_1, g_2, g_3)
+
+
+@function
+def sum_pairs(item, grad_BC):
+    """What ``sweep`` left of an item -> sums over all channels of B in the first four lanes, of C in the next four."""
+    size = grad_BC.shape[1] * grad_BC.shape[2] * LANES
+    for at in range(item * size, (item + 1) * size, LANES):
+        store(grad_BC, at, lanes_by_pairs(load(grad_BC, at)))
 
 
 @kernel
 def _backward(
     item, groups, chunk, grad_y, x, dt, decay_rate, B, C, D, z, dt_bias, initial_state, has_D, has_z, first, direction,
-    need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z,
+    need_A, need_BC, need_z, grad_state, grad_x, grad_dt, grad_A, grad_BC, grad_D, grad_z,
 ):  # fmt: skip
     """One image, one group of channel blocks. `grad_state`, the gradient of the last state, becomes that of the first."""
     length, blocks, d_state = grad_x.shape[1], decay_rate.shape[0], decay_rate.shape[1]
@@ -205,10 +268,7 @@ def _backward(
     step, step_x, sums = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
     grad_s, grad_step, grad_step_x = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
     starts = empty(chunks * width).reshape(chunks, width)  # the state before every chunk
-    states, decays = empty((chunk + 1) * width), empty(chunk * width)
-    products_B, products_C = empty(grad_B.shape[2] * LANES), empty(grad_B.shape[2] * LANES)
-    products_B[:] = _ZERO
-    products_C[:] = _ZERO
+    kept = empty((chunk + 1) * 2 * STATES * LANES)
     one = splat(_ONE)
 
     for block in range(group * blocks // groups, (group + 1) * blocks // groups):
@@ -227,22 +287,24 @@ def _backward(
             token = first + direction * c * chunk
             _raw_steps(count, image, token, direction, channel, dt, dt_bias, step)
             chunk_steps(count, image, token, direction, channel, x, step, step_x)
-            chunk_states_kept(
-                count, image, token, direction, channel, d_state, decay_rate, B, C, step, step_x, starts[c],
-                states, decays, sums,
-            )  # fmt: skip
             _chunk_grad_sums(count, image, token, direction, channel, grad_y, z, has_z, grad_s)
-            chunk_sweep(
-                count, image, token, direction, channel, item, decay_rate, B, C, step, step_x, states, decays, grad_s,
-                need_A, need_BC, (image * blocks + block) * width, grad_state, grad_step, grad_step_x,
-                grad_A, grad_B, grad_C, products_B, products_C,
-            )  # fmt: skip
+            clear(sums)
+            clear(grad_step)
+            clear(grad_step_x)
+            for n in range(0, d_state, STATES):
+                states_kept(
+                    count, image, token, direction, channel, n, d_state, decay_rate, B, C, step, step_x, starts[c], kept, sums
+                )
+                sweep(
+                    count, image, token, direction, channel, item, n, decay_rate, B, C, step, step_x, kept, grad_s,
+                    need_A, need_BC, (image * blocks + block) * width, grad_state, grad_step, grad_step_x, grad_A, grad_BC,
+                )  # fmt: skip
             for i in range(count):
                 t = token + direction * i
                 out = (image * length + t) * blocks * LANES + channel
                 x_t = load(x.data, image * x.image + t * x.token + channel)
                 of_step_x = load(grad_step_x, i * LANES)
-                of_step = fma(of_step_x, x_t, load(grad_step, i * LANES))
+                of_step = fma(of_step_x, x_t, load(grad_step, i * LANES) * splat(_LN_2))  # decay_rate is A * log2(e)
                 raw_step = load(dt.data, image * dt.image + t * dt.token + channel) + bias
                 store(grad_dt, out, of_step * sigmoid(raw_step))
                 of_x, ungated = of_step_x * load(step, i * LANES), load(sums, i * LANES)
@@ -258,6 +320,8 @@ def _backward(
                     grad = load(grad_y.data, image * grad_y.image + t * grad_y.token + channel)
                     store(grad_z, out, grad * ungated * (slope * fma(gate, one - slope, one)))
         store(grad_D, (image * blocks + block) * LANES, total_D)
+    if need_BC:
+        sum_pairs(item, grad_BC)
 
 
 def forward(inputs: Inputs, reverse: bool) -> tuple[Tensor, Tensor]:
@@ -266,10 +330,10 @@ def forward(inputs: Inputs, reverse: bool) -> tuple[Tensor, Tensor]:
     d_state = inputs.A.shape[1]
     blocks = math.ceil(d_inner / LANES)
     y = torch.empty(batch, length, blocks * LANES)
-    last_state = torch.empty(batch, blocks, d_state, LANES)
+    last_state = torch.empty(batch, blocks, d_state + -d_state % STATES, LANES)
     groups = groups_per_image(batch, blocks)
     _forward(batch * groups, groups, *_kernel_inputs(inputs, reverse), y.numpy(), last_state.numpy())
-    return y[..., :d_inner].to(inputs.x.dtype).contiguous(), from_blocks(last_state, d_inner)
+    return y[..., :d_inner].to(inputs.x.dtype).contiguous(), from_blocks(last_state, d_inner, d_state)
 
 
 def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: bool) -> list[Tensor]:
@@ -280,7 +344,7 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: b
     blocks = math.ceil(d_inner / LANES)
     groups = groups_per_image(batch, blocks)
     need_A, need_BC, need_z = needed[2], needed[3] or needed[4], needed[6]
-    chunk = min(length, max(1, _KEPT_VECTORS // d_state))
+    states = d_state + -d_state % STATES
 
     def space(needed: bool, *shape: int) -> Tensor:
         return torch.zeros(shape if needed else (1,) * len(shape))
@@ -288,17 +352,15 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: b
     inner = (batch, length, blocks * LANES)
     grad_x, grad_dt = torch.empty(inner), torch.empty(inner)
     grad_z = torch.empty(inner if need_z else (1, 1, 1))
-    grad_A = space(need_A, batch, blocks, d_state, LANES)
-    states = math.ceil(d_state / LANES) * LANES
-    grad_B = space(need_BC, batch * groups, length, states) if need_BC else torch.zeros(1, 1, states)
-    grad_C = torch.zeros_like(grad_B)
+    grad_A = space(need_A, batch, blocks, states, LANES)
+    grad_BC = space(need_BC, batch * groups, length, states // STATES, LANES)
     grad_D = torch.empty(batch, blocks, LANES)
-    grad_first_state = to_blocks(grad_state)
-    outputs = (grad_first_state, grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z)
+    grad_first_state = to_blocks(pad_states(grad_state))
+    outputs = (grad_first_state, grad_x, grad_dt, grad_A, grad_BC, grad_D, grad_z)
     _backward(
         batch * groups,
         groups,
-        chunk,
+        min(length, KEPT_TOKENS),
         rows(pad_channels(grad_y)),
         *_kernel_inputs(inputs, reverse),
         need_A,
@@ -307,19 +369,19 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: b
         *(t.numpy() for t in outputs),
     )
 
-    def over_groups(partial: Tensor) -> Tensor:
-        return partial.view(batch, groups, length, states)[..., :d_state].sum(1)
+    def of_B_or_C(kind: int) -> Tensor:
+        return add_groups(grad_BC, batch)[kind].flatten(2)[..., :d_state]
 
     results = (
         lambda: grad_x[..., :d_inner],
         lambda: grad_dt[..., :d_inner],
-        lambda: from_blocks(grad_A.sum(0, keepdim=True), d_inner)[0],
-        lambda: over_groups(grad_B),
-        lambda: over_groups(grad_C),
+        lambda: from_blocks(grad_A.sum(0, keepdim=True), d_inner, d_state)[0],
+        lambda: of_B_or_C(0),
+        lambda: of_B_or_C(1),
         lambda: grad_D.sum(0).view(-1)[:d_inner],
         lambda: grad_z[..., :d_inner],
         lambda: grad_dt.sum((0, 1))[:d_inner],
-        lambda: from_blocks(grad_first_state, d_inner).sum_to_size(cast(Tensor, inputs.initial_state).shape),
+        lambda: from_blocks(grad_first_state, d_inner, d_state).sum_to_size(cast(Tensor, inputs.initial_state).shape),
     )
     return [
         result().to(given.dtype).contiguous()
@@ -332,18 +394,18 @@ def _kernel_inputs(inputs: Inputs, reverse: bool) -> tuple[Any, ...]:
     """The arguments that both kernels read, in their order; an absent one is a placeholder that is not read."""
     x, dt, A, B, C, D, z, dt_bias, initial_state = inputs
     zeros = A.new_zeros(A.shape[0])
-    decay_rate = to_blocks(A.detach().float()[None] * float(LOG2_E))[0]
+    decay_rate = to_blocks(pad_states(A.detach().float()[None] * float(LOG2_E)))[0]
     x_rows = rows(pad_channels(x))
     return (
         x_rows,
         rows(pad_channels(dt)),
         decay_rate.numpy(),
-        rows(B),
-        rows(C),
+        rows(pad_states(B)),
+        rows(pad_states(C)),
         flat(pad_channels(zeros if D is None else D)),
         x_rows if z is None else rows(pad_channels(z)),
         flat(pad_channels(zeros if dt_bias is None else dt_bias)),
-        to_blocks(A[None, :, :][:0] if initial_state is None else initial_state).numpy(),
+        to_blocks(pad_states(A[None, :, :][:0] if initial_state is None else initial_state)).numpy(),
         D is not None,
         z is not None,
         x.shape[1] - 1 if reverse else 0,
@@ -366,6 +428,19 @@ def to_blocks(t: Tensor) -> Tensor:
     return blocks.transpose(2, 3).clone(memory_format=torch.contiguous_format)
 
 
-def from_blocks(t: Tensor, d_inner: int) -> Tensor:
-    """(n, blocks, d_state, 16) -> (n, d_inner, d_state)"""
-    return t.transpose(2, 3).flatten(1, 2)[:, :d_inner].contiguous()
+def from_blocks(t: Tensor, d_inner: int, d_state: int) -> Tensor:
+    """(n, blocks, d_state or more, 16) -> (n, d_inner, d_state)"""
+    return t.transpose(2, 3).flatten(1, 2)[:, :d_inner, :d_state].contiguous()
+
+
+def pad_states(t: Tensor) -> Tensor:
+    """Zeros behind the last state up to a multiple of four; they change no sum over states that is finite."""
+    missing = -t.shape[-1] % STATES
+    return F.pad(t.detach(), (0, missing)) if missing else t.detach()
+
+
+def add_groups(partial: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """What ``sum_pairs`` left -> the gradients of B and of C, (batch, length, states / 4, 4)."""
+    items, length, fours, _ = partial.shape
+    sums = partial if items == batch else partial.view(batch, items // batch, length, fours, LANES).sum(1)
+    return sums[..., :STATES], sums[..., STATES : 2 * STATES]

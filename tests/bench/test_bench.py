@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from svp.bench import Case, Timing, cases, peers, take_turns
-from svp.bench.limit import mover, products_of, state_runner, work_of
+from svp.bench import Case, Timing, cases, peers, suite, take_turns
+from svp.bench.limit import PARTS, mover, products_of, state_runner, work_of
 from svp.bench.parts import GROUPS, _group, time_of_parts
 from svp.bench.products import Factor, Product, product_runner, ways_to_multiply
+from svp.bench.report import write_resolution_figure
 from svp.bench.suite import SECTIONS, Settings, run_suite
 from svp.cli import main
 from svp.ops import use_backend
@@ -136,12 +137,18 @@ def test_products_are_told_from_those_of_the_prompters() -> None:
     def event(name: str, *shapes: tuple[int, ...]) -> SimpleNamespace:
         return SimpleNamespace(key=name, input_shapes=shapes)
 
-    backbone = {tuple(sorted((130, D, 4 * D)))}
+    backbone = {(D, 4 * D)}
     forward, weight_gradient = ((2, TOKENS, D), (4 * D, D)), ((4 * D, 130), (130, D))
     assert _group(event("mkldnn::_linear_pointwise", *forward), backbone) == "products"
     assert _group(event("aten::mm", *weight_gradient), backbone) == "products"
     assert _group(event("aten::addmm", (64,), (130, D), (D, 64)), backbone) == "prompters' products"
     assert _group(event("aten::add"), backbone) == "glue"
+    # of many tokens in bf16, some rows are upcast at a time: 2048 and the rest
+    for rows in (2048, 122):
+        assert _group(event("mkldnn::_linear_pointwise", (rows, D), (4 * D, D)), backbone) == "products"
+        assert _group(event("aten::mm", (4 * D, rows), (rows, D)), backbone) == "products"
+        assert _group(event("mkldnn::_linear_pointwise", (rows, D), (64, D)), backbone) == "prompters' products"
+        assert _group(event("aten::mm", (64, rows), (rows, D)), backbone) == "prompters' products"
 
 
 def test_functions_take_turns() -> None:
@@ -198,6 +205,45 @@ def test_peers_that_are_not_measured_are_named(monkeypatch: pytest.MonkeyPatch) 
     on_gpu = peers.left_out(torch.device("cuda"))
     assert "mambapy" not in on_gpu
     assert on_gpu["onnxruntime"] == on_gpu["openvino"] == "runs on a CPU"
+
+
+def test_the_crossing_lies_between_the_sides_around_it() -> None:
+    assert suite.crossing({100: 0.5, 200: 2.0, 400: 3.0}) == pytest.approx(100 * 2**0.5)
+    assert suite.crossing({100: 0.5, 200: 1.0}) == pytest.approx(200)
+    assert suite.crossing({100: 0.5, 200: 0.9}) is None
+
+
+def test_resolution_sets_the_faster_precision_of_each_beside_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    peer = "deit_small_patch16_224"
+    monkeypatch.setattr(suite, "PEERS", {"vim_nano_patch4_32": peer})
+    monkeypatch.setattr(suite, "RESOLUTIONS", (32, 48))
+    monkeypatch.setattr(suite, "memory_per_image", lambda case, device: 1.0)
+    slow = {("vim_nano", "bf16"): 3.0, ("vim_nano", "fp32"): 2.0, (peer, "fp32"): 2.0, (peer, "bf16"): 1.0}
+    made: list[Case] = []
+
+    def timed(steps: dict[str, Any], rounds: int, device: torch.device, warmup: int) -> dict[str, Timing]:
+        assert (rounds, warmup) == (2, 1)
+        for name in steps.keys() & {"attention"}:
+            steps[name]()
+        last = made[-4:]
+        times = [slow[case.model, case.precision] * (5 if case.img_size == 48 and case.model == peer else 1) for case in last]
+        return {name: Timing((time,) * 2) for name, time in zip(steps, times if len(steps) == 4 else [0.5] * 3, strict=False)}
+
+    ours = cases.ours
+    monkeypatch.setattr(cases, "ours", lambda case, device: made.append(case) or ours(case, device))
+    monkeypatch.setattr(suite, "take_turns", timed)
+    monkeypatch.setattr(suite, "limit_parts", lambda case, device: dict.fromkeys(PARTS))
+    rows = list(run_suite(["resolution"], Settings(("vim_nano",), 2, 2)))
+    speeds = [(row.of, row.case.precision, row.value) for row in rows if row.unit in ("images/s", "of our time")]
+    assert speeds[:2] == [("svp", "fp32", 98 / 2.0), (peer, "bf16", 0.5)]
+    assert speeds[3][2] == 2.5
+    (found,) = [row for row in rows if row.of == "crossing"]
+    assert 32 < found.value < 48
+    shares = [(row.of, row.value) for row in rows if row.unit == "of its time" and row.case.img_size == 32]
+    assert shares == [("products", 0.25), ("states", 0.25), ("bytes", 0.25), ("attention", 0.5)]
+    assert [file.name for file in write_resolution_figure(rows, tmp_path / "resolution")]
 
 
 def test_memory_is_measured_with_checkpoints_too(monkeypatch: pytest.MonkeyPatch) -> None:

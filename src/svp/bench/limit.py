@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from svp.bench.cases import Case, build, ours
 from svp.bench.products import Product, matrix_products, product_runner
@@ -92,6 +93,21 @@ def limit_parts(case: Case, device: torch.device) -> dict[str, Callable[[], obje
     if device.type == "cpu":
         parts["states"] = state_runner(work.forward_states, work.backward_states)
     return {part: parts[part] for part in PARTS if part in parts}
+
+
+def attention_runner(case: Case, device: torch.device) -> Callable[[], None]:
+    """A function that does the attention of a Vision Transformer's inference, without the maps around it."""
+    model = build(case, _META)
+    attention = model.blocks[0].attn
+    shape = (case.batch_size, attention.num_heads, model.pos_embed.shape[1], attention.head_dim)
+    query, key, value = (torch.randn(shape, device=device, dtype=case.dtype) for _ in range(3))
+
+    @torch.inference_mode()
+    def attend() -> None:
+        for _ in model.blocks:
+            F.scaled_dot_product_attention(query, key, value)
+
+    return attend
 
 
 def mover(count: int, device: torch.device) -> Callable[[], None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,6 +23,9 @@ from svp.bench.measure import Timing, take_turns
 from svp.bench.products import Product, product_runner
 
 GROUPS = ("scan forward", "scan backward", "convolution", "norms", "products", "prompters' products", "glue")
+Weight = tuple[int, int]
+"""Both sizes of a weight, the smaller one first."""
+
 _CPU = torch.device("cpu")
 _KERNEL, _STEP = "kernel ", "step"
 _PRODUCTS = {"aten::mm": (0, 1), "aten::addmm": (1, 2), "mkldnn::_linear_pointwise": (0, 1)}
@@ -37,7 +40,7 @@ def time_of_parts(case: Case, rounds: int) -> tuple[dict[str, Timing], dict[str,
     - "products", "prompters' products": of the backbone and of what SVP trains; the floor is the best rate.
     - "glue": everything else, PyTorch's and Python's; it could be nothing.
     """
-    backbone = {_sizes(product) for product in products_of(replace(case, mode="inference"))}
+    backbone = {_weight(product.right.shape[-2:]) for product in products_of(replace(case, mode="inference"))}
     floors = take_turns(_floors(case, backbone), rounds, _CPU)
     step = ours(case, _CPU)
     step()
@@ -54,9 +57,9 @@ def time_of_parts(case: Case, rounds: int) -> tuple[dict[str, Timing], dict[str,
     return {group: Timing(tuple(values)) for group, values in seconds.items()}, floors
 
 
-def _floors(case: Case, backbone: set[tuple[int, ...]]) -> dict[str, Callable[[], object]]:
+def _floors(case: Case, backbone: set[Weight]) -> dict[str, Callable[[], object]]:
     work = work_of(case)
-    of_backbone = Counter({product: n for product, n in work.products.items() if _sizes(product) in backbone})
+    of_backbone = Counter({product: n for product, n in work.products.items() if _is_of(backbone, *_sizes(product))})
     convolution, norms = _bytes_of_kernels(case)
     return {
         "scan forward": state_runner(work.forward_states, 0),
@@ -83,14 +86,14 @@ def _bytes_of_kernels(case: Case) -> tuple[int, int]:
     return convolution, norms
 
 
-def _group(event: Any, backbone: set[tuple[int, ...]]) -> str:
+def _group(event: Any, backbone: set[Weight]) -> str:
     if event.key.startswith(_KERNEL):
         return _group_of_kernel(event.key.removeprefix(_KERNEL))
     if event.key in _PRODUCTS:
         left, right = (event.input_shapes[place] for place in _PRODUCTS[event.key])
         rows = torch.Size(left[:-1]).numel()
         columns = right[0] if event.key == "mkldnn::_linear_pointwise" else right[1]
-        return "products" if tuple(sorted((rows, left[-1], columns))) in backbone else "prompters' products"
+        return "products" if _is_of(backbone, rows, left[-1], columns) else "prompters' products"
     return "products" if "convolution" in event.key else "glue"  # the patch embedding
 
 
@@ -102,9 +105,21 @@ def _group_of_kernel(name: str) -> str:
     return "scan backward" if "backward" in name else "scan forward"
 
 
-def _sizes(product: Product) -> tuple[int, ...]:
-    """The three sizes of a product in order: those of a map and of both its gradients are the same."""
-    return tuple(sorted((*product.left.shape[-2:], product.right.shape[-1])))
+def _sizes(product: Product) -> tuple[int, int, int]:
+    """Rows, inner size and columns."""
+    return product.left.shape[-2], product.left.shape[-1], product.right.shape[-1]
+
+
+def _weight(shape: Sequence[int]) -> Weight:
+    return min(shape), max(shape)
+
+
+def _is_of(backbone: set[Weight], rows: int, inner: int, columns: int) -> bool:
+    """Whether a product is a map by one of the weights or a gradient of it, whole or some rows of the tokens at a time.
+
+    A map and the gradient of its input have the weight on the right, the gradient of the weight has the weight's shape itself.
+    """
+    return _weight((inner, columns)) in backbone or _weight((rows, columns)) in backbone
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def _draw(rows: Sequence[Row]) -> Any:
     figure = new_figure(PAGE, 2.6)
     time_axis, memory_axis = figure.subplots(1, 2)
     vim = next(row.case.model for row in rows if row.of == "svp")
-    vit = next(row.of for row in rows if row.of != "svp")
+    vit = next(row.of for row in rows if row.unit == "of our time")
     ours = {row.case.img_size: 1000 / row.value for row in rows if row.of == "svp" and row.unit == "images/s"}
     theirs = {row.case.img_size: row.value * ours[row.case.img_size] for row in rows if row.unit == "of our time"}
     memory = {of: {r.case.img_size: r.value for r in rows if r.of == of and r.unit == "MB per image"} for of in ("svp", vit)}

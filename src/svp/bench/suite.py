@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import psutil
@@ -12,7 +14,7 @@ import torch
 
 from svp.bench import cases
 from svp.bench.cases import Case, Mode, Precision, Step
-from svp.bench.limit import limit_parts
+from svp.bench.limit import attention_runner, limit_parts
 from svp.bench.measure import Timing, take_turns
 from svp.bench.parts import time_of_parts
 from svp.bench.peers import peers_of
@@ -33,9 +35,10 @@ class Row:
     Args:
         section: Part of the suite.
         case: What was measured.
-        of: Whose figure it is: "svp", a peer, a part of the limit or of the step, or "limit", the sum of its parts.
-        unit: "images/s", "of our time" (its time over that of svp in the same round), "ms", "ms at least", "s" or "MB per
-            image".
+        of: Whose figure it is: "svp", a peer, a part of the limit or of the step, "limit", the sum of its parts, or
+            "crossing", where two are equally fast.
+        unit: "images/s", "of our time" (its time over that of svp in the same round), "of its time" (the time of a part over
+            that of its step), "ms", "ms at least", "s", "px" or "MB per image".
         value: Median over the rounds, or the only value.
         low: First quartile.
         high: Third quartile.
@@ -122,17 +125,56 @@ def _peers(settings: Settings) -> Iterator[Row]:
 
 
 def _resolution(settings: Settings) -> Iterator[Row]:
-    """Vim and a Vision Transformer of its size over the side of the image: inference time, memory in training."""
+    """Vim and a Vision Transformer of its size over the side of the image, each in its faster precision: inference time, where
+    it goes, the side at which the two are equally fast; and memory in training.
+    """
+    few = min(3, settings.rounds)
     for model, peer in _with_peers(settings).items():
+        ratios: dict[int, float] = {}
         for img_size in RESOLUTIONS:
             batch_size = max(1, settings.batch_size * 224**2 // img_size**2)
-            case = Case(model, "inference", "bf16", batch_size, img_size)
-            vit = replace(case, model=peer)
-            makers: dict[str, Any] = {"svp": cases.ours, peer: lambda _, device, vit=vit: cases.ours(vit, device)}
-            yield from _compare("resolution", case, makers, settings)
-            for of, name in (("svp", model), (peer, peer)):
-                training = Case(name, "training", "bf16", 3, img_size)
-                yield _single("resolution", training, of, "MB per image", memory_per_image(training, settings.device))
+            of = {"svp": model, peer: peer}
+            tried = {
+                (name, precision): Case(of[name], "inference", precision, batch_size, img_size)
+                for name in of
+                for precision in PRECISIONS
+            }
+            steps = {str(key): cases.ours(case, settings.device) for key, case in tried.items()}
+            timings = take_turns(steps, few, settings.device, warmup=1)
+            del steps
+            ours, theirs = (
+                min((key for key in tried if key[0] == name), key=lambda key: timings[str(key)].median) for name in of
+            )
+            time, their_time = timings[str(ours)], timings[str(theirs)]
+            ratio = their_time.ratio(time)
+            ratios[img_size] = ratio.median
+            yield _row("resolution", tried[ours], "svp", "images/s", time.rate(batch_size))
+            yield _row("resolution", tried[theirs], peer, "of our time", ratio)
+            parts = limit_parts(tried[ours], settings.device)
+            for part, timing in take_turns(parts, few, settings.device, warmup=1).items():
+                yield _row("resolution", tried[ours], part, "of its time", timing.ratio(time))
+            attention = {"attention": attention_runner(tried[theirs], settings.device)}
+            spent = take_turns(attention, few, settings.device, warmup=1)["attention"]
+            yield _row("resolution", tried[theirs], "attention", "of its time", spent.ratio(their_time))
+        if (side := crossing(ratios)) is not None:
+            yield _single("resolution", Case(model, "inference", img_size=round(side)), "crossing", "px", side)
+        for img_size in RESOLUTIONS:
+            for name, measured in (("svp", model), (peer, peer)):
+                training = Case(measured, "training", "bf16", 3, img_size)
+                yield _single("resolution", training, name, "MB per image", memory_per_image(training, settings.device))
+
+
+def crossing(ratios: Mapping[int, float]) -> float | None:
+    """The side in pixels at which a peer is as slow as we are, on straight lines between logarithms; None if it never is.
+
+    Args:
+        ratios: The peer's time over ours, by side, in ascending order.
+    """
+    for (side, ratio), (next_side, next_ratio) in pairwise(ratios.items()):
+        if ratio < 1 <= next_ratio:
+            share = -math.log(ratio) / math.log(next_ratio / ratio)
+            return side * (next_side / side) ** share
+    return None
 
 
 def _memory(settings: Settings) -> Iterator[Row]:

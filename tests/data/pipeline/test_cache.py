@@ -21,6 +21,7 @@ from svp.data import (
     CacheError,
     EpochSampler,
     ImageListDataset,
+    ImageReader,
     InputConfig,
     KeptImageDataset,
     Place,
@@ -418,3 +419,11 @@ def test_memory_is_shared_not_copied(tmp_path: Path, stages: Stages) -> None:
 
     ForkingPickler(shared).dump(in_memory)  # as `DataLoader` does to spawn
     assert len(shared.getvalue()) < in_memory.nbytes / 20
+
+
+def test_images_that_were_decoded_at_a_smaller_scale_are_kept_apart(tmp_path: Path, stages: Stages, disk: Place) -> None:
+    path = tmp_path / "large.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)).save(path)
+    whole, scaled = (keep_images([path], stages, disk, ImageReader(least_side=side)) for side in (None, 100))
+    assert whole.file != scaled.file
+    assert not torch.equal(whole[0], scaled[0])

@@ -250,7 +250,8 @@ def _check_disk(needed: int, folder: Path, place: Place) -> None:
 
 def _folder(paths: Sequence[Path], stages: Stages, reader: ImageReader) -> Path:
     names = [str(path.absolute()) for path in paths]
-    text = json.dumps([_FORMAT, PIL.__version__, stages.key, reader.value_range, names])  # another Pillow may decode otherwise
+    key = [_FORMAT, PIL.__version__, stages.key, reader.value_range, names]  # another Pillow may decode otherwise
+    text = json.dumps(key if reader.least_side is None else [*key, reader.least_side])
     return home() / "cache" / "images" / fingerprint(text)
 
 

@@ -41,7 +41,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     import svp
 
     photos = write_photos(tmp_path / "photos")
-    run = svp.train(data=str(photos), out=str(tmp_path / "run"), **FAST | {"epochs": 1}).directory
+    run = svp.train(data=str(photos), out=str(tmp_path / "run"), **FAST | {"model": "vim_nano", "epochs": 1}).directory
     link_photos(photos, tmp_path / "new", 3000)
     shutil.copy(photos / "amber" / "00.jpg", tmp_path / "new" / "bad.jpg")
     (tmp_path / "new" / "bad.jpg").write_text("no image")

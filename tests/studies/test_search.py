@@ -66,6 +66,7 @@ def test_what_is_hopeless_is_stopped(search: dict[str, Any], tmp_path: Path) -> 
 
 @pytest.mark.exhaustive
 def test_processes_share_the_journal(search: dict[str, Any], tmp_path: Path) -> None:
+    search["settings"]["model"] = "vim_nano"
     trials = run_search(make_search(search | {"trials": 4}), tmp_path / "search", workers=2)
     assert len(trials) in (4, 5)
     assert {trial.state for trial in trials} == {"complete"}

@@ -54,7 +54,7 @@ def test_a_kernel(photos: Path, settings: dict[str, Any], tmp_path: Path, monkey
     spec.mkdir(parents=True)
     words = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     (spec / "kernel.json").write_text(json.dumps({"argv": words, "display_name": "Python", "language": "python"}))
-    options = settings | {"progress": True, "epochs": 1}
+    options = settings | {"model": "vim_nano", "progress": True, "epochs": 1}
     outs = [str(tmp_path / name) for name in ("first", "second")]
     sources = [f"import svp\nrun = svp.train({str(photos)!r}, **{options | {'out': out}!r})" for out in outs]
     notebook = new_notebook(cells=[new_code_cell(source) for source in sources])

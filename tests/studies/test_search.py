@@ -84,6 +84,17 @@ def test_trials_that_fail_are_kept_apart(search: dict[str, Any], tmp_path: Path,
     assert "Traceback" not in out + err
 
 
+def test_the_same_command_tries_again_what_failed(search: dict[str, Any], tmp_path: Path) -> None:
+    search |= {"space": {"lr": [0.01]}, "trials": 1}
+    search["settings"]["method"] = "linear"
+    folder, photos = tmp_path / "search", tmp_path / "photos"
+    photos.rename(tmp_path / "elsewhere")
+    assert [trial.state for trial in run_search(make_search(search), folder)] == ["fail"]
+    (tmp_path / "elsewhere").rename(photos)
+    for _ in range(2):  # once more, and then there is nothing to do
+        assert [trial.state for trial in run_search(make_search(search), folder)] == ["complete", "fail"]
+
+
 def test_command_line(search: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = tmp_path / "find.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(search, sort_keys=False))

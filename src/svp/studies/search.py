@@ -22,6 +22,7 @@ from svp.studies.study import Cell, Job, check_classes
 from svp.studies.study_file import make_study
 from svp.studies.variants import method_name, point_settings
 from svp.training import ConfigError, Workshop, make_config, train
+from svp.training.nonfinite import NonFiniteLossError
 from svp.training.recipes import merge, normalized
 
 if TYPE_CHECKING:
@@ -173,7 +174,8 @@ def read_space(values: Any) -> dict[str, Range | tuple[Any, ...]]:
 def run_search(search: Search, folder: str | Path, workers: int = 1, ray: str | None = None) -> list[Trial]:
     """Run trials until the folder's journal holds as many as asked for; returns all of it, the best first.
 
-    A line is printed per trial. A search that was killed goes on, but for the trials that were running.
+    A line is printed per trial. A search that was killed goes on, but for the trials that were running. Trials that failed
+    before do not count, as what was missing may be there now; those whose loss diverged do.
 
     Args:
         search: What to search.
@@ -190,6 +192,8 @@ def run_search(search: Search, folder: str | Path, workers: int = 1, ray: str | 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     study = _open_journal(search, folder, seed=search.seed)
+    failed = sum(trial.user_attrs.get(_AGAIN, False) for trial in study.get_trials(deepcopy=False))
+    search = replace(search, trials=search.trials + failed)
     if (missing := search.trials - _ended(study)) > 0:
         if ray is not None:
             turns = [_Turn(search, folder.resolve(), first=i == 0 and missing == search.trials) for i in range(missing)]
@@ -300,11 +304,15 @@ def _objective(trial: optuna.Trial, search: Search, folder: Path, workshop: Work
             traceback.print_exc()
             said = " ".join(str(error).split())
             trial.set_user_attr(_REASON, said if isinstance(error, SvpError) else f"{type(error).__name__}: {said}")
+            trial.set_user_attr(_AGAIN, not isinstance(error, NonFiniteLossError | optuna.TrialPruned))
             raise
 
 
 _REASON = "reason"
 """Attribute of a trial that failed: why, in one line; its log has more."""
+
+_AGAIN = "again"
+"""Attribute of a trial that ended early: whether the same command may bring another outcome."""
 
 _SAME_AS = "same_as"
 """Attribute of a trial that was not run: the number of the one that was, with the same point."""

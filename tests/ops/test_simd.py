@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import platform
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
 import pytest
 import torch
 from numba import njit
@@ -90,6 +92,73 @@ assert (y - truth).abs().max() / (1 + truth.abs().max()) < 5e-6
 """
 
 
-def test_the_oldest_processor(tmp_path: Path) -> None:
-    """Instructions of every x86-64, or of every ARM."""
-    printed_by(SCAN, NUMBA_CPU_NAME="generic", NUMBA_CACHE_DIR=str(tmp_path))
+X86_64 = platform.machine() in ("x86_64", "AMD64")
+AVX2 = X86_64 and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+CPUS = ["generic", pytest.param("x86-64-v3", marks=pytest.mark.skipif(not AVX2, reason="needs AVX2"))]
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_older_processors(cpu: str, tmp_path: Path) -> None:
+    """The oldest x86-64, or the oldest ARM; AVX2, which most have that lack AVX-512."""
+    printed_by(SCAN, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
+
+
+TRAINING = """
+import torch
+from svp.models import create_model
+from svp.tuners import tune
+from svp.ops import use_backend
+
+torch.manual_seed(0)
+model = create_model("vim_nano_patch4_32", num_classes=5)
+tune(model, "svp")
+with torch.no_grad():
+    for p in model.parameters():
+        p.add_(0.02 * torch.randn_like(p))
+
+def gradients(images, backend):
+    model.zero_grad()
+    with use_backend(backend):
+        torch.nn.functional.cross_entropy(model(images), torch.tensor([1, 4])).backward()
+    return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
+
+images = torch.randn(2, 3, 32, 32)
+ours = gradients(images, "numba")
+model.double()
+truth = gradients(images.double(), "reference")
+assert (ours - truth).abs().max() < 1e-4 * truth.abs().max(), (ours - truth).abs().max() / truth.abs().max()
+"""
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("cpu", CPUS)
+def test_a_step_on_older_processors(cpu: str, tmp_path: Path) -> None:
+    printed_by(TRAINING, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
+
+
+ARM = """
+import re
+import llvmlite.binding as llvm
+import numpy as np
+from svp.bench.state_kernels import TOKENS, forward_states
+forward_states(1, 1, np.zeros(99 * TOKENS, np.float32), np.zeros(16, np.float32))
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+machine = llvm.Target.from_triple("aarch64-unknown-linux-gnu").create_target_machine(cpu="neoverse-n1", opt=3)
+(text,) = forward_states.body.inspect_llvm().values()
+text = re.sub("target triple = .*", 'target triple = "aarch64-unknown-linux-gnu"', text)
+text = re.sub("target datalayout = .*", f'target datalayout = "{machine.target_data}"', text)
+code = machine.emit_assembly(llvm.parse_assembly(text))
+print(len(re.findall(r"\\tfmla\\tv", code)), len(re.findall(r"\\tblr?\\t", code)), len(re.findall(r"\\tfmadd\\t", code)))
+"""
+
+
+def test_states_on_arm(tmp_path: Path) -> None:
+    """Four states of sixteen channels: per state and four channels seven fused products, no function call, nothing scalar."""
+    try:
+        llvm.initialize_all_targets()
+        llvm.Target.from_triple("aarch64-unknown-linux-gnu")
+    except RuntimeError:
+        pytest.skip("this LLVM has no ARM")
+    vectors, calls, scalars = printed_by(ARM, NUMBA_CPU_NAME="generic", NUMBA_CACHE_DIR=str(tmp_path)).split()
+    assert (int(vectors), calls, scalars) == (7 * 4 * 4, "0", "0")

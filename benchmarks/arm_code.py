@@ -1,4 +1,4 @@
-"""The code that the scan's loops get on a 64-bit ARM, without one: instructions per state and token of sixteen channels.
+"""The code that the scan's loops get on a 64-bit ARM, without one: instructions of every innermost loop.
 
 Kernels are compiled for any processor, then LLVM's own backend writes them down for `--cpu`.
 
@@ -66,8 +66,8 @@ def main() -> None:
         functions: list[Any] = [
             cpu_numba.chunk_steps,
             cpu_numba.chunk_states,
-            cpu_numba.chunk_states_kept,
-            cpu_numba.chunk_sweep,
+            cpu_numba.states_kept,
+            cpu_numba.sweep,
         ]
         for function in functions:
             for text in function.inspect_llvm().values():

@@ -113,6 +113,12 @@ def test_equals_reference(batch: int, length: int, d_inner: int, d_state: int, r
     check(arguments(batch, length, d_inner, d_state), reverse)
 
 
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_more_than_one_chunk_of_kept_states(reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_numba, "KEPT_TOKENS", 50)
+    check(arguments(2, 103, 20, 5), reverse)
+
+
 @given(
     batch=st.integers(1, 4),
     length=st.integers(1, 140),

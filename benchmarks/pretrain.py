@@ -75,7 +75,8 @@ def configs(data: Path, out: Path, epochs: int, **settings: Any) -> Iterator[Tra
     """
     done, before = 0, "random"
     for number, stage in enumerate(STAGES, start=1):
-        until = epochs if number == len(STAGES) else done + max(1, round(stage.share * epochs))
+        behind = len(STAGES) - number
+        until = min(done + max(1, round(stage.share * epochs)), epochs - behind) if behind else epochs
         explicit = dict(
             recipe="nano", data=str(data), weights=before, img_size=stage.pixels, epochs=until - done, ema=0.9998,
             lr=rate(done / epochs), min_lr=rate(until / epochs), augment=stage.augment | {"color_jitter": 0.0},

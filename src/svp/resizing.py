@@ -90,9 +90,16 @@ def _nearest(width: int, kept: Kept) -> Array:
     return np.add.accumulate(steps)[kept.start :].astype(np.int64)  # summed one by one, as Pillow does
 
 
-@lru_cache(maxsize=1024)  # sides of crops come again; each takes some kB
 def filter_weights(width: int, kept: Kept, method: Image.Resampling) -> tuple[Array, Array]:
     """First column of the source, (number,), and weights of it and the next ones, (number, taps), per column that is made."""
+    return (_kept_weights if width <= _OFTEN else _weights)(width, kept, method)
+
+
+_OFTEN = 1024
+"""Columns of images up to which sides of crops come again; weights of larger ones take more memory than they save time."""
+
+
+def _weights(width: int, kept: Kept, method: Image.Resampling) -> tuple[Array, Array]:
     function, reach = _FILTERS[method]
     scale = width / kept.length
     stretch = max(scale, 1.0)
@@ -106,6 +113,9 @@ def filter_weights(width: int, kept: Kept, method: Image.Resampling) -> tuple[Ar
     weights = np.divide(weights, total, out=weights, where=total != 0)
     fixed = np.trunc(weights * (1 << _FRACTION_BITS) + np.copysign(0.5, weights)).astype(np.int32)
     return firsts, np.ascontiguousarray(fixed[:, : np.flatnonzero(fixed.any(axis=0))[-1] + 1])
+
+
+_kept_weights = lru_cache(maxsize=1024)(_weights)
 
 
 def _box(x: Array) -> Array:

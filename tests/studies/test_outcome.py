@@ -155,6 +155,8 @@ def test_the_summary_ranks_means_and_sets_each_beside_reference_and_best_rival(s
     assert rows["bias", "mean"]["rival"] == "svp"
     assert float(rows["bias", "mean"]["rival_difference_mean"]) == pytest.approx(0.025)
     assert float(rows["bias", "mean"]["top1_low"]) == pytest.approx(0.2073, abs=1e-4)
+    tied = pretend(study, tmp_path / "tied", {("photos", "linear"): [0.4, 0.6], ("photos", "bias"): [0.6, 0.4]})
+    assert [row[5] for row in summary_table(tied).rows] == ["2", "2"]
 
 
 def test_a_run_that_is_missing_is_seen(study: Study, tmp_path: Path) -> None:
@@ -229,6 +231,14 @@ def test_published_means_are_those_of_their_groups() -> None:
     for name, row in table["rows"].items():
         mean = sum(row[group] * size for group, size in sizes.items()) / 19
         assert mean == pytest.approx(row["mean"], abs=0.03) or name == "Full"  # whose slip the note tells
+
+
+def test_without_all_data_sets_of_a_method_only_accuracy_is_drawn(study: Study, tmp_path: Path) -> None:
+    comparison = pretend(study, tmp_path / "study")
+    some = {key: finding if key[0] == "few" else replace(finding, results={}) for key, finding in comparison.findings.items()}
+    begun = replace(comparison, findings=some)
+    assert summary_table(begun).rows == ()
+    assert list(write_figures(begun)) == ["accuracy"]
 
 
 def test_figures_are_images(study: Study, tmp_path: Path) -> None:

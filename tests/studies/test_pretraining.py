@@ -65,6 +65,7 @@ def test_stages_follow_one_cosine_and_take_all_epochs(data: Path, tmp_path: Path
     assert stages[1].min_lr == stages[2].rate < stages[1].rate
     assert stages[2].min_lr == pretrain.LAST
     assert all(config.resume and config.ema for config in stages)
+    assert [config.epochs for config in pretrain.configs(data, tmp_path, 3)] == [1, 1, 1]
 
 
 def test_the_list_has_the_classes_that_the_seed_draws() -> None:

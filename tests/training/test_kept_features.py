@@ -18,7 +18,7 @@ from svp.cli import main
 from svp.data import AugmentConfig
 from svp.models import VisionMamba
 from svp.runs import RunDirectory
-from svp.training import TrainConfig, make_config
+from svp.training import TrainConfig, Workshop, make_config
 from svp.training.kept_features import FeatureStore, what_varies
 
 PLAIN: dict[str, Any] = dict(method="linear", augment="none", epochs=4)
@@ -69,6 +69,20 @@ def test_the_weights_are_those_of_the_ordinary_path(
     assert kept.result.top1 == plain.result.top1
     assert kept.result.epoch_chosen == plain.result.epoch_chosen
     assert kept.result.loss == pytest.approx(plain.result.loss, rel=1e-5)
+
+
+def test_runs_that_decode_otherwise_share_no_features_of_training_images(
+    photos: Path, settings: dict[str, Any], passes: list[int]
+) -> None:
+    workshop, numbers = Workshop(), []
+    for decode in ("full", "full", "scaled"):
+        passes.clear()
+        run = svp.train(
+            photos, workshop=workshop, **settings | PLAIN | dict(decode=decode, out=f"{settings['out']}-{len(numbers)}")
+        )
+        numbers.append(sum(passes))
+    data = run.result.data
+    assert numbers == [data.train + data.val + data.test, 0, data.train]
 
 
 def test_the_backbone_sees_every_image_once(photos: Path, tmp_path: Path, passes: list[int]) -> None:

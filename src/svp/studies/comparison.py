@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -102,8 +103,16 @@ class Comparison:
 
     def ranking(self, column: str) -> list[str]:
         """The methods that have scores, from the highest mean to the lowest."""
-        means = {method: top1.mean for method in self.study.methods if (top1 := self.top1(method, column)) is not None}
+        means = self._means(column)
         return sorted(means, key=means.__getitem__, reverse=True)
+
+    def best(self, column: str) -> list[str]:
+        """The methods that have the highest mean."""
+        means = self._means(column)
+        return [method for method, mean in means.items() if math.isclose(mean, max(means.values()))]
+
+    def _means(self, column: str) -> dict[str, float]:
+        return {method: top1.mean for method in self.study.methods if (top1 := self.top1(method, column)) is not None}
 
     def best_rival(self, method: str, column: str) -> str | None:
         """The method with the highest mean but for this one; None without any."""

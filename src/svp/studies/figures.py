@@ -42,9 +42,11 @@ _PANELS_PER_ROW = 4
 
 def write_figures(comparison: Comparison) -> dict[str, list[Path]]:
     """Write what can be drawn into the study's folder: name -> its files."""
-    drawings: dict[str, Callable[[Comparison], Figure]] = {"accuracy": accuracy_figure, "parameters": parameters_figure}
-    if len(comparison.study.data) > 1 and len(comparison.study.methods) > 1:
-        drawings = {"summary": summary_figure, **drawings}
+    drawings: dict[str, Callable[[Comparison], Figure]] = {"accuracy": accuracy_figure}
+    if comparison.ranking(list(comparison.study.columns)[-1]):  # not if every method lacks runs of a data set
+        drawings["parameters"] = parameters_figure
+        if len(comparison.study.data) > 1 and len(comparison.study.methods) > 1:
+            drawings = {"summary": summary_figure, **drawings}
     if len(comparison.study.grid) in (1, 2):
         drawings = {"sensitivity": line_figure if len(comparison.study.grid) == 1 else heat_map_figure}
     if not comparison.results:

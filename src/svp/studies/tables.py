@@ -65,7 +65,7 @@ def summary_table(comparison: Comparison) -> Table:
     """The mean over all data sets with its interval, the best first, beside the reference and the best of the others."""
     study, column = comparison.study, list(comparison.study.columns)[-1]
     reference, rows = study.reference, []
-    first = {data: comparison.ranking(data)[:1] for data in study.data}
+    firsts = [comparison.best(data) for data in study.data]
     for method in comparison.ranking(column):
         rival = comparison.best_rival(method, column)
         to_rival = MISSING if rival is None else f"{_difference(comparison.paired(method, rival, column))} ({rival})"
@@ -77,7 +77,7 @@ def summary_table(comparison: Comparison) -> Table:
                 _mean(comparison.top1(method, column), len(study.seeds)),
                 *beside,
                 to_rival,
-                f"{sum([method] == best for best in first.values())}",
+                f"{sum(method in best for best in firsts)}",
                 _range([finding.mean("trainable_parameters_without_head") for finding in found]),
             )
         )

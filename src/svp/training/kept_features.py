@@ -113,7 +113,8 @@ class FeatureStore:
         config, weights = prepared.config, weights_file(prepared.config.weights)
         seed = config.seed if part == "training" or config.weights == "random" else None  # of the order, or of the weights
         backbone = config.model, config.weights, file_state(weights), config.img_size, config.channels, seed
-        key = part, dataset.split, prepared.inputs, _batch_size(loader), config.precision, backbone
+        decode = config.decode if part == "training" else None
+        key = part, dataset.split, prepared.inputs, decode, _batch_size(loader), config.precision, backbone
         return self._kept.get(key, lambda: self._compute(prepared, part, dataset, loader))
 
     @torch.no_grad()

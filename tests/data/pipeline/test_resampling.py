@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.transforms import MaybeToTensor
 from torchvision import transforms as tv
 
 from svp.data import AugmentConfig, InputConfig, eval_transform, train_transform
@@ -50,6 +51,13 @@ def outcome(transform: Transform, image: Image.Image) -> tuple[torch.Tensor, flo
     return transform(image), random.random()
 
 
+class Turned(tv.Resize):  # type: ignore[misc]
+    """A step of somebody's own."""
+
+    def forward(self, img: Any) -> Any:
+        return super().forward(img).rotate(90)
+
+
 TRANSFORMS: dict[str, Any] = {
     "evaluation": eval_transform(InputConfig(96)),
     "squash": eval_transform(InputConfig(96, crop_mode="squash")),
@@ -59,6 +67,11 @@ TRANSFORMS: dict[str, Any] = {
     "random filter": train_transform(InputConfig(96), AugmentConfig(train_interpolation="random", scale_min=0.08)),
     "no variation": train_transform(InputConfig(96), AugmentConfig.none()),
     "another": tv.Compose([tv.Resize((32, 32)), tv.ToTensor()]),
+    "bounded": tv.Compose([tv.Resize(96, max_size=110), tv.CenterCrop(90), MaybeToTensor()]),
+    "own step": tv.Compose([Turned(96), tv.CenterCrop(90), MaybeToTensor()]),
+    "any order": tv.RandomOrder([tv.Resize(96), tv.CenterCrop(90), MaybeToTensor()]),
+    "nearest": tv.Compose([tv.Resize(96, tv.InterpolationMode.NEAREST_EXACT), tv.CenterCrop(90), MaybeToTensor()]),
+    "one mean": tv.Compose([tv.Resize((150, 150)), MaybeToTensor(), tv.Normalize((0.5,), (0.25,))]),
     "gray": train_transform(InputConfig(96).of_channels(1), AugmentConfig()),
 }
 

@@ -6,9 +6,9 @@ first image is large enough to be worth it; `warm_up` does so before worker proc
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision import transforms as tv
 
 from svp.inputs import Transform
-from svp.resizing import THIN
+from svp.resizing import THIN, CentralResize
 
 _FILTERS = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)  # the others need exact sines
 _WORTH = 10_000
@@ -28,22 +28,24 @@ _LEAST = 6  # columns that the kernel of the resize makes
 
 
 def faster(transform: Transform) -> Transform:
-    """A transform that draws the same random numbers and gives the same values in less time."""
-    steps = getattr(transform, "transforms", None)
-    if not isinstance(steps, list):
+    """A transform that draws the same random numbers and gives the same values in less time.
+
+    Steps of other classes, those derived from torchvision's and timm's among them, stay as they are.
+    """
+    composed: Any = transform
+    if type(composed) is not tv.Compose:
         return transform
-    match steps:
-        case [RandomResizedCropAndInterpolation() as crop, *others]:
-            steps = [_RandomCrop(crop), *others]
-        case [tv.Resize() as whole, tv.CenterCrop() as cut, *others]:
-            steps = [_CentralCrop(whole, cut), *others]
-    match steps:
-        case [*others, MaybeToTensor() as to_tensor, tv.Normalize() as normalize]:
-            steps = [*others, _ToNormalized(to_tensor, normalize)]
-        case [*others, MaybeToTensor() as to_tensor, tv.Normalize() as normalize, last]:
-            steps = [*others, _ToNormalized(to_tensor, normalize), last]
-    changed: Any = copy.copy(transform)
-    changed.transforms = steps
+    steps = list(composed.transforms)
+    match [type(step) for step in steps[:2]]:
+        case [kind, *_] if kind is RandomResizedCropAndInterpolation:
+            steps[:1] = [_RandomCrop(steps[0])]
+        case [kind, cut] if kind in (tv.Resize, CentralResize) and cut is tv.CenterCrop and steps[0].max_size is None:
+            steps[:2] = [_CentralCrop(*steps[:2])]
+    for at, (step, following) in enumerate(pairwise(steps)):
+        if type(step) is MaybeToTensor and type(following) is tv.Normalize:
+            steps[at : at + 2] = [_ToNormalized(step, following)]
+            break
+    changed: Transform = tv.Compose(steps)
     return changed
 
 
@@ -88,8 +90,8 @@ class _CentralCrop:
 
     def __call__(self, image: Image.Image) -> Any:
         size, (height, width) = self._size(image), self.cut.size
-        method = Image.Resampling[self.whole.interpolation.name]
-        if not _fits(image, size, (width, height), method) or size[0] < width or size[1] < height:
+        method = Image.Resampling.__members__.get(self.whole.interpolation.name)  # torchvision knows one more
+        if method is None or not _fits(image, size, (width, height), method) or size[0] < width or size[1] < height:
             return self.cut(self.whole(image))
         from svp.data.pipeline.resampling import resize  # compiles
 
@@ -114,7 +116,8 @@ class _ToNormalized:
         self.values = normalized_values(normalize.mean, normalize.std)
 
     def __call__(self, image: Any) -> Tensor:
-        if not isinstance(image, Image.Image) or image.mode != "RGB" or image.width * image.height < _WORTH:
+        fits = isinstance(image, Image.Image) and image.mode == "RGB" and len(self.values) == 3
+        if not fits or image.width * image.height < _WORTH:
             return self.normalize(self.to_tensor(image))
         from svp.data.pipeline.kernels import normalize  # compiles
 

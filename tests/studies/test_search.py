@@ -95,6 +95,12 @@ def test_the_same_command_tries_again_what_failed(search: dict[str, Any], tmp_pa
         assert [trial.state for trial in run_search(make_search(search), folder)] == ["complete", "fail"]
 
 
+def test_options_that_do_not_fit_are_an_answer(search: dict[str, Any], tmp_path: Path) -> None:
+    made = make_search(search | {"space": {"hidden_dim": [100_000]}, "trials": 1})
+    for _ in range(2):
+        assert [trial.state for trial in run_search(made, tmp_path / "search")] == ["fail"]
+
+
 def test_command_line(search: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = tmp_path / "find.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(search, sort_keys=False))

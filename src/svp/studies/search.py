@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svp.errors import SvpError, UnavailableError
+from svp.errors import InputError, SvpError, UnavailableError
 from svp.limits import usable_cpus
 from svp.runs import EpochRow, RunDirectory
 from svp.studies.engine import call_on_ray, kept_workshop, logged, start_worker, terminate
@@ -175,7 +175,7 @@ def run_search(search: Search, folder: str | Path, workers: int = 1, ray: str | 
     """Run trials until the folder's journal holds as many as asked for; returns all of it, the best first.
 
     A line is printed per trial. A search that was killed goes on, but for the trials that were running. Trials that failed
-    before do not count, as what was missing may be there now; those whose loss diverged do.
+    before do not count, as what was missing may be there now; those whose loss diverged, or whose options do not fit, do.
 
     Args:
         search: What to search.
@@ -304,7 +304,8 @@ def _objective(trial: optuna.Trial, search: Search, folder: Path, workshop: Work
             traceback.print_exc()
             said = " ".join(str(error).split())
             trial.set_user_attr(_REASON, said if isinstance(error, SvpError) else f"{type(error).__name__}: {said}")
-            trial.set_user_attr(_AGAIN, not isinstance(error, NonFiniteLossError | optuna.TrialPruned))
+            answered = isinstance(error, NonFiniteLossError | optuna.TrialPruned) or type(error) in (InputError, ConfigError)
+            trial.set_user_attr(_AGAIN, not answered)
             raise
 
 

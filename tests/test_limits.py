@@ -130,6 +130,7 @@ def test_workers_for_a_gpu_are_the_cores_of_its_process(monkeypatch: pytest.Monk
     monkeypatch.setattr("svp.data.pipeline.loading.shared_memory", lambda: None)
     gpu = torch.device("cuda")
     for cpus, processes, workers in ((4, 1, 4), (64, 1, 16), (64, 8, 8), (4, 8, 1)):
-        monkeypatch.setattr("svp.data.pipeline.loading.usable_cpus", lambda cpus=cpus: cpus)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, cpus=cpus: set(range(cpus)))
+        monkeypatch.setattr("svp.limits._cpu_quota", lambda root: None)
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         assert choose_num_workers(None, gpu, (32, 224)) == workers

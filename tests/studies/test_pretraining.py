@@ -68,7 +68,7 @@ def test_stages_follow_one_cosine_and_take_all_epochs(data: Path, tmp_path: Path
     assert [config.epochs for config in pretrain.configs(data, tmp_path, 3)] == [1, 1, 1]
 
 
-def test_the_list_has_the_classes_that_the_seed_draws() -> None:
+def test_the_list_has_as_many_classes_for_every_task() -> None:
     tasks = listed(LIST)
     assert [len(own) for own in tasks] == [8] * TASKS
     with pytest.raises(ValueError, match="expected different classes, as many for each of 5 tasks"):

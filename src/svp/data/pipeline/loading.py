@@ -5,7 +5,6 @@ not matter which worker prepares it, or after how many others.
 """
 
 import hashlib
-import os
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -292,8 +291,7 @@ def choose_num_workers(
     """
     workers = asked
     if workers is None:
-        each_process = max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        workers = min(16, each_process) if device.type != "cpu" and sys.platform == "linux" else 0
+        workers = min(16, usable_cpus()) if device.type != "cpu" and sys.platform == "linux" else 0
     free = shared_memory()
     if not workers or free is None:
         return workers

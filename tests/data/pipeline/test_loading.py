@@ -91,6 +91,11 @@ def test_order_and_augmentation_differ_by_epoch_and_seed(split: Split, dataset: 
     assert all(sorted(index for _, index in order) == list(range(50)) for order in orders)
 
 
+def test_another_transform_takes_the_place_of_the_first(dataset: ImageListDataset) -> None:
+    dataset.transform = lambda image: torch.tensor(image.size)
+    assert dataset[0, 0][0].shape == dataset[0][0].shape == (2,)
+
+
 def sampler_at(seed: int, epoch: int) -> EpochSampler:
     sampler = EpochSampler(50, seed)
     sampler.set_epoch(epoch)

@@ -63,10 +63,18 @@ class ImageListDataset(Dataset[Item]):
     ) -> None:
         self.split = split
         self.transform = transform
-        self._prepare = faster(transform)
         self.seed = seed
         self.reader = reader or ImageReader()
         self.stand_in = stand_in
+
+    @property
+    def transform(self) -> Transform:
+        """What prepares an image."""
+        return self._transform
+
+    @transform.setter
+    def transform(self, transform: Transform) -> None:
+        self._transform, self._prepare = transform, faster(transform)
 
     def __len__(self) -> int:
         return len(self.split)

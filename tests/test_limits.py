@@ -64,7 +64,7 @@ svp.limits.usable_cpus.__defaults__ = (Path(sys.argv[1]),)  # where proc and sys
 os.cpu_count, os.sched_getaffinity = lambda: 64, lambda _: set(range(64))
 from svp.process import prepare
 prepare()
-import torch, numba
+import torch
 from svp.data.pipeline.threads import in_threads
 threads = set()
 import threading, time
@@ -75,13 +75,14 @@ list(in_threads(work, range(50)))
 torch.set_num_threads(8)
 from svp.runs.devices import make_accelerator
 make_accelerator("cpu", "fp32")
-print(os.environ["OMP_NUM_THREADS"], numba.config.NUMBA_NUM_THREADS, len(threads), torch.get_num_threads())
+from svp.ops.threads import kernel_threads
+print(os.environ["OMP_NUM_THREADS"], kernel_threads(), len(threads), torch.get_num_threads())
 """
 
 
 def test_every_pool_of_threads_follows(tmp_path: Path) -> None:
     lay_out(tmp_path, "0::/\n", {"cpu.max": "200000 100000\n"})
-    unset = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "LOCAL_WORLD_SIZE")
+    unset = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LOCAL_WORLD_SIZE")
     done = subprocess.run(
         [sys.executable, "-c", THREADS, str(tmp_path)],
         env={name: value for name, value in os.environ.items() if name not in unset},

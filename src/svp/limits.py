@@ -67,16 +67,15 @@ def _quota(folder: Path) -> float | None:
 
 
 def limit_threads() -> None:
-    """Let PyTorch and Numba start no more threads than ``usable_cpus``. Without effect on what is imported already.
+    """Let PyTorch start no more threads than ``usable_cpus``. Without effect once it is imported.
 
-    They count CPUs by themselves, and heed an affinity but no quota: threads beyond it make all of them stop for a part of
+    It counts CPUs by itself, and heeds an affinity but no quota: threads beyond it make all of them stop for a part of
     every period. Environment variables that are set already win.
     """
     cpus = usable_cpus()
-    if cpus < (os.cpu_count() or 1):
-        for package, name in (("torch", "OMP_NUM_THREADS"), ("torch", "MKL_NUM_THREADS"), ("numba", "NUMBA_NUM_THREADS")):
-            if package not in sys.modules:  # Numba refuses another number once its threads run
-                os.environ.setdefault(name, str(cpus))
+    if cpus < (os.cpu_count() or 1) and "torch" not in sys.modules:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(name, str(cpus))
 
 
 def allow_open_files() -> None:

@@ -58,7 +58,7 @@ def run_beside(arguments: Sequence[str], log: Path, threads: int) -> subprocess.
     """
     if usable_cpus() < 2:
         return None
-    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
+    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     try:
         with log.open("wb") as output:
             # its standard input is a pipe that closes as this process ends; a session of its own keeps it from Ctrl-C

@@ -236,6 +236,18 @@ def test_weights_are_converted_once_for_both_passes_and_anew_once_they_change(mo
     assert not torch.equal(moved, expected)
 
 
+def test_weights_made_in_inference_mode() -> None:
+    """Their changes are not counted; A, which is computed from one of them, is no such tensor."""
+    with torch.inference_mode():
+        xz, forward, backward = case()
+    forward, backward = (weights._replace(A=weights.A * 1) for weights in (forward, backward))
+    assert not forward.A.is_inference()
+    with torch.no_grad():
+        actual = bidirectional_scan(xz, forward, backward, "numba")
+        expected = bidirectional_scan(xz.double(), doubled(forward), doubled(backward), "reference")
+    assert (actual - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
 def test_nothing_but_the_input_is_kept_for_the_backward_pass() -> None:
     xz, forward, backward = case()
     kept: list[Tensor] = []

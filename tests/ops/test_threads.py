@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 import threading
+import time
+import traceback
 
 import numpy as np
 import pytest
@@ -60,6 +63,52 @@ def test_a_team_of_python() -> None:
     threads.team_in_python(ctypes.cast(run, ctypes.c_void_p), 7, 2, 0)
     assert [data for data, _ in seen] == [7, 7]
     assert len({thread for _, thread in seen}) == 2
+
+
+def names_of_calls(thread: int) -> list[str]:
+    return [frame.f_code.co_name for frame, _ in traceback.walk_stack(sys._current_frames()[thread])]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal to a thread")
+def test_an_interrupted_team_of_python_waits_for_all() -> None:
+    main, all_here, done = threading.get_ident(), threading.Barrier(2), []
+
+    @RUN
+    def run(data: int) -> None:
+        if threading.get_ident() == main:
+            all_here.wait(60)
+            return
+        all_here.wait(60)
+        while "result" not in names_of_calls(main):  # where it waits for this thread
+            time.sleep(0.01)
+        signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(0.1)
+        done.append(data)
+
+    threads.team_in_python(ctypes.cast(run, ctypes.c_void_p), 7, 2, 0)
+    assert done == [7]
+    with pytest.raises(KeyboardInterrupt):
+        threads.raise_late()
+    threads.raise_late()
+
+
+def test_a_team_of_python_without_further_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    seen = []
+
+    @RUN
+    def run(data: int) -> None:
+        seen.append(data)
+
+    threads._pool.cache_clear()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    threads.team_in_python(ctypes.cast(run, ctypes.c_void_p), 7, 3, 0)
+    threads.raise_late()
+    assert seen == [7]
+    monkeypatch.undo()
+    test_a_team_of_python()
 
 
 def test_the_team_runs_on_as_many_threads_as_asked_for() -> None:

@@ -235,6 +235,18 @@ def test_simple_prompts_are_left_to_the_block(change: str, left: int, monkeypatc
     assert torch.equal(logits, plain) == (change not in ("hook", "wrapper", "dropout"))
 
 
+def test_a_prompter_of_more_than_two_maps() -> None:
+    model = tuned_small()
+    x = images(model)
+    plain = model(x)
+    for number, (first, last) in enumerate(model.svp.inner_prompters):
+        model.svp.inner_prompters[number] = nn.Sequential(first, nn.Identity(), last)
+    torch.testing.assert_close(model(x), plain)
+    for number, (first, _, last) in enumerate(model.svp.inner_prompters):
+        model.svp.inner_prompters[number] = nn.Sequential(first, nn.Tanh(), last)
+    assert not torch.allclose(model(x), plain)
+
+
 @pytest.mark.parametrize("backend", runnable_backends())
 @pytest.mark.parametrize("scaling", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

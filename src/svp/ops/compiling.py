@@ -31,7 +31,7 @@ from numba.extending import intrinsic
 from svp import paths
 from svp.collector import collector_paused
 from svp.errors import UnavailableError
-from svp.ops.threads import kernel_threads, team_address
+from svp.ops.threads import kernel_threads, raise_late, team_address
 
 try:  # private to Numba, hence the upper bound of its version
     from numba.core import cgutils as _cgutils
@@ -74,6 +74,7 @@ class Kernel:
 
     def __call__(self, items: int, *arguments: Any) -> None:
         self.loop(items, kernel_threads() if items > 1 else 1, *arguments)
+        raise_late()
 
     def _prepare(self, signature: tuple[Any, ...]) -> None:
         """Compile the body for a loop with arguments of these types, and make it known to LLVM under its name."""

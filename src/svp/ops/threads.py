@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -41,13 +42,47 @@ def team_address() -> int:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
 def team_in_python(function: int, data: int, threads: int, flags: int) -> None:
-    """``team_address`` with threads of Python, a tenth of a millisecond slower to start."""
+    """``team_address`` with threads of Python, a tenth of a millisecond slower to start.
+
+    `data` is gone once this returns, so nobody may be left who runs on it. No exception passes through the C code of the
+    caller: what came meanwhile (Ctrl-C) is left to ``raise_late``. Where no further thread starts, this one does all the work.
+    """
     run: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
-    helpers = [_pool().submit(run, data) for _ in range(threads - 1)]
-    run(data)
-    for helper in helpers:  # one that has not begun has nothing left to do
-        if not helper.cancel():
-            helper.result()
+    helpers: list[Future[None]] = []
+    pool = _pool()
+    try:
+        for _ in range(threads - 1):
+            helpers.append(pool.submit(run, data))
+    except BaseException as error:  # no further thread can start, or Python ends; one may have begun that we do not know
+        if not isinstance(error, RuntimeError):
+            _late.error = error
+        pool.shutdown(cancel_futures=True)
+        _pool.cache_clear()
+    try:
+        run(data)
+    except BaseException as error:
+        _late.error = error
+    while helpers:
+        try:
+            if not helpers[-1].cancel():  # one that has not begun has nothing left to do
+                helpers[-1].result()
+            helpers.pop()
+        except BaseException as error:
+            _late.error = error
+
+
+def raise_late() -> None:
+    """Raise what interrupted ``team_in_python`` on this thread, if anything did."""
+    error, _late.error = _late.error, None
+    if error is not None:
+        raise error
+
+
+class _Late(threading.local):
+    error: BaseException | None = None
+
+
+_late = _Late()
 
 
 @cache

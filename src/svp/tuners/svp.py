@@ -249,7 +249,7 @@ class Prompters(nn.Module):
 
 def _prompt_of(prompter: nn.Module, tokens: Tensor, scale: Tensor | None) -> Prompt | LinearPrompt:
     """The prompt of one prompter; maps that nothing has been put around are left to whoever adds the prompt."""
-    if not isinstance(prompter, nn.Sequential) or touched(prompter, nn.Sequential):
+    if not isinstance(prompter, nn.Sequential) or touched(prompter, nn.Sequential) or len(prompter) != 2:
         found = effective_weight(prompter)
         return Prompt(prompter(tokens), scale) if isinstance(found, str) else LinearPrompt(tokens, scale, *found)
     first, last = (effective_weight(module) for module in prompter)

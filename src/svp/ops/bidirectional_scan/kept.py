@@ -18,7 +18,7 @@ _kept: Any = WeakTensorKeyDictionary()  # not annotated
 
 def keep_for_backward(weights: list[Tensor], converted: Any) -> None:
     """Keep what was made of these weights."""
-    if not weights[_A].is_inference():  # there is no backward pass then
+    if not any(weight.is_inference() for weight in weights):  # there is no backward pass then, and nothing counts changes
         _kept[weights[_A]] = _state_of(weights), converted
 
 

@@ -102,7 +102,8 @@ def selective_scan(
         backend: One of ``svp.ops.BACKENDS``.
 
     Returns:
-        y, (batch, length, d_inner) in the dtype of `x`; or (y, last state). The state is kept in float32 or wider.
+        y, (batch, length, d_inner) in the dtype of `x`; or (y, last state). The state is kept in float32 or wider. Where an
+        input is not finite, "numba" may give NaN for an infinity of the others if d_state is not a multiple of four.
 
     Raises:
         ValueError: A shape does not fit (names the argument, its shape and the one expected), an unknown backend, or a

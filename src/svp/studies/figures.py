@@ -82,21 +82,31 @@ def summary_figure(comparison: Comparison) -> Figure:
         top1, look = comparison.top1(method, column), series[method].look
         assert top1 is not None
         half = None if top1.interval is None else 100 * (top1.mean - top1.interval[0])
-        axis.errorbar(100 * top1.mean, place, xerr=half, fmt=look.marker, ms=5, color=look.color, elinewidth=1.3, capsize=0)
+        axis.errorbar(
+            100 * top1.mean, place, xerr=half, fmt=look.marker, ms=6, color=look.color, mec="white", mew=0.6, elinewidth=1.3
+        )
         counts = [comparison.findings[data, method].mean("trainable_parameters_without_head") for data in study.data]
         trained = max((count for count in counts if count is not None), default=0.0)
         axis.annotate(
-            f"{trained:,.0f}", (1.16, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=SMALL
+            f"{trained:,.0f}",
+            (1.16, place),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="center_baseline",
+            fontsize=SMALL,
         )
     if study.reference in ranking and (reference := comparison.top1(study.reference, column)) is not None:
         axis.axvline(100 * reference.mean, color=BASE.color, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-    axis.annotate("trained", (1.16, -1), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=SMALL)
+    header = "trained parameters,\nwithout head"
+    axis.annotate(header, (1.16, -0.7), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=SMALL)
     axis.set_yticks(range(len(ranking)), [series[method].title for method in ranking])
     axis.set_ylim(len(ranking) - 0.4, -0.6)
     open_axis(axis, grid="x")
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     axis.margins(x=0.06)
+    low, high = axis.get_xlim()
+    axis.set_xlim(max(low, -1), min(high, 101))  # an interval over two seeds may end beyond what a score can be
     seeds = len(study.seeds)
     bars = "one seed" if seeds == 1 else f"bars: 95 % interval over {seeds} seeds"
     axis.set_xlabel(f"test top-1 (%), mean over {len(study.data)} data sets; {bars}")

@@ -125,7 +125,8 @@ class Tuner:
         missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unexpected:
             raise WeightsError(
-                f"this is not the state of {self.name} with these options: missing {missing[:5]}, left over {unexpected[:5]}"
+                f"this is not the state of {self.name} with these options: missing {missing[:5]}, left over {unexpected[:5]}; "
+                "another version of svp may have saved it: train it anew, or use that version"
             )
         check_shapes(state, own)
         check_finite(state, f"state of {self.name}")

@@ -40,9 +40,10 @@ def _cluster(monkeypatch: pytest.MonkeyPatch, num_cpus: int) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    # on a machine that is busy with other tests a node answers late, and would count as dead
-    late = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus, "_system_config": late})
+    # on a machine that is busy with other tests a node answers late, and would count as dead; and workers, which Ray makes
+    # yield to all other programs, would not be done in time
+    busy = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 20, "worker_niceness": 0}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus, "_system_config": busy})
     try:
         yield cluster
     finally:

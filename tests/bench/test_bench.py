@@ -23,6 +23,7 @@ from svp.bench.products import Factor, Product, product_runner, ways_to_multiply
 from svp.bench.report import write_resolution_figure
 from svp.bench.suite import SECTIONS, Settings, run_suite
 from svp.cli import main
+from svp.errors import UnavailableError
 from svp.ops import use_backend
 
 CPU = torch.device("cpu")
@@ -191,6 +192,16 @@ def test_runtimes_give_our_numbers(name: str) -> None:
     with torch.inference_mode():  # the file takes images in 0..1 and gives probabilities
         expected = model((peers._images(NANO) - mean) / std).softmax(-1)
     torch.testing.assert_close(makers[name](NANO, CPU)(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_peer_that_cannot_read_the_model_is_left_out() -> None:
+    def refuses(case: Case, device: torch.device) -> cases.Step:
+        raise UnavailableError("OpenVINO does not read the file")
+
+    makers = {"svp": cases.ours, "openvino": refuses, "loop": peers.loop}
+    with pytest.warns(UserWarning, match="openvino is left out: OpenVINO does not read the file"):
+        rows = list(suite._compare("peers", NANO, makers, suite.Settings(models=(NANO.model,), rounds=1, device=CPU)))
+    assert [row.of for row in rows] == ["svp", "loop"]
 
 
 def test_peers_that_are_not_measured_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -19,7 +20,7 @@ from svp.bench.measure import Timing, take_turns
 from svp.bench.parts import time_of_parts
 from svp.bench.peers import peers_of
 from svp.bench.probe import first_call_seconds, memory_per_image
-from svp.errors import InputError
+from svp.errors import InputError, UnavailableError
 from svp.models.factory import full_name
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
@@ -225,8 +226,13 @@ def _cases_of(model: str, batch_size: int) -> Iterator[Case]:
 def _compare(
     section: str, case: Case, makers: Mapping[str, Callable[[Case, torch.device], Step]], settings: Settings
 ) -> Iterator[Row]:
-    """Images per second of svp; of everybody else the time over that of svp in the same round."""
-    steps = {name: make(case, settings.device) for name, make in makers.items()}
+    """Images per second of svp; of everybody else who can do it the time over that of svp in the same round."""
+    steps = {}
+    for name, make in makers.items():
+        try:
+            steps[name] = make(case, settings.device)
+        except UnavailableError as error:
+            warnings.warn(f"{name} is left out: {error}", stacklevel=2)
     timings = take_turns(steps, settings.rounds, settings.device)
     yield _row(section, case, "svp", "images/s", timings["svp"].rate(case.batch_size))
     for name, timing in timings.items():

@@ -21,6 +21,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 THIN = 16
 """From this ratio of the sides on, only the part that is kept is made."""
 
+LEAST = 6
+"""Fewest columns that the kernel of `svp.data.pipeline.resampling` makes, since it makes sixteen values at a time."""
+
 _FRACTION_BITS = 22  # of the weights, as in Pillow
 
 

@@ -14,8 +14,9 @@ from torchvision import transforms as tv
 
 from svp.data import AugmentConfig, InputConfig, eval_transform, train_transform
 from svp.data.pipeline.faster import faster
-from svp.data.pipeline.resampling import LEAST, resize
+from svp.data.pipeline.resampling import resize
 from svp.inputs import Transform
+from svp.resizing import LEAST
 
 METHODS = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 

@@ -19,12 +19,11 @@ from torch import Tensor
 from torchvision import transforms as tv
 
 from svp.inputs import Transform
-from svp.resizing import THIN, CentralResize
+from svp.resizing import LEAST, THIN, CentralResize
 
 _FILTERS = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)  # the others need exact sines
 _WORTH = 10_000
 """Pixels of an image and of what is made of it, from which on kernels are faster whatever else they take."""
-_LEAST = 6  # columns that the kernel of the resize makes
 
 
 def faster(transform: Transform) -> Transform:
@@ -131,6 +130,6 @@ def _fits(image: Image.Image, size: tuple[int, int], made: tuple[int, int], meth
         image.mode == "RGB"
         and method in _FILTERS
         and max(image.size) < THIN * min(image.size)
-        and min(*made, *size) >= _LEAST
+        and min(*made, *size) >= LEAST
         and image.width * image.height + made[0] * made[1] >= _WORTH
     )

@@ -18,9 +18,6 @@ from PIL import Image
 from svp.ops.compiling import cgutils, compiled_for
 from svp.resizing import Kept, filter_weights
 
-LEAST = 6
-"""Fewest columns that can be made: sixteen values are made at a time."""
-
 _BITS = 22  # of the weights, as in Pillow
 _TAPS = 4  # pixels at a time
 _BYTE, _INT = ir.IntType(8), ir.IntType(32)
@@ -37,7 +34,8 @@ def resize(
         image: RGB, at most 100 times as high as wide (Pillow begins with the columns of a higher one).
         size: Width and height that the whole image would get.
         method: The filter.
-        kept: Left, top, right and bottom of the part that is made, within `size`, at least `LEAST` wide; all if None.
+        kept: Left, top, right and bottom of the part that is made, within `size`, at least
+            `svp.resizing.LEAST` wide; all if None.
     """
     left, top, right, bottom = kept or (0, 0, *size)
     lefts, weights = filter_weights(image.width, Kept(size[0], left, right - left), method)

@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 import svp
 from svp.training import make_config
 
-COMMON: dict[str, Any] = dict(model="vim_nano", epochs=10, precision="bf16", cache="memory", num_workers=0)
+COMMON: dict[str, Any] = dict(model="vim_nano.tiny_in200", epochs=10, precision="bf16", cache="memory", num_workers=0)
 UPRIGHT = {"digits", "rotations"}
 """Tasks whose images must not be mirrored."""
 WAYS: dict[str, dict[str, Any]] = {

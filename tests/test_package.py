@@ -45,7 +45,7 @@ def test_wheel(built: Path) -> None:
     assert f"{information}/licenses/LICENSE" in names
     for needed in (
         "py.typed",
-        "assets/vim_nano_patch4_32.safetensors",
+        "assets/vim_nano_patch4_32.tiny_in200.safetensors",
         "assets/recipes/paper.yaml",
         "assets/studies/digits.yaml",
     ):

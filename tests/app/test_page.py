@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from svp.app import Server, Workbench
-from svp.models.checkpoints import EMBEDDED
+from svp.models.vim import default_cfgs
 from tests.app.conftest import SMALL, make_adapters
 from tests.browser import Browser
 
@@ -66,7 +66,7 @@ def test_a_sample_is_classified_and_its_gates_are_drawn(page: Browser, server: S
     pick(page, 2)
     tuned, base = (page.wait(lambda kind=kind: len(found := top5(page, kind)) == 5 and found) for kind in ("tuned", "base"))
     assert {name for name, _ in tuned} <= {"amber", "blue", "green", "grey", "pink", "red"}
-    assert {name for name, _ in base} <= set((EMBEDDED / "tiny_imagenet_classes.txt").read_text().splitlines())
+    assert {name for name, _ in base} <= set(default_cfgs["vim_nano_patch4_32"].default.label_names)
     assert [percent for _, percent in tuned] == sorted((percent for _, percent in tuned), reverse=True)
     widths = [bar.size["width"] for bar in page.all(".tuned .bar")]
     assert widths == sorted(widths, reverse=True)

@@ -9,6 +9,7 @@ import torch
 
 from svp.cli import main
 from svp.commands.models import count_flops
+from svp.models.checkpoints import EMBEDDED, file_sha256
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,6 +22,11 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert "apache-2.0" in text
     assert "non-commercial" in text
     assert "3.0" in next(line for line in text.splitlines() if line.startswith("compute"))
+    assert main(["models", "info", "vim_nano.tiny_in200"]) == 0
+    text = capsys.readouterr().out
+    assert "vim_nano_patch4_32.tiny_in200.safetensors" in text
+    assert "tiny_in200" in next(line for line in text.splitlines() if line.startswith("tags"))
+    assert file_sha256(EMBEDDED / "vim_nano_patch4_32.tiny_in200.safetensors") in text
 
 
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,12 @@ import timm
 import torch
 
 import svp
-from svp.models import VisionMamba, WeightsError
+from svp.errors import InputError
+from svp.models import VisionMamba, WeightsError, model_info, state_sha256
 from svp.models.checkpoints import SHA256, file_sha256
+
+EMBEDDED = {"tiny_in200": "e4c653975dd82b006c7704c02a094a153deaa1727400c4029fe9a2409b8b0252"}
+"""Tags of the weights that come with the package, and their hash in adapter files: these must load for ever."""
 
 FILE = "vim_t_midclstok_76p1acc.pth"
 
@@ -70,8 +74,30 @@ def test_weights_for_rgb_are_adapted_to_other_channels_from_everywhere(in_chans:
     ):
         torch.testing.assert_close(model.patch_embed.proj.weight, expected, rtol=1e-3, atol=1e-3)  # ours is kept in half
         assert torch.equal(model.pos_embed, rgb.pos_embed)
-    assert model(torch.zeros(1, in_chans, 32, 32)).shape == (1, 200)
+    assert model(torch.zeros(1, in_chans, 32, 32)).shape == (1, rgb.num_classes)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     if in_chans == 4:
         with pytest.raises(WeightsError, match=r"patch_embed\.proj\.weight: file \(128, 4, 4, 4\), model \(128, 5, 4, 4\)"):
             svp.create_model("vim_nano", pretrained=tmp_path / "weights.pth", in_chans=5)
+
+
+def test_the_embedded_weights_have_tags() -> None:
+    assert model_info("vim_nano").tags == tuple(EMBEDDED)
+    default = next(iter(EMBEDDED))
+    for tag, sha256 in EMBEDDED.items():
+        model = svp.create_model(f"vim_nano.{tag}", pretrained=True)
+        assert state_sha256(model.state_dict()) == sha256
+        assert len(model.pretrained_cfg["label_names"]) == model.num_classes == model.head.out_features
+        assert model.origin.name == f"vim_nano_patch4_32.{tag}"
+        timms = timm.create_model(model.origin.name, pretrained=True)
+        assert all(torch.equal(timms.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+        assert model_info(f"vim_nano.{tag}").weights == f"embedded (vim_nano_patch4_32.{tag}.safetensors)"
+    plain = svp.create_model("vim_nano", pretrained=True)
+    assert plain.origin.name == f"vim_nano_patch4_32.{default}"
+    assert state_sha256(plain.state_dict()) == EMBEDDED[default]
+    with pytest.raises(InputError, match=rf"vim_nano_patch4_32 has no weights 'in1k'; known: {', '.join(EMBEDDED)}"):
+        svp.create_model("vim_nano.in1k", pretrained=True)
+    with pytest.raises(InputError, match="vit_base_patch16_224 has no weights 'in1k'; known: none with a tag"):
+        svp.create_model("vit_base_patch16_224.in1k")
+    with pytest.raises(RuntimeError, match="Invalid pretrained tag"):
+        timm.create_model("vim_nano_patch4_32.in1k", pretrained=True)

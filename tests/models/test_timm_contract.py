@@ -106,7 +106,7 @@ def test_unknown_argument_is_refused() -> None:
 
 
 def test_other_input_channels() -> None:
-    assert nano(in_chans=1)(pixels()[:, :1]).shape == (2, 200)
+    assert nano(in_chans=1)(pixels()[:, :1]).shape == (2, nano().num_classes)
 
 
 def test_layer_groups_follow_depth() -> None:

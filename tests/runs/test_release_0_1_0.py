@@ -36,6 +36,7 @@ def test_a_finished_run_loads(runs: Path) -> None:
     trained = svp.open_run(runs / "whole", "cpu")
     result, rows = trained.result, RunDirectory(runs / "whole").read_metrics()
     assert result is not None
+    assert trained.info.backbone.name == "vim_nano_patch4_32.tiny_in200"
     assert trained.class_names == ("amber", "blue", "green")
     assert trained.how_chosen == result.how_chosen
     assert result.method == "linear"
@@ -57,4 +58,5 @@ def test_a_stopped_run_goes_on(runs: Path) -> None:
     assert [row.validation_seconds is None for row in rows] == [True, False]
     result = RunDirectory(stopped).read_result()
     assert result.epochs == 2
+    assert result.model == "vim_nano_patch4_32.tiny_in200", "the weights that it began with"
     assert result.validation_seconds is None

@@ -128,6 +128,9 @@ def test_a_run_is_named_by_what_changes_its_outcome() -> None:
         name(protocol="trainval"),
     ]
     assert len({base, *others}) == 1 + len(others)
+    old = "digits-svp-lr0.01-seed0-346ebd95"  # of `model="vim_nano"` before tags of weights were recorded
+    assert name(model="vim_nano.tiny_in200", lr=0.01) == old
+    assert name(model="vim_nano", weights="random", lr=0.01) != old
 
 
 READERS = {"compare": read_study, "ablate": read_ablation, "sensitivity": read_sensitivity}

@@ -113,6 +113,7 @@ def test_wrong_backbone_names_both_hashes(adapter: Path) -> None:
     assert theirs in message
     assert read_adapter_info(adapter).backbone_sha256 in message
     assert "vim_nano_patch4_32" in message
+    assert "without a backbone, load_adapter makes the one it needs" in message
     assert other.tuner is None
     assert all(torch.equal(t, before[name]) for name, t in other.state_dict().items())
     assert list(other.state_dict()) == list(before)
@@ -159,6 +160,18 @@ def test_published_backbone_does_not_travel(tmp_path: Path) -> None:
     tuner = svp.tune(model, "linear")
     svp.save_adapter(model, tmp_path)
     assert set(load_file(tmp_path / "adapter.safetensors")) == set(tuner.trainable_names)
+
+
+def test_an_adapter_names_its_weights_and_without_a_name_they_are_the_first(tmp_path: Path) -> None:
+    model = svp.create_model("vim_nano.tiny_in200", pretrained=True, num_classes=3)
+    svp.tune(model, "linear")
+    svp.save_adapter(model, tmp_path)
+    content = json.loads((tmp_path / "adapter.json").read_text(encoding="utf-8"))
+    assert content["backbone"]["name"] == "vim_nano_patch4_32.tiny_in200"
+    change_json(backbone=content["backbone"] | {"name": "vim_nano_patch4_32"})(tmp_path)
+    loaded = svp.load_adapter(tmp_path)
+    assert loaded.origin == loaded.adapter.backbone == model.origin
+    assert torch.equal(loaded(images(loaded)), model.eval()(images(model)))
 
 
 def test_model_of_timm_travels_with_its_backbone(tmp_path: Path) -> None:

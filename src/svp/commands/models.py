@@ -47,6 +47,7 @@ def describe(name: str) -> None:
         "compute": f"{count_flops(info.name) / 1e9:.2f} GFLOPs per image, a multiplication and an addition counted as two",
         "input": f"{info.img_size} x {info.img_size} pixels",
         "weights": info.weights,
+        "tags": ", ".join(info.tags) or "none",
         "sha256": info.sha256 or "checked against the Hub's own",
         "accuracy": f"ImageNet-1k top-1 {top1}",
         "license": info.license,

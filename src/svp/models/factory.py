@@ -13,7 +13,7 @@ from timm.models import VisionTransformer
 
 from svp.errors import InputError
 from svp.models import checkpoints
-from svp.models.vim import default_cfgs
+from svp.models.vim import BEFORE_TAGS, default_cfgs
 from svp.models.vision_mamba import VisionMamba
 
 _logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class ModelInfo:
 
     name: str
     aliases: tuple[str, ...]
+    tags: tuple[str, ...]
     parameters: int
     img_size: int
     weights: str
@@ -63,15 +64,43 @@ def list_models() -> list[str]:
 
 
 def full_name(name: str) -> str:
-    """The registered name behind `name`.
+    """The registered name behind `name`, with the tag of weights that it may have.
 
     Raises:
-        InputError: Unknown; lists the known names.
+        InputError: Unknown name or tag; lists the known ones.
     """
-    resolved = ALIASES.get(name, name)
+    short, _, tag = name.partition(".")
+    resolved = ALIASES.get(short, short)
     if resolved not in list_models():
         raise InputError(f"unknown model {name!r}; known: {', '.join([*ALIASES, *list_models()])}")
-    return resolved
+    if not tag:
+        return resolved
+    if tag not in (known := weights_tags(resolved)):
+        raise InputError(f"{resolved} has no weights {tag!r}; known: {', '.join(known) or 'none with a tag'}")
+    return f"{resolved}.{tag}"
+
+
+def weights_tags(name: str) -> tuple[str, ...]:
+    """Tags of the published weights of a registered model; the first are those that the name alone means."""
+    return tuple(default_cfgs[name].tags) if name in default_cfgs else ()
+
+
+def name_with_weights(name: str) -> str:
+    """The registered name behind `name`, with the tag of its published weights where the name alone has meant others."""
+    resolved = full_name(name)
+    return f"{resolved}.{weights_tags(resolved)[0]}" if resolved in BEFORE_TAGS else resolved
+
+
+def name_before_tags(name: str) -> str:
+    """`name` without the tag, where a name alone meant these weights before tags were recorded; else with it."""
+    short, resolved = name.partition(".")[0], name_with_weights(name)
+    model, _, tag = resolved.partition(".")
+    return short if tag == BEFORE_TAGS.get(model, "") else f"{short}.{tag}"
+
+
+def recorded_name(name: str) -> str:
+    """The model of published weights that a file means by `name`: without a tag, it is of before tags were recorded."""
+    return f"{name}.{BEFORE_TAGS[name]}" if name in BEFORE_TAGS else name
 
 
 def create_model(
@@ -84,7 +113,8 @@ def create_model(
     """Build a Vision Mamba by name, or one of timm's Vision Transformers to compare it with.
 
     Args:
-        name: One of ``list_models()`` or a short alias (``vim_nano``, ``vim_tiny``, ``vim_small``, ``vim_base``).
+        name: One of ``list_models()`` or a short alias (``vim_nano``, ``vim_tiny``, ``vim_small``, ``vim_base``). A tag behind
+            a dot chooses among several published weights, as in timm: ``vim_nano.tiny_in200``.
         pretrained: True for the published weights (fetched once from the Hugging Face Hub, or placed by hand), or a file:
             a released ``.pth``, a ``.safetensors``. Only a head of another size may be missing from it.
         num_classes: Outputs of a fresh head; 0 for none; that of the weights if None.
@@ -109,6 +139,8 @@ def create_model(
     model: Backbone = timm.create_model(resolved, pretrained=published, **kwargs)
     model.pretrained_cfg.pop("state_dict", None)  # keep no second copy of the weights
     weights = "published" if published else "random"
+    if published:
+        resolved = name_with_weights(resolved)
     if not isinstance(pretrained, bool):
         weights = str(Path(pretrained).resolve())
         report = checkpoints.load_into(model, checkpoints.read_weights(pretrained), str(pretrained))
@@ -128,7 +160,7 @@ class Origin:
     """How a backbone was made, so that it can be made again: kept at ``model.origin`` and in every adapter file.
 
     Args:
-        name: Full model name.
+        name: Full model name; published weights of which there are several add their tag.
         weights: "published", "random", or the path of a file.
         overrides: Further arguments of the model, such as ``img_size``; neither ``device`` nor ``dtype``.
         seed: Seed of random weights: the same seed gives the same weights only on the same kind of CPU.
@@ -161,17 +193,19 @@ class Origin:
 def model_info(name: str) -> ModelInfo:
     """Facts about a model, without loading its weights."""
     resolved = full_name(name)
+    model_name = resolved.partition(".")[0]
     cfg = timm.get_pretrained_cfg(resolved).to_dict()
     model = timm.create_model(resolved, device="meta")
     embedded = cfg.get("file")
     return ModelInfo(
         name=resolved,
-        aliases=tuple(alias for alias, target in ALIASES.items() if target == resolved),
+        aliases=tuple(alias for alias, target in ALIASES.items() if target == model_name),
+        tags=weights_tags(model_name),
         parameters=sum(p.numel() for p in model.parameters()),
         img_size=cfg["input_size"][-1],
         weights=f"embedded ({Path(embedded).name})" if embedded else ": ".join(checkpoints.hub_file(cfg)),
-        sha256=checkpoints.SHA256.get(cfg.get("hf_hub_filename", "")),
-        imagenet_top1=_PUBLISHED.get(resolved),
+        sha256=checkpoints.file_sha256(Path(embedded)) if embedded else checkpoints.SHA256.get(cfg.get("hf_hub_filename", "")),
+        imagenet_top1=_PUBLISHED.get(model_name),
         license=cfg["license"],
         source=cfg.get("origin_url") or ("this package" if embedded else f"https://huggingface.co/{cfg['hf_hub_id']}"),
     )

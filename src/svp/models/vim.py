@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, register_model
 
 from svp.models import checkpoints
 from svp.models.vision_mamba import VisionMamba
@@ -34,6 +34,20 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     )
 
 
+def _nano(tag: str) -> dict[str, Any]:
+    names = (checkpoints.EMBEDDED / f"{tag}_classes.txt").read_text(encoding="utf-8").splitlines()
+    return _cfg(
+        input_size=(3, 32, 32),
+        num_classes=len(names),
+        label_names=tuple(names),
+        crop_pct=1.0,
+        file=str(checkpoints.EMBEDDED / f"vim_nano_patch4_32.{tag}.safetensors"),
+        origin_url="",
+        license="apache-2.0",
+    )
+
+
+# the first weights of a model are those that its name alone means
 default_cfgs = generate_default_cfgs(
     {
         "vim_tiny_patch16_224.in1k": _cfg(
@@ -51,17 +65,12 @@ default_cfgs = generate_default_cfgs(
         "vim_base_patch16_224.in1k": _cfg(
             hf_hub_id="hustvl/Vim-base-midclstok", hf_hub_filename="vim_b_midclstok_81p9acc.pth"
         ),
-        "vim_nano_patch4_32": _cfg(
-            input_size=(3, 32, 32),
-            num_classes=200,
-            label_names=tuple((checkpoints.EMBEDDED / "tiny_imagenet_classes.txt").read_text(encoding="utf-8").splitlines()),
-            crop_pct=1.0,
-            file=str(checkpoints.EMBEDDED / "vim_nano_patch4_32.safetensors"),
-            origin_url="",
-            license="apache-2.0",
-        ),
+        "vim_nano_patch4_32.tiny_in200": _nano("tiny_in200"),
     }
 )
+
+BEFORE_TAGS = {"vim_nano_patch4_32": "tiny_in200"}
+"""Models whose name alone has meant other weights: the tag of those that it means in a file of before tags were recorded."""
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionMamba:
@@ -69,7 +78,9 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionMamba:
     overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
     source = "the weights"
     if pretrained and "state_dict" not in overlay:
-        cfg = default_cfgs[variant].default.to_dict() | (_as_dict(kwargs.get("pretrained_cfg"))) | overlay
+        given = kwargs.get("pretrained_cfg")
+        own = get_pretrained_cfg(f"{variant}.{given}" if isinstance(given, str) else variant)
+        cfg = own.to_dict() | _as_dict(given) | overlay
         path = checkpoints.locate(cfg)
         source = str(path)
         overlay = overlay | dict(state_dict=checkpoints.read_weights(path))
@@ -127,5 +138,5 @@ def vim_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> VisionMamba
 @register_model
 def vim_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """Ours, for 32-pixel images: 1.7 M parameters, 65 tokens; its weights, for Tiny ImageNet, ship with the package."""
-    config = dict(img_size=32, patch_size=4, stride=4, embed_dim=128, depth=12, num_classes=200)
+    config = dict(img_size=32, patch_size=4, stride=4, embed_dim=128, depth=12)
     return _create("vim_nano_patch4_32", pretrained, **dict(config, **kwargs))

@@ -75,6 +75,7 @@ def _brings_weights(info: AdapterInfo) -> bool:
 
 def _metadata(info: AdapterInfo, backbone: ModelInfo, result: Result | None, repo: str) -> ModelCardData:
     plain = backbone.license == "apache-2.0"
+    architecture = backbone.name.partition(".")[0]
     on_hub = ": " in backbone.weights and info.backbone.weights == "published"
     values: dict[str, Any] = dict(
         base_model=backbone.weights.partition(": ")[0] if on_hub else None,
@@ -84,7 +85,7 @@ def _metadata(info: AdapterInfo, backbone: ModelInfo, result: Result | None, rep
         license_link=None if plain else backbone.source,
         model_name=repo.partition("/")[2],
         pipeline_tag="image-classification",
-        tags=sorted({"svp", "image-classification", "parameter-efficient-fine-tuning", backbone.name, *info.methods}),
+        tags=sorted({"svp", "image-classification", "parameter-efficient-fine-tuning", architecture, *info.methods}),
     )
     if on_hub:
         values["base_model_relation"] = "adapter"

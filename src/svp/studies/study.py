@@ -16,6 +16,7 @@ from typing import Any
 from svp.data import DataError, open_data
 from svp.data.sources.table import is_table
 from svp.errors import InputError
+from svp.models.factory import name_before_tags
 from svp.runs import RunDirectory
 from svp.training.config import WITHOUT_EFFECT, TrainConfig, make_config
 from svp.training.recipes import ConfigError, merge, normalized
@@ -229,7 +230,8 @@ def run_name(config: TrainConfig) -> str:
     The defaults themselves are left out, so that a setting that a later version adds renames no run.
     """
     defaults = TrainConfig(data=config.data, method=config.method)
-    different = _difference(config.to_dict(), defaults.to_dict())
+    own = replace(config, model=name_before_tags(config.model)) if config.weights == "published" else config
+    different = _difference(own.to_dict(), defaults.to_dict())
     different = {name: value for name, value in different.items() if name not in WITHOUT_EFFECT}
     if different.get("choose_by") == "top1":
         del different["choose_by"]  # what "auto" means here, and was the default

@@ -42,7 +42,7 @@ class TrainConfig:
             optionally, split), archive (.tar, .zip), hfds/OWNER/NAME for a data set of the Hugging Face Hub, or a named data
             set of `svp data list`.
         data_root: Folder where named data sets lie and archives are unpacked; $SVP_HOME/data if left out.
-        model: Backbone, see `svp models list`.
+        model: Backbone, see `svp models list`. A tag behind a dot chooses among its published weights, see `svp models info`.
         weights: "published", "random", or a file (.pth, .safetensors, or the run directory of a `full` training).
         img_size: Side of the input in pixels; the model's own if left out.
         channels: Channels of an image: 3 is RGB, 1 gray, 2 gray and opacity, 4 RGB and opacity; others are the bands of NumPy

@@ -34,7 +34,7 @@ from svp.data.pipeline.loading import AnyDataset
 from svp.data.pipeline.transforms import least_side
 from svp.inputs import InputConfig
 from svp.models import Backbone, Origin, create_model, model_info
-from svp.models.factory import full_name
+from svp.models.factory import full_name, name_with_weights, recorded_name
 from svp.paths import is_temporary
 from svp.runs.directory import RunDirectory
 from svp.runs.result import RunError
@@ -134,13 +134,30 @@ def resolve(config: TrainConfig, data: ImageData, accelerator: Accelerator) -> T
         out=out,
         data=str(folder.resolve()) if folder.exists() else config.data,
         data_root=str(Path(config.data_root).expanduser().resolve()) if config.data_root else None,
-        model=full_name(config.model),
+        model=_model_of(config, RunDirectory(Path(out))),
         weights=weights if weights in ("published", "random") else str(weights_file(weights).resolve()),
         img_size=img_size,
         inputs=config.inputs.resolved(own),
         precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32",
         **data.task.resolve(config),
     )
+
+
+def _model_of(config: TrainConfig, directory: RunDirectory) -> str:
+    """The model with its weights; a run that goes on keeps those that its name meant when it began."""
+    if config.weights != "published":
+        return full_name(config.model)
+    if config.resume and directory.config_file.is_file():
+        own = own_settings(directory)
+        if own.weights == "published" and own.model.partition(".")[0] == full_name(config.model):
+            return own.model
+    return name_with_weights(config.model)
+
+
+def own_settings(directory: RunDirectory) -> TrainConfig:
+    """The settings that a run directory holds."""
+    own = make_config({}, directory.config_file)
+    return replace(own, model=recorded_name(own.model)) if own.weights == "published" else own
 
 
 def check_directory(directory: RunDirectory, config: TrainConfig, data: ImageData) -> None:
@@ -155,7 +172,7 @@ def check_directory(directory: RunDirectory, config: TrainConfig, data: ImageDat
     if directory.config_file.is_file():
         if not config.resume:
             raise RunError(f"{path} holds a run already: go on with it by --resume, or choose another --out")
-        old, own = make_config({}, directory.config_file), directory.read_images()
+        old, own = own_settings(directory), directory.read_images()
         old = replace(old, **data.task.resolve(old))  # what version 0.1.0 had no name for
         if old.data != config.data and own is not None and not own.differ(data):
             paths = {part: split.paths for part, split in data.splits.items()}

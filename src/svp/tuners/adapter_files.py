@@ -23,6 +23,7 @@ from svp.hub import local_folder
 from svp.inputs import InputConfig
 from svp.models import Backbone, Origin, WeightsError
 from svp.models.checkpoints import load_into
+from svp.models.factory import recorded_name
 from svp.paths import write_atomically
 from svp.tasks import SINGLE_LABEL, Task, read_task
 from svp.tuners.method import get_methods, joined_name, methods_to_dict, parse_methods
@@ -206,7 +207,8 @@ def read_adapter_info(directory: str | Path) -> AdapterInfo:
         _check_types(f"{path} is damaged: backbone", values["backbone"], _ORIGIN)
         if not all(isinstance(name, str) for name in values["class_names"]):
             raise WeightsError(f"{path} is damaged: class_names holds something else than names")
-        values["backbone"] = Origin(**values["backbone"])
+        origin = Origin(**values["backbone"])
+        values["backbone"] = replace(origin, name=recorded_name(origin.name)) if origin.weights == "published" else origin
         values["class_names"] = tuple(values["class_names"])
         method = values.pop("method")
         if values["format"] == 1:
@@ -275,6 +277,7 @@ def load_adapter(directory: str | Path, backbone: Backbone | None = None) -> Bac
     """
     directory = local_folder(directory)
     info = read_adapter_info(directory)
+    given = backbone is not None
     if backbone is None:
         backbone = _make_backbone(directory, info)
     head, num_classes = backbone.head, backbone.num_classes
@@ -288,6 +291,7 @@ def load_adapter(directory: str | Path, backbone: Backbone | None = None) -> Bac
             raise WeightsError(
                 f"the adapter in {directory} was trained on {info.backbone.name} ({info.backbone.weights} weights) with hash "
                 f"{info.backbone_sha256}; this backbone has hash {found}"
+                + (": without a backbone, load_adapter makes the one it needs" if given else "")
             )
         load_trained(backbone, directory)
         divide_logits(backbone, info.temperature)

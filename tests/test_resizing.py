@@ -20,7 +20,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("size", [(160, 10), (1000, 1), (3001, 37), (2999, 150)])
+@pytest.mark.parametrize("size", [(160, 10), (1000, 1), (3001, 37), (2999, 150), (4001, 40)])
 @pytest.mark.parametrize("upright", [False, True])
 @pytest.mark.parametrize(("resized", "kept"), [(36, 32), (21, 20), (16, 16)])
 def test_numbers_are_those_of_resize_then_crop(

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image
 from timm.data.transforms import ResizeKeepRatio
 from torchvision.transforms import InterpolationMode, Resize
@@ -23,6 +24,9 @@ THIN = 16
 
 LEAST = 6
 """Fewest columns that the kernel of `svp.data.pipeline.resampling` makes, since it makes sixteen values at a time."""
+
+_TALL = 100 if [int(part) for part in PIL.__version__.split(".")[:2]] >= [12, 2] else math.inf
+"""Above this ratio of height to width Pillow resizes the height first, if that becomes less."""
 
 _FRACTION_BITS = 22  # of the weights, as in Pillow
 
@@ -49,11 +53,12 @@ class CentralResize(Resize):  # type: ignore[misc]
         length = int(self.size * max(img.size) / min(img.size))  # of the long side; torchvision's arithmetic, as the next line
         kept = Kept(length, round((length - self.keep) / 2.0), self.keep)
         method = Image.Resampling[self.interpolation.name]
-        # Pillow resizes the width first and the height then, with whole values between
+        # Pillow resizes the width first and the height then, with whole values between; `_TALL` ones the other way around
         if img.width > img.height:
             return Image.fromarray(_resize_width(np.asarray(img), kept, method)).resize((self.keep, self.size), method)
-        turned = np.asarray(img.resize((self.size, img.height), method)).transpose(1, 0, 2)
-        return Image.fromarray(np.ascontiguousarray(_resize_width(turned, kept, method).transpose(1, 0, 2)))
+        if img.height > _TALL * img.width and length < img.height:
+            return _resize_height(img, kept, method).resize((self.size, self.keep), method)
+        return _resize_height(img.resize((self.size, img.height), method), kept, method)
 
 
 class BorderResize(ResizeKeepRatio):  # type: ignore[misc]
@@ -85,6 +90,12 @@ def _resize_width(pixels: Array, kept: Kept, method: Image.Resampling) -> Array:
         source = np.minimum(firsts + k, width - 1)  # beyond the edge all weights are 0
         made += pixels[:, source].astype(np.int32) * weights[:, k, None]
     return (made >> _FRACTION_BITS).clip(0, 255).astype(np.uint8)
+
+
+def _resize_height(image: Image.Image, kept: Kept, method: Image.Resampling) -> Image.Image:
+    """The same of rows."""
+    turned = np.asarray(image).transpose(1, 0, 2)
+    return Image.fromarray(np.ascontiguousarray(_resize_width(turned, kept, method).transpose(1, 0, 2)))
 
 
 def _nearest(width: int, kept: Kept) -> Array:

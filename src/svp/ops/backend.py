@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from svp.collector import collector_paused
 from svp.errors import InputError, UnavailableError
@@ -21,6 +22,10 @@ BACKENDS = ("auto", "reference", "any_device", "numba", "triton")
 "reference" is the definition, differentiated by autograd; "any_device" is plain PyTorch too, with less memory in training;
 "numba" is compiled for the CPU and "triton" for the GPU, both compute in float32 and take float32, bfloat16 and float16;
 "auto" takes the fastest implementation that can run the call. ``svp.ops.explain`` says which, and why.
+
+The kernels have first derivatives in reverse mode alone. Inside the transforms of ``torch.func`` (grad, jvp, vmap and so on)
+and in forward-mode AD "auto" and "any_device" take the reference, and "numba" and "triton" raise. Second derivatives by two
+backward passes need "reference" or "any_device"; of a kernel they are an error.
 """
 
 _FILES = {"any_device": "any_device", "numba": "cpu_numba", "triton": "gpu_triton"}  # in the folder of an op
@@ -58,12 +63,18 @@ def resolve(requested: str, *arguments: Tensor | None) -> str:
     Looks at devices and dtypes alone, so that fake tensors choose like real ones.
 
     Raises:
-        ValueError: Unknown backend, or the named one does not take this device or dtype.
+        ValueError: Unknown backend, or the named one does not take this device or dtype, or runs under no transform.
         RuntimeError: The named backend does not work here.
     """
     name = _known(requested)
     if name == "auto":
         name = _surrounding()
+    if transformed():
+        if name in _COMPILED:
+            raise InputError(
+                f"backend {name!r} runs neither inside torch.func nor in forward-mode AD; use backend 'reference'"
+            )
+        return "reference"
     kinds = list(dict.fromkeys((t.device, t.dtype) for t in arguments if t is not None))
     if name == "auto":
         return _auto(kinds)
@@ -79,6 +90,12 @@ def _surrounding() -> str:
     return _chosen.get()
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
+def transformed() -> bool:
+    """Whether a transform of ``torch.func`` or forward-mode AD is at work, of which the kernels know nothing."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 def is_automatic(requested: str) -> bool:
     """Whether ``backend=requested`` leaves the choice to us, the surrounding ``use_backend`` too."""
     return requested == "auto" and _surrounding() == "auto"
@@ -86,7 +103,7 @@ def is_automatic(requested: str) -> bool:
 
 def takes_numba() -> bool:
     """Whether "auto" takes "numba" for tensors on the CPU in a dtype that it takes."""
-    return _surrounding() in ("auto", "numba") and not _failure("numba")
+    return _surrounding() in ("auto", "numba") and not transformed() and not _failure("numba")
 
 
 def describe(op: str, **how: str) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from svp.errors import UnavailableError
 from svp.ops.backend import implementation
 
 # not by torch.library.custom_op, whose own work is 0.1 ms per call with its gradient: 3 of 25 ms of a step of vim_nano
@@ -94,8 +95,14 @@ def define_op(
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
+            if torch.is_grad_enabled() and ctx.options[-1] == "any_device":
+                return Differentiable.gradients(ctx, backward, grads)  # autograd differentiates what it does
+            return first_derivatives(name, ctx, grads, lambda: Differentiable.gradients(ctx, backward_op, grads))
+
+        @staticmethod
+        def gradients(ctx: Any, compute: Callable[..., list[Tensor]], grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
             given = _nested(list(ctx.saved_tensors), ctx.lengths)
-            computed = iter(backward_op(list(grads), *given, ctx.needed, *ctx.options))
+            computed = iter(compute(list(grads), *given, ctx.needed, *ctx.options))
             flat = [next(computed) if need else None for need in ctx.needed]
             if first_is_sum:  # autograd casts it to the dtype of either
                 flat[:2] = [flat[0] if want else None for want in ctx.wanted[:2]]
@@ -124,6 +131,35 @@ def define_op(
         return backward_flops(inputs(*arguments[:count]), *arguments[count:-1])
 
     return op, backward_op
+
+
+def first_derivatives(
+    name: str, ctx: Any, grads: Sequence[Tensor | None], compute: Callable[[], tuple[Tensor | None, ...]]
+) -> tuple[Tensor | None, ...]:
+    """What ``compute()`` gives for the ``backward`` of an op; if autograd records it, its own derivative is an error."""
+    if not torch.is_grad_enabled():
+        return compute()
+    with torch.no_grad():
+        results = compute()
+    sources = [t for t in (*grads, *ctx.saved_tensors) if t is not None and t.requires_grad]
+    guarded = iter(_NoDerivative.apply(name, [t for t in results if t is not None], *sources))
+    return tuple(None if t is None else next(guarded) for t in results)
+
+
+class _NoDerivative(torch.autograd.Function):
+    """Gives tensors that depend on the sources; unlike ``once_differentiable``, in the graph on the way to each of them."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, results: list[Tensor], *sources: Tensor) -> tuple[Tensor, ...]:
+        ctx.name = name
+        return tuple(t.view_as(t) for t in results)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise UnavailableError(
+            f"{ctx.name}: the kernels have no second derivative; compute what is differentiated twice inside "
+            "`with svp.ops.use_backend('reference'):`"
+        )
 
 
 def _define(name: str, schema: str, run: Callable[..., Any]) -> Any:

@@ -18,7 +18,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from svp.ops.backend import takes_numba
@@ -74,9 +73,10 @@ class _Linear(torch.autograd.Function):
         return _by_onednn(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _recorded_gradients(grad, x, weight, grad.dtype, ctx.needs_input_grad)
         # a frozen weight keeps no x, of which the dtype alone is asked
         return linear_gradients(grad, grad if x is None else x, weight, ctx.needs_input_grad)
 
@@ -91,9 +91,10 @@ class _UpcastLinear(torch.autograd.Function):
         return _upcast_product(x, weight.T, torch.bfloat16, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _recorded_gradients(grad, x, weight, ctx.x_dtype, ctx.needs_input_grad)
         of_x, of_weight, of_bias = ctx.needs_input_grad
         rows = grad.reshape(-1, grad.shape[-1])
         return (
@@ -101,6 +102,20 @@ class _UpcastLinear(torch.autograd.Function):
             _upcast_product(rows.T, x.reshape(-1, x.shape[-1]), weight.dtype) if of_weight else None,
             rows.sum(0, dtype=torch.float32) if of_bias else None,
         )
+
+
+def _recorded_gradients(
+    grad: Tensor, x: Tensor | None, weight: Tensor, x_dtype: torch.dtype, needed: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The gradients in steps that autograd records, for second derivatives."""
+    of_x, of_weight, of_bias = needed
+    grad = grad.float()
+    rows = grad.reshape(-1, grad.shape[-1])
+    return (
+        (grad @ weight.float()).to(x_dtype) if of_x else None,
+        (rows.T @ x.reshape(-1, x.shape[-1]).float()).to(weight.dtype) if x is not None and of_weight else None,
+        rows.sum(0) if of_bias else None,
+    )
 
 
 def _upcast_product(a: Tensor, b: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:

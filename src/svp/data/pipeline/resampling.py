@@ -31,7 +31,7 @@ def resize(
     """What ``image.resize(size, method).crop(kept)`` gives, to the bit.
 
     Args:
-        image: RGB, at most 100 times as high as wide (Pillow begins with the columns of a higher one).
+        image: RGB, at most 100 times as high as wide (Pillow 12.2 begins with the columns of a higher one).
         size: Width and height that the whole image would get.
         method: The filter.
         kept: Left, top, right and bottom of the part that is made, within `size`, at least

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from svp.ops.add_rms_norm.library import add_rms_norm_backward_op, add_rms_norm_op
 from svp.ops.add_rms_norm.reference import LinearPrompt, Prompt
+from svp.ops.library import first_derivatives
 from svp.ops.linear import linear, linear_gradients
 
 _OF_A_PROMPT = 6  # tensors: scale, source, weight and bias of the first map, weight and bias of the last
@@ -61,8 +61,11 @@ class _Recomputed(torch.autograd.Function):
         return total, normed
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return first_derivatives("add_rms_norm", ctx, grads, lambda: _Recomputed.gradients(ctx, grads))
+
+    @staticmethod
+    def gradients(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
         total, weight, prompted, hidden, *saved = ctx.saved_tensors
         _, of_hidden, of_residual, of_weight, _, *of_flat = ctx.needs_input_grad
         flat, mapped = saved[: len(of_flat)], iter(saved[len(of_flat) :])

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from benchmarks import held_out_classes, pretrain
 from benchmarks.held_out_classes import LIST, TASKS, listed, write_tasks
+from benchmarks.nano_weights import recognition
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+import svp
 from svp.runs import EpochRow, RunDirectory
 
 SMALL: dict[str, Any] = dict(batch_size=8, val_fraction=0.2, device="cpu", check="none")
@@ -73,3 +76,18 @@ def test_the_list_has_as_many_classes_for_every_task() -> None:
     assert [len(own) for own in tasks] == [8] * TASKS
     with pytest.raises(ValueError, match="expected different classes, as many for each of 5 tasks"):
         listed(Path(held_out_classes.__file__))
+
+
+def test_weights_that_know_all_classes_are_scored_among_the_others_too(data: Path, tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in svp.create_model("vim_nano", num_classes=8).state_dict().items()}
+    state["head.weight"].zero_()
+    state["head.bias"] = torch.tensor([9.0, 0, 1, 0, 2, 0, 3, 0])  # says a, which is held out, then g, e and c
+    save_file(state, tmp_path / "all.safetensors")
+    own = {"head.weight": state["head.weight"][[2, 4, 6]], "head.bias": state["head.bias"][[2, 4, 6]]}
+    save_file(state | own, tmp_path / "own.safetensors")
+    among = {"of 3 classes, top-1": 1 / 3, "of 3 classes, top-5": 1.0}
+    assert recognition(str(tmp_path / "own.safetensors"), data.parent) == among
+    assert recognition(str(tmp_path / "all.safetensors"), data.parent) == among | {
+        "of 8 classes, top-1": 0.0,
+        "of 8 classes, top-5": 1.0,
+    }

@@ -38,10 +38,11 @@ def export(model: svp.models.Backbone, inputs: InputConfig, folder: Path) -> dic
     return paths
 
 
-def load(name: str, path: Path) -> Callable[[Tensor], Tensor]:
-    """What runs a file, on as many threads as PyTorch; prints its size and how long that took."""
+def load(name: str, path: Path, size: int) -> Callable[[Tensor], Tensor]:
+    """What runs a file, on as many threads as PyTorch; prints its size and how long that took, with one image."""
     start = perf_counter()
     run = FILES[name].load(path)
+    run(torch.rand(1, 3, size, size))
     print(f"{name}: {path.stat().st_size / 1e6:.1f} MB, loaded in {perf_counter() - start:.1f} s", flush=True)
     return run
 
@@ -82,7 +83,10 @@ def main() -> None:
             for threads in options.threads:
                 torch.set_num_threads(threads)
                 print(f"{name}, {options.depth} blocks, {threads} threads")
-                runs = {"svp": Classifier(model, inputs).eval(), **{file: load(file, path) for file, path in paths.items()}}
+                runs = {
+                    "svp": Classifier(model, inputs).eval(),
+                    **{file: load(file, path, inputs.img_size) for file, path in paths.items()},
+                }
                 for batch in options.batches:
                     print(f" batch {batch}")
                     compare(runs, torch.rand(batch, 3, inputs.img_size, inputs.img_size), options.seconds)

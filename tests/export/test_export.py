@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from svp.cli import main
 from svp.data import DataError, InputConfig, eval_transform, load_image
 from svp.export import ExportError, check, export_run
 from svp.export import onnx_file as written
+from svp.export.onnx_graph import simplify
 from svp.export.operators import PlainOperators, Recurrence
 from svp.export.program import Classifier, trace
 from svp.export.recurrences import in_chunks, softplus, token_by_token
@@ -131,6 +134,66 @@ def test_the_onnx_file_takes_any_batch_and_holds_the_names(onnx_file: Path) -> N
     assert (metadata["preprocessing"]["resize"], metadata["preprocessing"]["img_size"]) == (20, 16)
     assert list(metadata["model"]["method"]) == ["svp"]
     assert not list(onnx_file.parent.glob(".*"))
+
+
+def test_the_onnx_graph_moves_no_data_that_it_need_not(onnx_file: Path) -> None:
+    import onnx
+
+    graph = onnx.load(onnx_file).graph
+    scans = [{a.name: list(a.ints) for a in node.attribute if a.ints} for node in graph.node if node.op_type == "Scan"]
+    assert [scan["scan_input_directions"] for scan in scans] == [[0] * 4, [1] * 4]  # the second runs backward by itself
+    assert [scan["scan_output_directions"] for scan in scans] == [[0], [1]]
+    kinds = Counter(node.op_type for node in graph.node)
+    assert kinds["Gather"] == 1  # of the class token
+    assert kinds["Split"] == 2  # step size, B and C of either direction, which are narrow; not x and the gate
+    bodies = [attribute.g for node in graph.node for attribute in node.attribute if attribute.name == "body"]
+    used = {name for part in (graph, *bodies) for node in part.node for name in node.input}
+    assert {weight.name for weight in graph.initializer} <= used
+
+
+@pytest.mark.parametrize(("rows", "outputs"), [("rows", 1), ("last", 1), ("rows", 2)])
+def test_only_a_scan_that_takes_and_gives_all_rows_in_reverse_runs_backward(rows: str, outputs: int) -> None:
+    """One input in another order, or an output that is read as it is too, and it stays as it was."""
+    ir = pytest.importorskip("onnx_ir")
+    import onnxruntime
+
+    model = ir.from_onnx_text(f"""<ir_version: 8, opset_import: ["" : 18]>
+        agraph (float[5, 2] x) => (float[5, 2] y{", float[5, 2] raw" if outputs == 2 else ""})
+        <int64[5] rows = {{4, 3, 2, 1, 0}}, int64[5] last = {{4, 4, 4, 4, 4}}, float[2] zero = {{0, 0}}> {{
+            a = Gather <axis = 0> (x, rows)
+            b = Gather <axis = 0> (x, {rows})
+            h, raw = Scan <num_scan_inputs = 2, scan_input_directions = [0, 0], scan_output_directions = [0],
+                body = one (float[2] s, float[2] p, float[2] q) => (float[2] t, float[2] o) {{
+                    m = Mul(p, q) t = Add(s, m) o = Identity(t) }}> (zero, a, b)
+            forward = Gather <axis = 0> (raw, rows)
+            y = Neg(forward)
+        }}""")
+    x = {"x": np.random.default_rng(0).random((5, 2), np.float32)}
+
+    def run() -> Any:
+        return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, x)
+
+    before = run()
+    simplify(model)
+    for found, expected in zip(run(), before, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert ("Gather" not in {node.op_type for node in model.graph}) == (rows == "rows" and outputs == 1)
+
+
+def test_a_batch_is_shared_by_threads(onnx_file: Path) -> None:
+    pixels = torch.rand(5, 3, 16, 16)
+    number = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = written.load(onnx_file)(pixels)
+        torch.set_num_threads(2)
+        run = written.load(onnx_file)
+    finally:
+        torch.set_num_threads(number)
+    running = set(threading.enumerate())
+    torch.testing.assert_close(run(pixels), expected)
+    assert set(threading.enumerate()) - running
+    torch.testing.assert_close(run(pixels[:1]), expected[:1])
 
 
 def test_int8_says_nearly_the_same(run: Path, onnx_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
 from svp.errors import UnavailableError
+from svp.export.onnx_graph import simplify
 from svp.export.recurrences import token_by_token
 
 SUFFIX = ".onnx"
@@ -40,6 +44,7 @@ def write(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> 
         program, dynamo=True, input_names=["images"], output_names=[json.loads(metadata["output"])["output"]], verbose=False
     )
     assert onnx_program is not None
+    simplify(onnx_program.model)
     proto = onnx_program.model_proto
     proto.producer_name = "svp"
     for key, value in metadata.items():
@@ -60,8 +65,12 @@ def quantize(path: Path) -> None:
     metadata = list(model.metadata_props)
     del model.graph.value_info[:]  # it infers them itself, and ONNX 1.20 refuses those of a reversed Scan
     shapes = {weight.name: list(weight.dims) for weight in model.graph.initializer}
-    products = [node for node in model.graph.node if node.op_type == "MatMul"]
-    exact = [node.name for node in products if shapes.get(node.input[1], [0])[0] < _FEWEST_INPUTS]
+    exact = []
+    for node in model.graph.node:
+        if node.op_type in ("MatMul", "Gemm"):
+            transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+            if shapes.get(node.input[1], [0, 0])[transposed] < _FEWEST_INPUTS:
+                exact += [node.name, f"{node.name}_MatMul"]  # what it calls a Gemm before it looks at the names
     logger, level = logging.getLogger(), logging.getLogger().level
     logger.setLevel(logging.ERROR)  # it recommends a step that is for its static quantization
     try:
@@ -77,10 +86,26 @@ def quantize(path: Path) -> None:
 
 
 def load(path: Path) -> Callable[[Tensor], Tensor]:
-    """Images to what the program gives by onnxruntime on the CPU, on as many threads as PyTorch."""
+    """Images to what the program gives by onnxruntime on the CPU, on as many threads as PyTorch.
+
+    Every thread runs the whole program on a part of a batch: the operators of the recurrence are too small to be shared by
+    threads. Fewer images than threads are run by all of them together.
+    """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    program, number = path.read_bytes(), torch.get_num_threads()
+    pool = ThreadPoolExecutor(number)
+
+    @cache
+    def session(threads: int) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        return onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        parts, threads = ([images], number) if len(images) < number else (images.tensor_split(number), 1)
+        runner = session(threads)
+        results = pool.map(lambda part: runner.run(None, {"images": part.numpy()})[0], parts)
+        return torch.cat([torch.from_numpy(result) for result in results])
+
+    return run

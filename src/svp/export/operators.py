@@ -22,7 +22,8 @@ class Recurrence(Protocol):
         h[t]    = exp(step[t] * A) * h[t-1] + step[t] * B[t] * x[t],        h = state before the first token, zero if None
         y[t]    = C[t] . h[t]
 
-    Shapes are those of ``svp.ops.selective_scan``. Returns y and the last state.
+    Shapes are those of ``svp.ops.selective_scan`` with the tokens in front, (length, batch, ...), as loops run over them.
+    Returns y and the last state.
     """
 
     def __call__(
@@ -64,14 +65,22 @@ class PlainOperators(TorchFunctionMode):
             self._direction(x, Direction(*weights[7 * side : 7 * side + 7])._replace(initial_state=states[side]), bool(side))
             for side in (0, 1)
         )
-        return (y + y_b) * (F.silu(z) * 0.5)
+        return (y + y_b).transpose(0, 1) * (F.silu(z) * 0.5)
 
     def _direction(self, x: Tensor, weights: Direction, reverse: bool) -> Tensor:
-        x = causal_conv1d(x, weights.conv_weight, weights.conv_bias, "silu", reverse)
+        """y of one direction without the gate, (length, batch, d_inner).
+
+        All but the recurrence is of matrices, (length * batch, ...): a product of matrices takes its bias along, and
+        onnxruntime moves no transposition behind a reshape, where there would be two of it.
+        """
+        tokens_first = causal_conv1d(x, weights.conv_weight, weights.conv_bias, "silu", reverse).transpose(0, 1)
+        length, batch, d_inner = tokens_first.shape
+        x = tokens_first.reshape(-1, d_inner)
         dt_rank, d_state = weights.dt_proj.shape[1], weights.A.shape[1]
-        p_dt, B, C = torch.split(F.linear(x, *split_bias(weights.x_proj, x.shape[-1])), [dt_rank, d_state, d_state], dim=-1)
+        p_dt, B, C = torch.split(F.linear(x, *split_bias(weights.x_proj, d_inner)), [dt_rank, d_state, d_state], dim=-1)
         dt = F.linear(p_dt, weights.dt_proj, weights.dt_bias)
-        return self.recurrence(x, dt, weights.A, B, C, weights.initial_state, reverse)[0] + weights.D * x
+        dt, B, C, skipped = (t.reshape(length, batch, -1) for t in (dt, B, C, weights.D * x))
+        return self.recurrence(tokens_first, dt, weights.A, B, C, weights.initial_state, reverse)[0] + skipped
 
     def selective_scan(
         self,
@@ -88,7 +97,10 @@ class PlainOperators(TorchFunctionMode):
         backend: str,
     ) -> tuple[Tensor, Tensor]:
         """``svp::selective_scan``."""
-        y, state = self.recurrence(x, dt if dt_bias is None else dt + dt_bias, A, B, C, initial_state, reverse)
+        dt = dt if dt_bias is None else dt + dt_bias
+        x_t, dt_t, B_t, C_t = (t.transpose(0, 1) for t in (x, dt, B, C))
+        y, state = self.recurrence(x_t, dt_t, A, B_t, C_t, initial_state, reverse)
+        y = y.transpose(0, 1)
         if D is not None:
             y = y + D * x
         if z is not None:

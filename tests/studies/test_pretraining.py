@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import svp
 from svp.runs import EpochRow, RunDirectory
+from tests.processes import torchrun
 
 SMALL: dict[str, Any] = dict(batch_size=8, val_fraction=0.2, device="cpu", check="none")
 
@@ -91,3 +92,33 @@ def test_weights_that_know_all_classes_are_scored_among_the_others_too(data: Pat
         "of 8 classes, top-1": 0.0,
         "of 8 classes, top-5": 1.0,
     }
+
+
+def test_tasks_of_other_classes_are_not_taken(data: Path, tmp_path: Path) -> None:
+    tasks, own, other = data.parent, tmp_path / "own.txt", tmp_path / "other.txt"
+    own.write_text("h b d f a")
+    other.write_text("h b d f c")
+    pretrain.make_tasks(tmp_path / "tiny", tasks, own)
+    with pytest.raises(ValueError, match=rf"{tasks} holds out other classes than {other} lists"):
+        pretrain.make_tasks(tmp_path / "tiny", tasks, other)
+
+
+IN_TWO_PROCESSES = """
+from benchmarks import pretrain
+pretrain.STAGES = tuple(pretrain.Stage(size, 0.5, dict(scale_min=0.5)) for size in (8, 12))
+pretrain.main()
+"""
+
+
+@pytest.mark.exhaustive
+def test_two_processes_write_one_file(data: Path, tmp_path: Path) -> None:
+    out, classes = tmp_path / "out", tmp_path / "classes.txt"
+    classes.write_text("h b d f a")
+    words = [str(word) for word in (tmp_path / "tiny", out, "--epochs", 3, "--classes", classes)]
+    called = torchrun(["-c", IN_TWO_PROCESSES, *words], tmp_path / "shown")
+    assert called.wait() == 0, called.errors
+    assert called.output.count("images per second") == 3
+    assert called.output.count("MB; test top-1") == 1
+    assert load_file(out / "vim_nano_patch4_32.safetensors")["pos_embed"].shape[1] == 3 * 3 + 1
+    assert RunDirectory(out / "stage2").read_result().processes == 2
+    assert {path.name for path in out.iterdir()} == {"tasks", "stage1", "stage2", "vim_nano_patch4_32.safetensors"}

@@ -167,15 +167,15 @@ def open_axis(axis: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
     axis.set_axisbelow(True)
 
 
-def log_scale(axis: Axes) -> None:
-    """A logarithmic x axis for what is drawn, with plain numbers; matplotlib's own are mathematics, which is switched off."""
+def log_scale(axis: Axes, which: Literal["x", "y"] = "x") -> None:
+    """A logarithmic axis for what is drawn, with plain numbers; matplotlib's own are mathematics, which is switched off."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_xscale("log")
-    low, high = axis.get_xlim()
-    axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0)))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set(**{f"{which}scale": "log"})
+    one, (low, high) = (axis.xaxis, axis.get_xlim()) if which == "x" else (axis.yaxis, axis.get_ylim())
+    one.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0)))
+    one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    one.set_minor_formatter(NullFormatter())
 
 
 def percent(signed: bool = False) -> FuncFormatter:

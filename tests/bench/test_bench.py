@@ -20,7 +20,7 @@ from svp.bench import Case, Timing, cases, peers, suite, take_turns
 from svp.bench.limit import PARTS, mover, products_of, state_runner, work_of
 from svp.bench.parts import GROUPS, _group, time_of_parts
 from svp.bench.products import Factor, Product, product_runner, ways_to_multiply
-from svp.bench.report import write_resolution_figure
+from svp.bench.report import _draw, write_resolution_figure
 from svp.bench.suite import SECTIONS, Settings, run_suite
 from svp.cli import main
 from svp.errors import UnavailableError
@@ -255,6 +255,8 @@ def test_resolution_sets_the_faster_precision_of_each_beside_the_other(
     shares = [(row.of, row.value) for row in rows if row.unit == "of its time" and row.case.img_size == 32]
     assert shares == [("products", 0.25), ("states", 0.25), ("bytes", 0.25), ("attention", 0.5)]
     assert [file.name for file in write_resolution_figure(rows, tmp_path / "resolution")]
+    axes = _draw(rows).axes
+    assert [(axis.get_xscale(), axis.get_yscale()) for axis in axes] == [("log", "log")] * 2
 
 
 def test_memory_is_measured_with_checkpoints_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,15 @@ import shutil
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from svp.studies import Job, collect, make_study, read_folder, run_study
+from svp.models import WeightsError
+from svp.studies import Job, collect, make_search, make_study, read_folder, run_search, run_study
 from svp.studies.display import _Progress
 from svp.training import ConfigError
 
@@ -47,6 +49,19 @@ def test_only_what_is_missing_is_run(values: dict[str, Any], tmp_path: Path) -> 
     shutil.rmtree(made[0].directory / "last")
     (made[0].directory / "result.json").unlink()
     assert [job.directory for job in run(values, folder)[0]] == [made[0].directory]
+
+
+@pytest.mark.parametrize("kind", ["study", "search"])
+def test_without_network_the_embedded_model_is_named_before_any_work(
+    values: dict[str, Any], tmp_path: Path, svp_home: Path, kind: str
+) -> None:
+    del values["settings"]["model"], values["settings"]["weights"]  # what is left is vim_tiny with its published weights
+    folder = tmp_path / "study"
+    part = {name: values[name] for name in ("name", "settings", "data")} | {"space": {"lr": [0.1]}, "trials": 1}
+    start = partial(run, values, folder) if kind == "study" else partial(run_search, make_search(part), folder)
+    with pytest.raises(WeightsError, match=r"cannot download .* The weights of vim_nano alone are embedded"):
+        start()
+    assert not (folder / "logs").exists()
 
 
 def test_the_learning_rate_is_chosen_on_validation_images(values: dict[str, Any], tmp_path: Path) -> None:

@@ -140,6 +140,12 @@ def test_tables_hold_what_the_runs_found(study: Study, tmp_path: Path) -> None:
     assert r"[$-$127.06, +127.06]" in latex
 
 
+def test_three_seeds_are_advised_where_there_are_fewer(study: Study, tmp_path: Path) -> None:
+    advice = "Differences between methods may be chance: list at least three seeds."
+    assert advice in accuracy_table(pretend(study, tmp_path / "two")).notes
+    assert advice not in accuracy_table(collect(replace(study, seeds=(0, 1, 2)), tmp_path / "three")).notes
+
+
 def test_the_summary_ranks_means_and_sets_each_beside_reference_and_best_rival(study: Study, tmp_path: Path) -> None:
     comparison = pretend(replace(study, methods=study.methods | {"svp": {"lr": 0.01}}), tmp_path / "study")
     assert make_tables(comparison)[0] == (table := summary_table(comparison))

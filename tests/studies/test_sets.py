@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from svp.cli import main
 from svp.studies import Trial, make_set_search, run_search, run_set_search
@@ -52,6 +56,28 @@ def test_both_steps_run_once_and_no_set_twice(sets: dict[str, Any], tmp_path: Pa
     files = sorted(path for path in (tmp_path / "out").rglob("result.json"))
     assert run_set_search(search, tmp_path / "out") == [last]
     assert sorted(path for path in (tmp_path / "out").rglob("result.json")) == files
+
+
+def test_a_set_that_another_process_is_at_is_not_run(sets: dict[str, Any], tmp_path: Path) -> None:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    search = replace(make_set_search(sets).sets, space={"bitfit": (True,), "lora": (False,)}, trials=2)
+    (tmp_path / "claims").mkdir()
+    waiting = threading.Thread(target=run_search, args=(search, tmp_path))
+    with FileLock(tmp_path / "claims" / "10"):
+        waiting.start()
+        storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
+        while not (storage.get_all_studies() and any(len(t.params) == 2 for t in storage.get_all_trials(0))):
+            time.sleep(0.01)
+        time.sleep(0.5)  # whoever does not wait begins
+        (proposed,) = storage.get_all_trials(0)
+        of_the_other = optuna.create_trial(params=proposed.params, distributions=proposed.distributions, value=0.5)
+        optuna.load_study(study_name=search.name, storage=storage).add_trial(of_the_other)
+    waiting.join()
+    assert [(trial.state, trial.top1) for trial in run_search(search, tmp_path)] == [("complete", 0.5)] * 2
+    assert not list(tmp_path.rglob("result.json"))
 
 
 def test_options_stand_under_their_methods(sets: dict[str, Any], tmp_path: Path) -> None:

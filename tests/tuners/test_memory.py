@@ -81,6 +81,16 @@ def test_checkpoints_keep_both_streams_in_front_of_every_third_block(dtype: torc
     assert found.total() == hidden + 2 * (hidden + residual)  # no residual in front of the first
 
 
+def test_readout_keeps_no_more_with_checkpoints_but_what_it_has_read() -> None:
+    model = small_vim(depth=7).train()
+    svp.tune(model, "readout", read_dim=R)
+    model.set_grad_checkpointing(True)
+    found = kept_per_image(model)
+    del found["norm_f"]
+    stream = 4 * D * TOKENS
+    assert found.total() == stream + 2 * (2 * stream + 4 * R)
+
+
 BELOW = {"linear": DEPTH, "partial": DEPTH - 1, "partial-blocks=2": DEPTH - 2}
 """Blocks in front of the first that anything trains in or before; none for other methods."""
 

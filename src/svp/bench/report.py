@@ -14,7 +14,7 @@ from svp.bench.cases import Case
 from svp.bench.limit import PARTS
 from svp.bench.suite import Row
 from svp.paths import write_atomically
-from svp.plotting import COLORS, MARKERS, PAGE, new_figure, open_axis, save, style
+from svp.plotting import COLORS, MARKERS, PAGE, log_scale, new_figure, open_axis, save, style
 from svp.terminal import make_table
 
 
@@ -99,8 +99,9 @@ def _draw(rows: Sequence[Row]) -> Any:
             axis.plot(list(points), list(points.values()), marker=MARKERS[number], color=COLORS[number], label=name)
         axis.set_xlabel("side of the image (pixels)")
         axis.set_ylabel(label)
+        log_scale(axis)
+        log_scale(axis, "y")
         axis.set_xticks(list(lines[0]))
-        axis.set_ylim(bottom=0)
         open_axis(axis, grid="both")
     time_axis.legend()
     return figure

@@ -100,7 +100,8 @@ def _download(repo: str, filename: str, placed: Path) -> Path:
     except Exception as error:  # the Hub's, or those of the HTTP library it happens to use
         raise WeightsError(
             f"cannot download {filename} from the Hugging Face repository {repo} ({type(error).__name__}). "
-            f"Get https://huggingface.co/{repo}/resolve/main/{filename} on a machine with network and place it at {placed}"
+            f"Get https://huggingface.co/{repo}/resolve/main/{filename} on a machine with network and place it at {placed}. "
+            "The weights of vim_nano alone are embedded: it needs no network"
         ) from error
 
 

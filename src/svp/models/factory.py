@@ -134,8 +134,7 @@ def create_model(
         kwargs["img_size"] = img_size
     published = pretrained is True
     if published and resolved in _VISION_TRANSFORMERS:  # timm's own way would fetch them without our checks and messages
-        path = checkpoints.locate(timm.get_pretrained_cfg(resolved).to_dict())
-        kwargs["pretrained_cfg_overlay"] = dict(state_dict=checkpoints.read_weights(path))
+        kwargs["pretrained_cfg_overlay"] = dict(state_dict=checkpoints.read_weights(fetch_weights(resolved)))
     model: Backbone = timm.create_model(resolved, pretrained=published, **kwargs)
     model.pretrained_cfg.pop("state_dict", None)  # keep no second copy of the weights
     weights = "published" if published else "random"
@@ -153,6 +152,15 @@ def create_model(
         overrides["img_size"] = img_size
     model.origin = Origin(resolved, weights, {name: overrides[name] for name in overrides if name not in ("device", "dtype")})
     return model
+
+
+def fetch_weights(name: str) -> Path:
+    """The file of a model's published weights, downloaded if it is not here yet.
+
+    Raises:
+        ValueError: Unknown name; the file cannot be had (``WeightsError``).
+    """
+    return checkpoints.locate(timm.get_pretrained_cfg(full_name(name)).to_dict())
 
 
 @dataclass(frozen=True)

@@ -288,17 +288,23 @@ class VisionMamba(nn.Module):
         cls_token = self.cls_token.expand(patches.shape[0], -1, -1).to(patches.dtype)
         return torch.cat([patches[:, :m], cls_token, patches[:, m:]], dim=1) + self.pos_embed
 
-    def run_blocks(self, blocks: list[Any], hidden: Tensor, residual: Tensor | None = None) -> tuple[Any, ...]:
-        """Blocks that follow one another, on what those before them return; the first gets the embedded tokens alone.
+    def run_blocks(self, blocks: list[Any], *state: Any) -> tuple[Any, ...]:
+        """Blocks that follow one another, on what those before them return; the first gets the embedded tokens alone."""
+        if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
+            return self.run_together(blocks, *state)
+        for i in range(0, len(blocks), _CHECKPOINTED_TOGETHER):
+            state = checkpoint(self.run_together, blocks[i : i + _CHECKPOINTED_TOGETHER], *state)
+        return state
+
+    def run_together(self, blocks: list[Any], hidden: Tensor, residual: Tensor | None = None) -> tuple[Any, ...]:
+        """Blocks that keep what their backward pass needs, or of which one checkpoint is kept.
 
         Who reads between blocks puts functions in the place of this one and of ``final_norm``: what it returns behind the two
         streams is given to the next blocks, and in the end to ``final_norm``.
         """
-        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            for i in range(0, len(blocks), _CHECKPOINTED_TOGETHER):
-                hidden, residual = checkpoint(_run_blocks, blocks[i : i + _CHECKPOINTED_TOGETHER], hidden, residual)
-            return hidden, residual
-        return _run_blocks(blocks, hidden, residual)
+        for block in blocks:
+            hidden, residual = block(hidden, residual)
+        return hidden, residual
 
     def final_norm(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
         """What ``run_blocks`` returns behind the last block -> tokens after the last norm."""
@@ -310,12 +316,6 @@ class VisionMamba(nn.Module):
         Who adds tokens puts a function in the place of this one that leaves them out.
         """
         return tokens
-
-
-def _run_blocks(blocks: list[Any], hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    for block in blocks:
-        hidden, residual = block(hidden, residual)
-    return hidden, residual
 
 
 def _check_rate(name: str, rate: float) -> None:

@@ -13,6 +13,7 @@ from statistics import median
 import yaml
 
 from svp.data import open_data
+from svp.models.factory import fetch_weights
 from svp.paths import write_atomically
 from svp.runs import EpochRow, Result, RunDirectory
 from svp.studies.engine import run_jobs
@@ -200,6 +201,7 @@ def run_study(
 
     Raises:
         ConfigError: A data set is of several labels or of numbers.
+        WeightsError: Published weights are not here and cannot be downloaded; a cluster has its own.
     """
     for config in {cell.data: cell.config for cell in study.cells}.values():
         check_classes(config)
@@ -216,8 +218,11 @@ def run_study(
         for job, failure in run_jobs(missing, workers, ray):
             report(job, failure)
 
-    before = collect(study, folder)
-    begin(*_count(before))
+    missing, total = _count(collect(study, folder))
+    if missing and ray is None:
+        for name in {cell.config.model for cell in study.cells if cell.config.weights == "published"}:
+            fetch_weights(name)
+    begin(missing, total)
     if workers > 1 or ray is not None:
         _unpack(study)
     run(_tuning_jobs(study, folder))

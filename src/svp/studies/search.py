@@ -8,14 +8,18 @@ images as every run does, but what they score there takes no part in the search 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from svp.errors import InputError, SvpError, UnavailableError
 from svp.limits import usable_cpus
+from svp.models.factory import fetch_weights
 from svp.runs import EpochRow, RunDirectory
 from svp.studies.engine import call_on_ray, kept_workshop, logged, start_worker, terminate
 from svp.studies.study import Cell, Job, check_classes
@@ -185,16 +189,20 @@ def run_search(search: Search, folder: str | Path, workers: int = 1, ray: str | 
 
     Raises:
         ConfigError: The data are of several labels or of numbers.
+        WeightsError: Published weights are not here and cannot be downloaded; a cluster has its own.
         RuntimeError: Optuna, or Ray, is not installed.
         ConnectionError: There is no cluster at the address.
     """
-    check_classes(make_config(search.base))
+    config = make_config(search.base)
+    check_classes(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     study = _open_journal(search, folder, seed=search.seed)
     failed = sum(trial.user_attrs.get(_AGAIN, False) for trial in study.get_trials(deepcopy=False))
     search = replace(search, trials=search.trials + failed)
     if (missing := search.trials - _ended(study)) > 0:
+        if ray is None and config.weights == "published":
+            fetch_weights(config.model)
         if ray is not None:
             turns = [_Turn(search, folder.resolve(), first=i == 0 and missing == search.trials) for i in range(missing)]
             for _, outcome in call_on_ray(_take_turn, turns, ray):
@@ -282,14 +290,33 @@ def _line(search: Search, folder: Path, study: optuna.Study, trial: optuna.trial
 
 
 def _objective(trial: optuna.Trial, search: Search, folder: Path, workshop: Workshop) -> float:
-    import optuna
-
     point = {name: _suggest(trial, name, part) for name, part in search.space.items()}
     job = search.job(folder, trial.number, point)
-    if search.methods and (same := _tried(trial)) is not None:
-        trial.set_user_attr(_SAME_AS, same.number)
-        assert same.value is not None
-        return same.value
+    if not search.methods:
+        return _run_trial(trial, job, workshop)
+    with _claimed(folder / "claims" / "".join(str(int(used)) for used in point.values())):
+        if (same := _tried(trial)) is None:
+            return _run_trial(trial, job, workshop)
+    trial.set_user_attr(_SAME_AS, same.number)
+    assert same.value is not None
+    return same.value
+
+
+@contextmanager
+def _claimed(file: Path) -> Iterator[None]:
+    """Inside, no other process is with the same file; one that was killed is not either."""
+    file.parent.mkdir(exist_ok=True)
+    lock = FileLock(file)
+    with suppress(OSError, NotImplementedError):  # a file system without locks: a set may be run by two
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_trial(trial: optuna.Trial, job: Job, workshop: Workshop) -> float:
+    import optuna
 
     def after_epoch(row: EpochRow) -> None:
         trial.report(row.merit[0], row.epoch)

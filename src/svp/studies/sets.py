@@ -4,8 +4,8 @@
     2. options and settings of the best set are searched.
 
 Both are searches by TPE on validation images, each with a folder and a journal of its own, so both go on where they were and
-share their trials over processes and machines as any search does. The empty set trains the head alone; a set that is proposed
-once more after its run has ended is not run again.
+share their trials over processes and machines as any search does. The empty set trains the head alone. A set is run once:
+whoever is proposed it once more takes the score of that run, and waits for it where another process is at it.
 
 Source: the hybrid search of MambaPEFT, Yoshimura et al., ICLR 2025, arXiv:2411.03855. There the first step takes every method
 at its smallest, which a list with options does here.

@@ -14,6 +14,7 @@ from svp.studies.search import Search, Trial
 from svp.studies.statistics import Difference, Spread
 
 MISSING = "-"
+_FEWEST_SEEDS = 3  # of one no spread is known, of two nearly none
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def accuracy_table(comparison: Comparison) -> Table:
         for method in study.methods
     ]
     notes = list(_protocols(comparison))
+    if len(study.seeds) < _FEWEST_SEEDS:
+        notes.append("Differences between methods may be chance: list at least three seeds.")
     for number, table in enumerate(study.published, start=1):
         rows += [
             (f"{name} [{number}]", *(_number(value, "{:.2f}") for value in row))

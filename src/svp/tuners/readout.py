@@ -92,7 +92,7 @@ class Readout(Method):
         updated = LoRA(["in_proj"], self.rank, 2.0 * self.rank).attach(site) if self.rank else ()
         maps = ReadMaps(site.model, self.read_dim)
         reader = _Reader(site.model, maps)
-        site.replace("run_blocks", reader.run_blocks)
+        site.replace("run_together", reader.run_together)
         site.replace("final_norm", reader.final_norm)
         return [*updated, *site.add("readout", maps)]
 
@@ -132,13 +132,13 @@ class ReadMaps(nn.Module):
 
 
 class _Reader:
-    """The ``run_blocks`` and ``final_norm`` of a model: reads behind every block, writes behind the last norm."""
+    """The ``run_together`` and ``final_norm`` of a model: reads behind every block, writes behind the last norm."""
 
     def __init__(self, model: VisionMamba, maps: ReadMaps) -> None:
         self.model, self.maps = model, maps
-        self.run_plain, self.norm_plain = model.run_blocks, model.final_norm
+        self.run_plain, self.norm_plain = model.run_together, model.final_norm
 
-    def run_blocks(
+    def run_together(
         self,
         blocks: list[Any],
         hidden: Tensor,

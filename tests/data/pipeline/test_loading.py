@@ -21,6 +21,7 @@ from svp.data import (
     make_loader,
     train_transform,
 )
+from tests.processes import printed_by
 
 INPUTS = InputConfig(img_size=24)
 # Every step draws: numpy chooses the operations, random their strength, torch the noise and the flips.
@@ -164,3 +165,21 @@ def test_processes_share_an_epoch_without_overlap(dataset: ImageListDataset) -> 
     loader = make_loader(dataset, 5, train=True, seed=7)
     shards = [list(BatchSamplerShard(loader.batch_sampler, 2, rank)) for rank in range(2)]
     assert [shards[0][0], shards[1][0]] == list(loader.batch_sampler)
+
+
+COMPILED = """
+import sys
+from pathlib import Path
+from PIL import Image
+from svp.data import ImageListDataset, InputConfig, Split, eval_transform, make_loader
+for side in (40, 200):
+    path = Path(sys.argv[1]) / f"{side}.png"
+    Image.new("RGB", (side, side)).save(path)
+    transform = eval_transform(InputConfig(img_size=side))
+    make_loader(ImageListDataset(Split((path,), (0,), "made up"), transform), 1, train=False, num_workers=1)
+    print(*(name in sys.modules for name in ("svp.data.pipeline.kernels", "svp.data.pipeline.resampling")))
+"""
+
+
+def test_loaders_of_small_images_compile_nothing(tmp_path: Path) -> None:
+    assert printed_by(COMPILED, tmp_path).split() == ["False", "False", "True", "True"]

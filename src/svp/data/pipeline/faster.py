@@ -1,7 +1,7 @@
 """The steps of a transform that take the time, by kernels that give the same numbers as Pillow and torchvision, to the bit.
 
 A resize takes a third of Pillow's time, and conversion and normalization half of torchvision's. Kernels are imported when the
-first image is large enough to be worth it; `warm_up` does so before worker processes are forked.
+first image is large enough to be worth it.
 """
 
 from __future__ import annotations
@@ -46,12 +46,6 @@ def faster(transform: Transform) -> Transform:
             break
     changed: Transform = tv.Compose(steps)
     return changed
-
-
-def warm_up() -> None:
-    """Import the kernels, and compile them if they are not kept."""
-    import svp.data.pipeline.kernels
-    import svp.data.pipeline.resampling  # noqa: F401
 
 
 def normalized_values(mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from svp.data.pipeline.cache import KeptImages, Place, keep_images
 from svp.data.pipeline.decoding import ImageReader, UnreadableImageError, decoding, load_prepared
-from svp.data.pipeline.faster import faster, normalized_values, warm_up
+from svp.data.pipeline.faster import faster, normalized_values
 from svp.data.pipeline.features import FeatureDataset
 from svp.data.pipeline.stages import take_apart
 from svp.data.splits import Split
@@ -30,6 +30,11 @@ Item = tuple[Tensor, int | Tensor, int]
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images (batch, channels, height, width), labels and indices (batch,)."""
+
+_FEW = 8
+"""Images that are prepared to see which kernels a data set needs."""
+
+_KERNELS = {"svp.data.pipeline.kernels", "svp.data.pipeline.resampling"}
 
 _MOST_TRIED = 100
 """Images that are tried to stand in for one that cannot be read."""
@@ -75,6 +80,14 @@ class ImageListDataset(Dataset[Item]):
     @transform.setter
     def transform(self, transform: Transform) -> None:
         self._transform, self._prepare = transform, faster(transform)
+
+    def warm_up(self) -> None:
+        """Prepare a few images, so that the kernels that they need are compiled here, before workers are forked."""
+        for index in range(0, len(self), max(len(self) // _FEW, 1)):
+            if sys.modules.keys() >= _KERNELS:
+                break
+            with suppress(UnreadableImageError):
+                self._read((0, index))
 
     def __len__(self) -> int:
         return len(self.split)
@@ -247,7 +260,7 @@ def make_loader(
         drop_last: Leave an incomplete last batch out, unless it is the only one.
     """
     if num_workers and isinstance(dataset, ImageListDataset):
-        warm_up()
+        dataset.warm_up()
     sampler = None
     if train:
         sampler = BalancedSampler(dataset.split.labels, seed) if balanced else EpochSampler(len(dataset), seed)

@@ -23,12 +23,10 @@ class Rows(NamedTuple):
 
 def rows(t: Tensor, dtype: torch.dtype = torch.float32) -> Rows:
     """`t` (batch, length, channels) for a kernel; copied only where the dtype or distant channels ask for it."""
-    t = t.detach().to(dtype)
-    if t.is_contiguous() or t.stride(2) != 1 or t.numel() == 0:
-        t = t.contiguous()
-        _, length, channels = t.shape
-        return Rows(numpy_view(t.view(-1)), length * channels, channels)
+    t = t.detach() if t.dtype == dtype else t.detach().to(dtype)
     batch, length, channels = t.shape
+    if t.is_contiguous() or t.stride(2) != 1 or t.numel() == 0:
+        return Rows(numpy_view(t.contiguous()).reshape(-1), length * channels, channels)
     image, token, _ = t.stride()
     span = (batch - 1) * image + (length - 1) * token + channels
     return Rows(numpy_view(t.as_strided((span,), (1,))), image, token)
@@ -41,7 +39,13 @@ def numpy_view(t: Tensor) -> npt.NDArray[Any]:
 
 def flat(t: Tensor) -> npt.NDArray[np.float32]:
     """The values of `t` in order."""
-    return t.detach().float().reshape(-1).numpy()
+    return np.ascontiguousarray(values(t)).reshape(-1)
+
+
+def values(t: Tensor) -> npt.NDArray[np.float32]:
+    """`t` as an array, which may share its memory: NumPy turns and slices small ones in less time than PyTorch."""
+    array: npt.NDArray[np.float32] = (t if t.dtype == torch.float32 else t.float()).detach().numpy()
+    return array
 
 
 def pad_channels(t: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -37,11 +38,11 @@ from svp.ops.bidirectional_scan.cpu_numba_conv import (
     conv_backward,
 )
 from svp.ops.bidirectional_scan.kept import keep_for_backward, kept_for_backward
-from svp.ops.bidirectional_scan.reference import Inputs, project, with_bias
+from svp.ops.bidirectional_scan.reference import Inputs, project, split_bias, with_bias
 from svp.ops.causal_conv1d.cpu_numba import through_silu
 from svp.ops.compiling import function, inlined, kernel, part
 from svp.ops.linear import product
-from svp.ops.rows import LANES, Rows, flat, numpy_view, rows
+from svp.ops.rows import LANES, Rows, flat, numpy_view, rows, values
 from svp.ops.selective_scan.cpu_numba import (
     KEPT_TOKENS,
     STATES,
@@ -160,17 +161,41 @@ def _scan(item, groups, tile, x_forward, x_backward, p, p_b, forward, backward, 
                 store(out, (image * length + t) * channels + block * LANES, value * (half * gate * sigmoid(gate)))
 
 
+@function
+def _of_dt_proj(count, image, token, at, p, dt_rank, grad_raw, of_dt_proj, first):
+    """Adds the gradient of dt_proj from `count` tokens from `token` on, those of a rank at `first` and behind."""
+    for r in range(0, dt_rank, 2):
+        other = min(r + 1, dt_rank - 1)  # a last rank without a second one is computed twice
+        a, b = load(of_dt_proj, first + r * LANES), load(of_dt_proj, first + other * LANES)
+        c, d = splat(_ZERO), splat(_ZERO)
+        row = image * p.image + token * p.token
+        for t in range(0, count - count % 2, 2):
+            even, odd = load(grad_raw, at + (token + t) * LANES), load(grad_raw, at + (token + t + 1) * LANES)
+            a = fma(even, broadcast(p.data, row + r), a)
+            b = fma(even, broadcast(p.data, row + other), b)
+            c = fma(odd, broadcast(p.data, row + p.token + r), c)
+            d = fma(odd, broadcast(p.data, row + p.token + other), d)
+            row += 2 * p.token
+        if count % 2:
+            even = load(grad_raw, at + (token + count - 1) * LANES)
+            a, b = fma(even, broadcast(p.data, row + r), a), fma(even, broadcast(p.data, row + other), b)
+        store(of_dt_proj, first + r * LANES, a + c)
+        store(of_dt_proj, first + other * LANES, b + d)
+
+
 @part
 def _direction_backward(
     item, image, block, length, chunk, direction, x, at, p, weights, grad_y, y, need_weights,
-    step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, kept, grad_h, of_A,
-    grad_raw, grad_BC, grad_AD,
+    step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, kept, grad_h, of_weights,
+    grad_raw, grad_BC, grads,
 ):  # fmt: skip
     """One direction of one block of channels: adds its output to `y`, writes grad_raw, adds to grad_B and grad_C.
 
-    The gradient of x takes its place in the tile `x`. Gradients of A, D and the initial state are kept per image. Tiles are
-    in the order of the tokens; everything per chunk is in that of the recurrence.
+    The gradient of x takes its place in the tile `x`. `grads` are those of weights and of the initial state, kept per image;
+    the weights are A, dt_proj, dt_bias and D. Tiles are in the order of the tokens; everything per chunk is in that of the
+    recurrence.
     """
+    dt_rank = weights.dt_proj.shape[1]
     d_state, channel = weights.decay_rate.shape[1], block * LANES
     B, C = _B_and_C(p, weights)
     first = 0 if direction == 1 else length - 1
@@ -187,8 +212,8 @@ def _direction_backward(
             chunk, image, token, direction, channel, d_state, weights.decay_rate, B, C, step, step_x, starts[c + 1], sums
         )
     clear(grad_h)
-    clear(of_A)
-    total_D = splat(_ZERO)
+    clear(of_weights)
+    total_bias, total_D = splat(_ZERO), splat(_ZERO)
     for c in range(chunks - 1, -1, -1):
         count = min(chunk, length - c * chunk)
         token = first + direction * c * chunk
@@ -207,7 +232,7 @@ def _direction_backward(
             )  # fmt: skip
             sweep(
                 count, image, token, direction, channel, item, n, weights.decay_rate, B, C, step, step_x, kept, grad_s,
-                need_weights, True, 0, grad_h, grad_step, grad_step_x, of_A, grad_BC,
+                need_weights, True, 0, grad_h, grad_step, grad_step_x, of_weights, grad_BC,
             )  # fmt: skip
         for i in range(count):
             t = at + (token + direction * i) * LANES
@@ -215,22 +240,29 @@ def _direction_backward(
             store(y, t, load(y, t) + fma(skip, x_t, load(sums, i * LANES)))
             store(x, t, fma(of_step_x, load(step, i * LANES), skip * grad))
             of_step = fma(of_step_x, x_t, load(grad_step, i * LANES) * splat(_LN_2))  # decay_rate is A * log2(e)
-            store(grad_raw, t, of_step * load(slope, i * LANES))
-            total_D = fma(grad, x_t, total_D)
+            of_raw = of_step * load(slope, i * LANES)
+            store(grad_raw, t, of_raw)
+            total_bias, total_D = total_bias + of_raw, fma(grad, x_t, total_D)
+        if need_weights:
+            _of_dt_proj(
+                count, image, min(token, token + direction * (count - 1)), at, p, dt_rank, grad_raw, of_weights,
+                d_state * LANES,
+            )  # fmt: skip
     if need_weights:
-        of_image = image * weights.D.shape[0] + channel
-        store(grad_AD[1], of_image, total_D)
-        for n in range(d_state):
-            store(grad_AD[0], of_image * d_state + n * LANES, load(of_A, n * LANES))
-    if grad_AD[2].shape[0]:
+        store(of_weights, (d_state + dt_rank) * LANES, total_bias)
+        store(of_weights, (d_state + dt_rank + 1) * LANES, total_D)
+        size = of_weights.size
+        for n in range(0, size, LANES):
+            store(grads[0], (image * weights.decay_rate.shape[0] + block) * size + n, load(of_weights, n))
+    if grads[1].shape[0]:
         for n in range(0, d_state * LANES, LANES):  # grad_h has gone through the first token
-            store(grad_AD[2], (image * weights.D.shape[0] + channel) * d_state + n, load(grad_h, n))
+            store(grads[1], (image * weights.D.shape[0] + channel) * d_state + n, load(grad_h, n))
 
 
 @kernel
 def _backward(
     item, groups, tile, chunk, need_weights, grad_out, x_forward, x_backward, p, p_b, forward, backward, z,
-    grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grad_AD, grad_AD_b, grad_z,
+    grad_x, grad_x_b, grad_raw, grad_raw_b, grad_BC, grad_BC_b, grads, grads_b, grad_z,
 ):  # fmt: skip
     """One image, one group of channel blocks. grad_z goes to the second half of every row of `grad_z`."""
     length, channels, width = x_forward.shape[1], x_forward.shape[2], grad_z.shape[2]
@@ -241,12 +273,13 @@ def _backward(
     grad_s, grad_step, grad_step_x = empty(chunk * LANES), empty(chunk * LANES), empty(chunk * LANES)
     starts = empty(chunks * d_state * LANES).reshape(chunks, d_state * LANES)
     kept = empty((chunk + 1) * 2 * STATES * LANES)
-    grad_h, of_A = empty(d_state * LANES), empty(d_state * LANES)
+    # dt_rank of the forward direction is that of both
+    grad_h, of_weights = empty(d_state * LANES), empty((d_state + forward.dt_proj.shape[1] + 2) * LANES)
     size = tile * length * LANES
     y, grad_y = empty(size), empty(size)
     tiles, of_raw = (empty(size), empty(size)), (empty(size), empty(size))
     sides = ((x_forward, p, forward), (x_backward, p_b, backward))
-    of_sides = ((grad_x, grad_raw, grad_BC, grad_AD), (grad_x_b, grad_raw_b, grad_BC_b, grad_AD_b))
+    of_sides = ((grad_x, grad_raw, grad_BC, grads), (grad_x_b, grad_raw_b, grad_BC_b, grads_b))
     half = splat(_HALF)
     end = (group + 1) * blocks // groups
     for first in range(group * blocks // groups, end, tile):
@@ -263,11 +296,11 @@ def _backward(
             at = (block - first) * length * LANES
             for side in range(2):
                 _, p_side, weights = sides[side]
-                _, _, of_BC, of_AD = of_sides[side]
+                _, _, of_BC, of_side = of_sides[side]
                 _direction_backward(
                     item, image, block, length, chunk, 1 - 2 * side, tiles[side], at, p_side, weights, grad_y, y,
                     need_weights, step, step_x, slope, sums, grad_s, grad_step, grad_step_x, starts, kept,
-                    grad_h, of_A, of_raw[side], of_BC, of_AD,
+                    grad_h, of_weights, of_raw[side], of_BC, of_side,
                 )  # fmt: skip
         for t in range(length):
             for block in range(first, last):
@@ -296,7 +329,7 @@ def forward(inputs: Inputs) -> Tensor:
     for some_out, some_xz in _some_images_at_a_time(weights, out, xz):
         call = _Call(some_xz, weights, kernel_weights)
         _scan(call.items, call.groups, call.tile, *call.scan_inputs, numpy_view(some_out))
-    return out.to(xz.dtype)
+    return _cast(out, xz.dtype)
 
 
 def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Tensor]:
@@ -306,10 +339,10 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Te
     kernel_weights = kept_for_backward(weights) or _both_kernel_weights(weights)
     if any(needed[1:]):  # sums over all images
         of_weights = _gradients(grads[0], xz, weights, kernel_weights, needed, grad_xz)
-        return [grad_xz.to(xz.dtype)] * needed[0] + of_weights
+        return [_cast(grad_xz, xz.dtype)] * needed[0] + of_weights
     for some_grads, some_xz, some_grad_xz in _some_images_at_a_time(weights, grads[0], xz, grad_xz):
         _gradients(some_grads, some_xz, weights, kernel_weights, needed, some_grad_xz)
-    return [grad_xz.to(xz.dtype)]
+    return [_cast(grad_xz, xz.dtype)]
 
 
 def _some_images_at_a_time(weights: list[Tensor], *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
@@ -317,8 +350,9 @@ def _some_images_at_a_time(weights: list[Tensor], *tensors: Tensor) -> Iterable[
     threads = kernel_threads()
     _, length, width = tensors[0].shape
     few = threads * math.ceil(max(_FEW_IMAGES, _FEW_VALUES // (length * width)) / threads)
-    parts = 1 if any(len(state) > 1 for state in weights[14:]) else max(1, len(tensors[0]) // few)
-    return zip(*(t.chunk(parts) for t in tensors), strict=True)
+    if len(tensors[0]) < 2 * few or any(len(state) > 1 for state in weights[14:]):
+        return [tensors]
+    return zip(*(t.chunk(len(tensors[0]) // few) for t in tensors), strict=True)
 
 
 def _gradients(
@@ -329,18 +363,16 @@ def _gradients(
     call = _Call(xz, weights, kernel_weights)
     need_weights, need_states = any(needed[1:15]), any(needed[15:])
     batch, length, d_inner = call.inner
-    d_state = weights[5].shape[1]
+    d_state, blocks = weights[5].shape[1], d_inner // LANES
     states = d_state + -d_state % STATES
     kept = batch if need_weights else 0  # gradients of weights per image, those of the convolution per chunk
     grad_raw = [torch.empty(call.inner, dtype=call.dtype) for _ in range(2)]
     # in place: a tile is read before it is written
     grad_x = [torch.empty(call.inner, dtype=call.dtype) for _ in range(2)] if need_weights else call.convolved
     grad_BC = [torch.zeros(call.items, length, states // STATES, LANES) for _ in range(2)]
-    of_states = (batch if need_states else 0, d_inner // LANES, states, LANES)
-    grad_AD = [
-        [torch.empty(kept, *of_states[1:]), torch.empty(kept, d_inner), torch.empty(of_states)] for _ in range(2)
-    ]  # and of the initial states
-    grad_taps = [torch.empty(kept * call.chunks, call.d_conv + 1, d_inner) for _ in range(2)]
+    of_weights = [np.empty((kept, blocks, states + call.dt_rank + 2, LANES), np.float32) for _ in range(2)]
+    of_states = [np.empty((batch if need_states else 0, blocks, states, LANES), np.float32) for _ in range(2)]
+    of_taps = [np.empty((kept * call.chunks, call.d_conv + 1, d_inner), np.float32) for _ in range(2)]
     _backward(
         call.items,
         call.groups,
@@ -351,60 +383,72 @@ def _gradients(
         *call.scan_inputs,
         *(numpy_view(t) for t in (*grad_x, *grad_raw)),
         *(t.numpy() for t in grad_BC),
-        *(tuple(t.numpy() for t in kept) for kept in grad_AD),
+        *zip(of_weights, of_states, strict=True),
         numpy_view(grad_xz),
     )
     grad_p, through_p = [], []
-    for side in range(2):
-        x_proj, dt_proj = (weights[7 * side + field].to(call.dtype) for field in (2, 3))
-        of_raw = grad_raw[side] if need_weights else grad_raw.pop(0)  # its memory is free for what follows
-        grad_p.append(_grad_p(product(of_raw, dt_proj), grad_BC[side], d_state))
-        del of_raw
-        through_p.append(product(grad_p[side], x_proj[:, :d_inner]).view(call.inner))
+    for side, BC in enumerate(grad_BC):
+        x_proj, dt_proj = (_cast(weights[7 * side + field], call.dtype) for field in (2, 3))
+        of_dt = product(grad_raw.pop(0).view(-1, d_inner), dt_proj)  # the memory of grad_raw is free for what follows
+        grad_p.append(_grad_p(of_dt, add_groups(BC, batch).flatten(0, 1), d_state))
+        through_p.append(product(grad_p[side], split_bias(x_proj, d_inner)[0]))
     conv_backward(
         batch * call.chunks,
         call.chunks,
         call.d_conv,
         call.x,
         *call.kernel_weights,
-        *(numpy_view(t) for t in (*grad_x, *through_p)),
+        *(numpy_view(t.view(call.inner)) for t in (*grad_x, *through_p)),
         need_weights,
-        *(numpy_view(t) for t in (grad_xz, *grad_taps)),
+        numpy_view(grad_xz),
+        *of_taps,
     )
     results: list[Tensor | None] = []
     for side in range(2 if need_weights else 0):
-        of_taps, of_raw = grad_taps[side].sum(0), grad_raw[side].view(-1, d_inner)
-        of_A, of_D = (t.sum(0) for t in grad_AD[side][:2])
-        of_weights = (
-            of_taps[:-1].T,
-            of_taps[-1].clone(),  # outputs must not share memory
-            with_bias(product(grad_p[side].T, call.convolved[side].view(-1, d_inner)), grad_p[side], weights[7 * side + 2]),
-            product(of_raw.T, call.projected[side].view(batch * length, -1)[:, : call.dt_rank]),
-            of_raw.sum(0, dtype=torch.float32),
-            of_A.transpose(1, 2).reshape(d_inner, states)[:, :d_state],
-            of_D,
-        )
         own = weights[7 * side : 7 * side + 7]
-        results += [grad.to(weight.dtype).contiguous() for grad, weight in zip(of_weights, own, strict=True)]
+        taps, by_channel = of_taps[side].sum(0), _by_channel(of_weights[side].sum(0))
+        of_x_proj = product(grad_p[side].T, call.convolved[side].view(-1, d_inner))
+        results += [
+            _from_numpy(taps[:-1].T, own[0]),
+            _from_numpy(taps[-1], own[1]),
+            _cast(with_bias(of_x_proj, grad_p[side], own[2]), own[2].dtype),
+            _from_numpy(by_channel[:, states : states + call.dt_rank], own[3]),
+            _from_numpy(by_channel[:, -2], own[4]),
+            _from_numpy(by_channel[:, :d_state], own[5]),
+            _from_numpy(by_channel[:, -1], own[6]),
+        ]
     results += [None] * (14 - len(results))
     if need_states:
-        for (*_, grad), state in zip(grad_AD, weights[14:], strict=True):
-            results.append(from_blocks(grad, d_inner, d_state).sum_to_size(state.shape).to(state.dtype))
+        for grad, state in zip(of_states, weights[14:], strict=True):
+            results.append(from_blocks(torch.from_numpy(grad), d_inner, d_state).sum_to_size(state.shape).to(state.dtype))
     return [grad for grad, need in zip(results, needed[1:], strict=False) if need and grad is not None]
 
 
-def _grad_p(of_dt: Tensor, grad_BC: Tensor, d_state: int) -> Tensor:
-    """The gradient of p = [p_dt, B, C], a row per token."""
-    batch, length, dt_rank = of_dt.shape
-    grad_p = of_dt.new_empty(batch, length, dt_rank + 2 * d_state)
-    grad_p[..., :dt_rank] = of_dt
-    for kind, grad in enumerate(add_groups(grad_BC, batch)):
-        columns = grad_p[..., dt_rank + kind * d_state :][..., :d_state]
-        if d_state % STATES:
-            columns.copy_(grad.flatten(2)[..., :d_state])
-        else:
-            columns.unflatten(2, (-1, STATES)).copy_(grad)
-    return grad_p.view(batch * length, -1)
+def _grad_p(of_dt: Tensor, of_BC: Tensor, d_state: int) -> Tensor:
+    """The gradient of p = [p_dt, B, C], a row per token; that of B and C has as many states as the kernels."""
+    tokens, dt_rank = of_dt.shape
+    states = of_BC.shape[1] // 2
+    grad_p = of_dt.new_empty(tokens, dt_rank + 2 * d_state)
+    grad_p[:, :dt_rank] = of_dt
+    if states == d_state:
+        grad_p[:, dt_rank:] = of_BC
+    else:
+        grad_p[:, dt_rank:].unflatten(1, (2, d_state)).copy_(of_BC.unflatten(1, (2, states))[..., :d_state])
+    return grad_p
+
+
+def _by_channel(t: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(blocks, n, 16) -> (d_inner, n)"""
+    return t.transpose(0, 2, 1).reshape(-1, t.shape[1])
+
+
+def _from_numpy(grad: npt.NDArray[np.float32], weight: Tensor) -> Tensor:
+    """A gradient in memory of its own, as outputs must not share any."""
+    return _cast(torch.from_numpy(grad.copy(order="C")), weight.dtype)
+
+
+def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t if t.dtype == dtype else t.to(dtype)
 
 
 def _dtype_inside(xz: Tensor) -> torch.dtype:
@@ -417,34 +461,27 @@ class _Call:
 
     def __init__(self, xz: Tensor, weights: list[Tensor], kernel_weights: tuple[Weights, Weights]) -> None:
         self.dtype = _dtype_inside(xz)
-        xz = xz.detach().to(self.dtype)
         batch, length, width = xz.shape
         d_inner = width // 2
         self.inner = (batch, length, d_inner)
         self.d_conv, self.dt_rank = weights[0].shape[1], weights[3].shape[1]
         self.kernel_weights = kernel_weights
-        self.x: Rows = rows(xz[..., :d_inner], self.dtype)
+        self.x = rows(xz, self.dtype)  # a convolution reads the first half of every row
+        z = Rows(self.x.data[d_inner:], self.x.image, self.x.token)
         blocks = d_inner // LANES
         self.groups = groups_per_image(batch, blocks)
         self.items = batch * self.groups
         self.tile = max(1, min(_TILE_VECTORS // length, blocks // self.groups))
         self.chunks = math.ceil(length / CONV_CHUNK)
         self.convolved = [torch.empty(self.inner, dtype=self.dtype) for _ in range(2)]
-        conv(
-            batch * self.chunks,
-            self.chunks,
-            self.d_conv,
-            self.x,
-            *self.kernel_weights,
-            *(numpy_view(t) for t in self.convolved),
-        )
-        self.projected = [project(x, weights[7 * side + 2].to(self.dtype)) for side, x in enumerate(self.convolved)]
-        self.scan_inputs: tuple[Any, ...] = (
-            *(numpy_view(x) for x in self.convolved),
-            *(rows(_padded(p.float(), self.dt_rank)) for p in self.projected),
-            *self.kernel_weights,
-            rows(xz[..., d_inner:], self.dtype),
-        )
+        convolved = [numpy_view(x) for x in self.convolved]
+        conv(batch * self.chunks, self.chunks, self.d_conv, self.x, *kernel_weights, *convolved)
+        projected: list[Rows] = []
+        for side, x in enumerate(self.convolved):
+            p = project(x.view(-1, d_inner), _cast(weights[7 * side + 2].detach(), self.dtype))
+            p = _padded(_cast(p, torch.float32), self.dt_rank)
+            projected.append(Rows(p.numpy().reshape(-1), length * p.shape[1], p.shape[1]))
+        self.scan_inputs: tuple[Any, ...] = (*convolved, *projected, *kernel_weights, z)
 
 
 def _padded(p: Tensor, dt_rank: int) -> Tensor:
@@ -457,14 +494,27 @@ def _padded(p: Tensor, dt_rank: int) -> Tensor:
 
 
 def _both_kernel_weights(weights: list[Tensor]) -> tuple[Weights, Weights]:
-    state, state_b = weights[14:] or 2 * [weights[5].new_empty(0, *weights[5].shape)]
+    state, state_b = weights[14:] or (None, None)
     return _kernel_weights(state, *weights[:7]), _kernel_weights(state_b, *weights[7:14])
 
 
 def _kernel_weights(
-    initial_state: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor,
+    initial_state: Tensor | None, conv_weight: Tensor, conv_bias: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor,
     A: Tensor, D: Tensor,
 ) -> Weights:  # fmt: skip
-    rates, decay_rate = to_blocks(dt_proj[None])[0], to_blocks(pad_states(A.float()[None] * float(LOG2_E)))[0]
-    first = to_blocks(pad_states(initial_state)).numpy()
-    return Weights(flat(conv_weight.T), flat(conv_bias), rates.numpy(), flat(dt_bias), decay_rate.numpy(), flat(D), first)
+    d_inner, d_state = A.shape
+    missing = -d_state % STATES
+    if initial_state is None:
+        first = np.empty((0, d_inner // LANES, d_state + missing, LANES), np.float32)
+    else:
+        first = to_blocks(pad_states(initial_state)).numpy()
+    decay_rate = values(A) * LOG2_E
+    if missing:
+        decay_rate = np.pad(decay_rate, ((0, 0), (0, missing)))
+    rates, decay_rate = _by_block(values(dt_proj)), _by_block(decay_rate)
+    return Weights(flat(conv_weight.T), flat(conv_bias), rates, flat(dt_bias), decay_rate, flat(D), first)
+
+
+def _by_block(t: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(d_inner, n) -> (blocks, n, 16)"""
+    return np.ascontiguousarray(t.reshape(-1, LANES, t.shape[1]).transpose(0, 2, 1))

@@ -80,7 +80,7 @@ def flat_weights(forward: Direction, backward: Direction) -> list[Tensor]:
 
 def split_bias(x_proj: Tensor, d_inner: int) -> tuple[Tensor, Tensor | None]:
     """Weight and bias in a ``Direction``'s `x_proj`."""
-    return x_proj[:, :d_inner], x_proj[:, d_inner] if x_proj.shape[1] > d_inner else None
+    return (x_proj, None) if x_proj.shape[1] == d_inner else (x_proj[:, :d_inner], x_proj[:, d_inner])
 
 
 def project(x: Tensor, x_proj: Tensor) -> Tensor:

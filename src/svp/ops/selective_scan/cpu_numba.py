@@ -249,10 +249,16 @@ def sweep(
 
 @function
 def sum_pairs(item, grad_BC):
-    """What ``sweep`` left of an item -> sums over all channels of B in the first four lanes, of C in the next four."""
-    size = grad_BC.shape[1] * grad_BC.shape[2] * LANES
-    for at in range(item * size, (item + 1) * size, LANES):
-        store(grad_BC, at, lanes_by_pairs(load(grad_BC, at)))
+    """What ``sweep`` left of an item -> per token the sums over all channels of B, then those of C, in half of the space."""
+    length, fours = grad_BC.shape[1], grad_BC.shape[2]
+    sums, row = empty(fours * LANES), grad_BC.reshape(-1)
+    for at in range(item * length * fours * LANES, (item + 1) * length * fours * LANES, fours * LANES):
+        for n in range(fours):
+            store(sums, n * LANES, lanes_by_pairs(load(row, at + n * LANES)))
+        for n in range(fours):
+            for i in range(STATES):
+                row[at + n * STATES + i] = sums[n * LANES + i]
+                row[at + (fours + n) * STATES + i] = sums[n * LANES + STATES + i]
 
 
 @kernel
@@ -370,7 +376,7 @@ def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool], reverse: b
     )
 
     def of_B_or_C(kind: int) -> Tensor:
-        return add_groups(grad_BC, batch)[kind].flatten(2)[..., :d_state]
+        return add_groups(grad_BC, batch)[..., kind * states :][..., :d_state]
 
     results = (
         lambda: grad_x[..., :d_inner],
@@ -439,8 +445,8 @@ def pad_states(t: Tensor) -> Tensor:
     return F.pad(t.detach(), (0, missing)) if missing else t.detach()
 
 
-def add_groups(partial: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-    """What ``sum_pairs`` left -> the gradients of B and of C, (batch, length, states / 4, 4)."""
+def add_groups(partial: Tensor, batch: int) -> Tensor:
+    """What ``sum_pairs`` left -> the gradients of B and of C, (batch, length, 2 states)."""
     items, length, fours, _ = partial.shape
-    sums = partial if items == batch else partial.view(batch, items // batch, length, fours, LANES).sum(1)
-    return sums[..., :STATES], sums[..., STATES : 2 * STATES]
+    sums = partial.view(items, length, fours * LANES)[..., : 2 * fours * STATES]
+    return sums if items == batch else sums.view(batch, items // batch, length, 2 * fours * STATES).sum(1)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from svp.cli import main
 from svp.data import AugmentConfig
-from svp.training.config import make_config
+from svp.training.config_sources import make_config
 from svp.training.display import Display
 from svp.tuners import SVP
 from tests.commands.conftest import FAST

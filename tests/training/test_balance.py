@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 import svp
 from svp.data import Split
-from svp.data.pipeline.loading import BalancedSampler
+from svp.data.pipeline.samplers import BalancedSampler
 from svp.runs import RunDirectory
 from svp.training.balance import Criterion, make_criterion, warn_of_uneven_classes
 from svp.training.recipes import ConfigError

@@ -14,7 +14,7 @@ import svp
 from svp.errors import UnavailableError
 from svp.runs import EpochRow, RunDirectory
 from svp.training import ConfigError, Run
-from svp.training.config import make_config
+from svp.training.config_sources import make_config
 from svp.training.trackers import CsvTracker
 
 

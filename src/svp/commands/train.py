@@ -34,7 +34,7 @@ _GROUPS = {
 
 def run(argv: list[str]) -> int:
     from svp.data import AugmentConfig
-    from svp.training.config import make_config
+    from svp.training.config_sources import make_config
     from svp.training.runner import train
     from svp.tuners import list_methods
 

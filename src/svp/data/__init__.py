@@ -27,7 +27,6 @@ CacheMode = Literal["none", "memory", "disk"]
 if TYPE_CHECKING:
     from svp.data.pipeline.cache import CacheError, KeptImages, Place, keep_images
     from svp.data.pipeline.loading import (
-        EpochSampler,
         ImageListDataset,
         KeptImageDataset,
         choose_num_workers,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
         normalized,
         open_images,
     )
+    from svp.data.pipeline.samplers import EpochSampler
     from svp.data.pipeline.transforms import AugmentConfig, train_transform
 
 __all__ = [
@@ -85,7 +85,6 @@ __all__ = [
 _LAZY = {
     "cache": ("CacheError", "KeptImages", "Place", "keep_images"),
     "loading": (
-        "EpochSampler",
         "ImageListDataset",
         "ImageReader",
         "KeptImageDataset",
@@ -94,6 +93,7 @@ _LAZY = {
         "normalized",
         "open_images",
     ),
+    "samplers": ("EpochSampler",),
     "transforms": ("AugmentConfig", "train_transform"),
 }
 

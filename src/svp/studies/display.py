@@ -14,7 +14,8 @@ from svp.studies.figures import write_figures, write_search_figure
 from svp.studies.search import Search, Trial, run_search
 from svp.studies.sets import SetSearch, run_set_search
 from svp.studies.study import Job, Study
-from svp.studies.tables import Table, make_tables, search_table, to_csv, to_latex, to_markdown, to_runs_csv
+from svp.studies.tables import make_tables, search_table, to_csv, to_latex, to_markdown, to_runs_csv
+from svp.studies.text_table import Table
 from svp.terminal import make_console, make_table
 from svp.training.display import duration
 

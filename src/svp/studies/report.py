@@ -13,7 +13,8 @@ from svp.runs import RunDirectory
 from svp.studies.comparison import Comparison, has_diverged, read_folder
 from svp.studies.figures import write_figures
 from svp.studies.study import Job
-from svp.studies.tables import Table, make_tables
+from svp.studies.tables import make_tables
+from svp.studies.text_table import Table
 
 _LONGEST_LOG = 20_000  # characters; of a longer log its end is shown
 

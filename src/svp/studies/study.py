@@ -18,7 +18,8 @@ from svp.data.sources.table import is_table
 from svp.errors import InputError
 from svp.models.factory import name_before_tags
 from svp.runs import RunDirectory
-from svp.training.config import WITHOUT_EFFECT, TrainConfig, make_config
+from svp.training.config import WITHOUT_EFFECT, TrainConfig
+from svp.training.config_sources import make_config
 from svp.training.recipes import ConfigError, merge, normalized
 
 _LONGEST = 200  # characters of a failure; the log has all of it

@@ -1,7 +1,8 @@
 """Train an adapter on a folder of images."""
 
 from svp.inputs import InputOverrides
-from svp.training.config import TrainConfig, make_config
+from svp.training.config import TrainConfig
+from svp.training.config_sources import make_config
 from svp.training.nonfinite import NonFiniteLossError
 from svp.training.recipes import ConfigError, list_recipes
 from svp.training.runner import Run, Workshop, train

@@ -20,7 +20,8 @@ from svp.runs.devices import make_accelerator, separate_accelerate_state
 from svp.runs.directory import RunDirectory
 from svp.runs.result import EpochRow, Result
 from svp.training.confidence import check_reject
-from svp.training.config import TrainConfig, make_config
+from svp.training.config import TrainConfig
+from svp.training.config_sources import make_config
 from svp.training.display import Display
 from svp.training.folds import cross_validate
 from svp.training.halving import Merit, as_chosen, choose, hand_over, merit_of

@@ -41,7 +41,8 @@ from svp.runs.result import RunError
 from svp.tasks import Task
 from svp.training.average import Average
 from svp.training.balance import make_criterion, warn_of_uneven_classes
-from svp.training.config import TrainConfig, differences, make_config
+from svp.training.config import TrainConfig, differences
+from svp.training.config_sources import make_config
 from svp.training.display import Display
 from svp.training.images import Keeper, check_images, with_value_range
 from svp.training.late import LateUnreadable

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from svp.data import UnreadableImageError, check_files, find_images, load_image, load_prepared
-from svp.data.pipeline.decoding import MAX_ASPECT, NO_END_MARK, ImageReader
+from svp.data.pipeline.decoding import NO_END_MARK, ImageReader
 from svp.data.pipeline.formats import FORMATS_FOR_STRANGERS, IMAGE_SUFFIXES, enable_heif
+from svp.data.pipeline.opening import MAX_ASPECT
 from svp.inputs import InputConfig, eval_transform
 from tests.data.pipeline.test_samples import write_tiff
 

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from svp.data.pipeline.formats import HEAD, RefusedError, enable_heif, is_heif, what_it_is
+from svp.data.pipeline.opening import open_image
 from svp.data.pipeline.repair import (
     exif_orientation,
     find_exif,
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from svp.data.pipeline.samples import Samples
-
-MAX_ASPECT = 100_000
-"""How many times as long as wide an image may be."""
 
 NO_END_MARK = "a JPEG without its end mark; all pixels are there"
 
@@ -168,7 +166,9 @@ class ImageReader:
         from svp.data.pipeline.samples import has_false_alpha, read_samples  # NumPy, which listing files does without
 
         def reopen() -> ImageFile:
-            return self._open(io.BytesIO(source) if isinstance(source, bytes) else source)
+            return open_image(
+                io.BytesIO(source) if isinstance(source, bytes) else source, self.formats, self.max_pixels, self.least_side
+            )
 
         with reopen() as file:
             mode = file.mode
@@ -202,30 +202,6 @@ class ImageReader:
         rgb = _to_rgb(file, not has_false_alpha(file)) if samples is None else samples.to_rgb(self.value_range)
         bands = adapt_bands(rgb.split(), self.channels)
         return bands, bands[0]
-
-    def _open(self, source: Path | io.BytesIO) -> ImageFile:
-        if self.max_pixels is None:
-            try:
-                file: Any = Image.open(source, formats=_known(self.formats))
-            except Image.DecompressionBombError as error:
-                with _open_without_limit(source, self.formats) as large:
-                    size, pixels = f"{large.width} x {large.height} pixels", large.width * large.height
-                raise RefusedError(
-                    f"{size}, above the limit that guards against a decompression bomb; --max-pixels {pixels} reads it"
-                ) from error
-        else:
-            file = _open_without_limit(source, self.formats)  # Pillow's own is one for the whole process
-            if file.width * file.height > self.max_pixels:
-                raise RefusedError(f"{file.width} x {file.height} pixels, expected at most {self.max_pixels:,} in all")
-            _decode_small(file)
-        if self.least_side is not None and file.format in ("JPEG", "MPO"):
-            _decode_scaled(file, self.least_side)
-        if max(file.size) > MAX_ASPECT * min(file.size):
-            file.close()
-            raise RefusedError(
-                f"{file.width} x {file.height} pixels, expected one side at most {MAX_ASPECT:,} times the other"
-            )
-        return file
 
 
 def load_image(
@@ -282,48 +258,6 @@ def decoding(path: str | Path) -> Iterator[None]:
             raise  # too many open files: says nothing of the image
         reason = _reason(error, Path(path))
         raise UnreadableImageError(f"{path}: {reason}", reason) from error
-
-
-def _known(formats: tuple[str, ...] | None) -> list[str] | None:
-    """Those that Pillow has a reader for here."""
-    if formats is None:
-        return None
-    Image.init()
-    return [name for name in formats if name in Image.OPEN]
-
-
-def _open_without_limit(source: Path | io.BytesIO, formats: tuple[str, ...] | None) -> ImageFile:
-    """What ``Image.open`` gives, whatever the number of pixels."""
-    Image.init()
-    file = io.BytesIO(source.read_bytes()) if isinstance(source, Path) else source
-    head = file.read(16)
-    for name in _known(formats) or Image.ID:
-        factory, accepts = Image.OPEN[name]
-        with contextlib.suppress(Exception):  # of another format, or damaged
-            if accepts is None or accepts(head) is True:
-                file.seek(0)
-                return factory(file, "")
-    raise UnidentifiedImageError("not an image in a known format")
-
-
-def _decode_small(file: Any) -> None:
-    """Let a JPEG or JPEG 2000 above Pillow's limit be decoded at a half, quarter or eighth of its sides."""
-    limit, factor = Image.MAX_IMAGE_PIXELS, 1
-    while limit is not None and file.width * file.height > 2 * limit * factor**2 and factor < 8:
-        factor *= 2
-    if factor > 1 and file.format in ("JPEG", "MPO"):
-        file.draft(file.mode, (file.width // factor, file.height // factor))
-    elif factor > 1 and file.format == "JPEG2000":
-        file.reduce = factor.bit_length() - 1
-
-
-def _decode_scaled(file: Any, least_side: int) -> None:
-    """Let a JPEG be decoded at the smallest of a half, quarter and eighth of its sides that leaves `least_side` pixels."""
-    for factor in (8, 4, 2):
-        width, height = file.width // factor, file.height // factor
-        if min(width, height) >= least_side:
-            file.draft(file.mode, (width, height))
-            return
 
 
 def _orientation(image: Image.Image) -> Any:

@@ -4,22 +4,21 @@ Training items are asked for by (epoch, index), and all randomness of an item co
 not matter which worker prepares it, or after how many others.
 """
 
-import hashlib
-import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from svp.data.pipeline.cache import KeptImages, Place, keep_images
 from svp.data.pipeline.decoding import ImageReader, UnreadableImageError, decoding, load_prepared
 from svp.data.pipeline.faster import faster, normalized_values
 from svp.data.pipeline.features import FeatureDataset
+from svp.data.pipeline.randomness import own_randomness, seed_by
+from svp.data.pipeline.samplers import BalancedSampler, EpochSampler
 from svp.data.pipeline.stages import take_apart
 from svp.data.splits import Split
 from svp.inputs import InputConfig, Transform
@@ -114,8 +113,8 @@ class ImageListDataset(Dataset[Item]):
             epoch, index = key
             path = self.split.paths[index]
             image = self.reader(path)
-            with _own_randomness(), decoding(path):
-                _seed(self.seed, epoch, index)
+            with own_randomness(), decoding(path):
+                seed_by(self.seed, epoch, index)
                 return self._prepare(image), _truth(self.split, index), index
         return load_prepared(self.split.paths[key], self._prepare, self.reader), _truth(self.split, key), key
 
@@ -151,10 +150,10 @@ class KeptImageDataset(Dataset[Item]):
         """A batch, as a `DataLoader` asks for it."""
         indices = [key[1] if isinstance(key, tuple) else key for key in keys]
         images = torch.empty(len(keys), *self.stages.size, 3, dtype=torch.uint8)
-        with _own_randomness(), _one_thread():
+        with own_randomness(), _one_thread():
             for key, index, image in zip(keys, indices, images, strict=True):
                 if isinstance(key, tuple):
-                    _seed(self.seed, *key)
+                    seed_by(self.seed, *key)
                 image[:] = self.stages.finish(self.images[index])
         labels = torch.tensor([self.split.truth(index) for index in indices])
         return images.permute(0, 3, 1, 2), labels, torch.tensor(indices)
@@ -180,61 +179,6 @@ def open_images(
     if place is None:
         return ImageListDataset(split, transform, seed, reader, stand_in)
     return KeptImageDataset(split, transform, place, seed, reader)
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys (epoch, index) of all items, in an order drawn from (seed, epoch).
-
-    The keys carry the epoch to the workers, which may outlive it.
-    """
-
-    def __init__(self, length: int, seed: int = 0) -> None:
-        self.length = length
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Take effect at the next iteration."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
-        return zip([self.epoch] * self.length, order, strict=True)
-
-
-class BalancedSampler(EpochSampler):
-    """As many keys, but every class is drawn as often as any other, to within one.
-
-    The images of a class take turns: none is drawn once more before all have been. A second turn in an epoch has a number of
-    its own in the key, so that an image that comes twice is varied in two ways.
-
-    Args:
-        labels: Class of every item.
-        seed: Seeds the draw.
-    """
-
-    def __init__(self, labels: Sequence[int], seed: int = 0) -> None:
-        super().__init__(len(labels), seed)
-        self.labels = np.asarray(labels)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = np.random.default_rng(_mix(self.seed, self.epoch))
-        classes = generator.permutation(np.unique(self.labels))
-        keys: list[tuple[int, int]] = []
-        for place, label in enumerate(classes):
-            indices = np.flatnonzero(self.labels == label)
-            draws = len(range(place, self.length, len(classes)))
-            turns = -(-draws // len(indices))
-            order = [(self.epoch + turn * _TURN, int(i)) for turn in range(turns) for i in generator.permutation(indices)]
-            keys += order[:draws]
-        return iter([keys[i] for i in generator.permutation(len(keys))])
-
-
-_TURN = 2**32  # more than there are epochs
 
 
 def make_loader(
@@ -343,18 +287,6 @@ def _as_it_is(batch: Any) -> Any:
 
 
 @contextmanager
-def _own_randomness() -> Iterator[None]:
-    """Put the state of the generators that transforms draw from back at the end."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-@contextmanager
 def _one_thread() -> Iterator[None]:
     """PyTorch on one thread: on single images to wait for a second one takes longer than to do without."""
     threads = torch.get_num_threads()
@@ -363,16 +295,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _seed(*key: int) -> None:
-    """Seed the generators that transforms draw from by key."""
-    seed = _mix(*key)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerator's as well
-
-
-def _mix(*key: int) -> int:
-    """A well mixed 63-bit seed: neighboring keys give unrelated streams."""
-    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1

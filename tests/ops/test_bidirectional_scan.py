@@ -116,6 +116,19 @@ def test_bfloat16() -> None:
     check(xz.bfloat16(), *rounded, tolerance=2 * TOLERANCES[torch.bfloat16])
 
 
+def test_with_avx2_alone_nothing_inside_is_rounded_to_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_numba, "HAS_AVX512", False)  # what the host does then, with kernels for this machine
+    monkeypatch.setattr(cpu_numba, "has_bf16_products", lambda: False)
+    xz, forward, backward = case(length=40)
+    rounded = [mapped(Tensor.bfloat16, weights) for weights in (forward, backward)]
+    xz = xz.bfloat16()
+    check(xz, *rounded, tolerance=TOLERANCES[torch.bfloat16])
+    exact = bidirectional_scan(xz.float(), forward, backward)
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            assert torch.equal(bidirectional_scan(xz, forward, backward), exact.bfloat16())
+
+
 def test_channels_may_be_distant_and_tokens_too() -> None:
     xz, forward, backward = case()
     expected = run("numba", xz, forward, backward)

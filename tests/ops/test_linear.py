@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from svp.ops import linear, use_backend
+from svp.models.blocks import PatchEmbed
+from svp.ops import conv2d, linear, use_backend
 from tests.processes import printed_by
 
 SHAPES = {"in_proj": ((3, 65), 128, 512), "x_proj": ((7, 37), 256, 40), "odd": ((1001,), 131, 33)}
@@ -124,6 +129,86 @@ def test_upcast_products_under_autocast_keep_dtypes_and_gradients() -> None:
     assert of_x.dtype == of_weight.dtype == torch.float32
     torch.testing.assert_close(of_x, weight.sum(0).expand_as(x), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(of_weight, x.sum(0).expand_as(weight), rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.usefixtures("without_bf16")
+@pytest.mark.parametrize("tokens", [40, 130])  # one tile, and three
+@pytest.mark.parametrize("weight_dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_upcast_gradients_of_a_map(weight_dtype: torch.dtype, tokens: int) -> None:
+    x, weight = torch.randn(tokens, 160).to(weight_dtype), torch.randn(192, 160).to(weight_dtype)
+    grad = torch.randn(tokens, 192).bfloat16()
+    exact = (grad.double() @ weight.double(), grad.double().T @ x.double(), grad.double().sum(0))
+    error = 1e-6 if weight_dtype == torch.float32 else 2**-8  # operands in float32 are not rounded to the gradient's dtype
+    found = ops.linear_gradients(grad, x, weight, (True, True, True))
+    for ours, true, allowed in zip(found, exact, (error, error, 1e-6), strict=True):
+        assert (ours - true).norm() < allowed * true.norm()
+    assert [t.dtype for t in found[:2]] == [weight_dtype] * 2
+
+
+class _Convolutions(TorchFunctionMode):
+    """Dtypes of the images of every convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: list[torch.dtype] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.conv2d:
+            self.dtypes.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("without_bf16")
+def test_patches_are_embedded_in_float32_without_products_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    embed = PatchEmbed(12, 4, 4, 3, 16)
+    images = torch.randn(2, 3, 12, 12)
+    exact = embed(images)
+    with _Convolutions() as seen, torch.autocast("cpu", torch.bfloat16):
+        under_autocast = embed(images)
+    assert torch.equal(under_autocast, exact.bfloat16())
+    embed.bfloat16()
+    with seen:
+        rounded = embed(images.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    assert seen.dtypes == [torch.float32] * 2
+    rounded.float().sum().backward()
+    assert embed.proj.weight.grad is not None
+    expected = F.unfold(images.bfloat16().float(), 4, stride=4).sum((0, 2)).view(1, 3, 4, 4)
+    assert (embed.proj.weight.grad - expected).norm() < 2**-7 * expected.norm() * 16**0.5
+    monkeypatch.setattr(ops, "has_bf16_products", lambda: True)
+    with seen:
+        native = embed(images.bfloat16())
+    assert seen.dtypes[2:] == [torch.bfloat16]
+    assert (native - rounded).norm() < 2**-7 * rounded.norm()
+
+
+def test_convolution_equals_float64() -> None:
+    x, weight, bias = torch.randn(2, 3, 9, 10), torch.randn(4, 3, 2, 3), torch.randn(4)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), (2, 3))
+    assert (conv2d(x, weight, bias, (2, 3)) - exact).abs().max() < 1e-5
+
+
+AVX2 = """
+import torch
+from llvmlite.binding import get_host_cpu_name
+from svp.ops import conv2d
+from svp.ops.linear import _mkl_has_slow_code
+x, weight = torch.randn(1, 3, 32, 32).bfloat16(), torch.randn(8, 3, 16, 16).bfloat16()
+with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    conv2d(x, weight, None, (16, 16))
+names = {event.key for event in profile.key_averages()}
+print("aten::_slow_conv2d_forward" in names, get_host_cpu_name().startswith("znver") == _mkl_has_slow_code())
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="needs AVX2")
+def test_with_avx2_alone(library: str) -> None:
+    """No convolution takes PyTorch's own slow code, and the library for float32 depends on who made the processor."""
+    if library != "as here" or not torch.backends.mkldnn.is_available() or not torch.backends.mkl.is_available():
+        pytest.skip("one case of this machine, where PyTorch has both libraries")
+    told = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    ran = subprocess.run([sys.executable, "-c", AVX2], env=os.environ | told, capture_output=True, text=True, check=False)
+    assert ran.stdout.split() == ["False", "True"], ran.stderr
 
 
 COUNT = """

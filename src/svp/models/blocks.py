@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from svp.errors import InputError
 from svp.models.effective_weight import effective_weight, is_its_weight, touched
 from svp.models.mixer import BidirectionalMamba, is_autocast_enabled
-from svp.ops import Prompts, add_prompts, add_rms_norm
+from svp.ops import Prompts, add_prompts, add_rms_norm, conv2d
 
 
 @is_its_weight
@@ -100,6 +100,14 @@ def add_residual(hidden: Tensor, residual: Tensor | None) -> Tensor:
     return hidden if residual is None else residual + hidden
 
 
+@is_its_weight
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d`` without padding by ``svp.ops.conv2d``: the same numbers, sooner in bfloat16 on some processors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv2d(x, self.weight, self.bias, self.stride)
+
+
 @register_notrace_module
 class PatchEmbed(nn.Module):
     """Image to patch tokens by a convolution; patches may overlap (`stride` below `patch_size`).
@@ -121,7 +129,7 @@ class PatchEmbed(nn.Module):
         self.patch_size: tuple[int, int] = to_2tuple(patch_size)
         self.stride: tuple[int, int] = to_2tuple(stride)
         self.set_input_size(img_size)
-        self.proj = nn.Conv2d(in_chans, embed_dim, self.patch_size, stride=self.stride, device=device, dtype=dtype)
+        self.proj = Conv2d(in_chans, embed_dim, self.patch_size, stride=self.stride, device=device, dtype=dtype)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Accept images of another size from now on."""

@@ -7,7 +7,7 @@ from svp.ops.add_rms_norm import LinearPrompt, Prompt, Prompts, add_prompts, add
 from svp.ops.backend import BACKENDS, explain, use_backend
 from svp.ops.bidirectional_scan import Direction, bidirectional_scan
 from svp.ops.causal_conv1d import causal_conv1d
-from svp.ops.linear import linear
+from svp.ops.linear import conv2d, linear
 from svp.ops.selective_scan import selective_scan
 from svp.versions import check_versions
 
@@ -21,6 +21,7 @@ __all__ = [
     "add_rms_norm",
     "bidirectional_scan",
     "causal_conv1d",
+    "conv2d",
     "explain",
     "linear",
     "selective_scan",

@@ -1,7 +1,8 @@
 """A linear map, on the library that is the fastest for it.
 
 PyTorch gives float32 products on a CPU to MKL, which runs code for AVX2 on processors of AMD. oneDNN, which PyTorch has on
-board too, uses AVX-512 there: 250 GFLOP/s and not 110 on a core of Zen 5, for all shapes of a Vim.
+board too, uses AVX-512 there: 250 GFLOP/s and not 110 on a core of Zen 5, for all shapes of a Vim. Told to do with AVX2 it
+still gives 125.
 
 Products in bfloat16 take a third of the time of float32 where the processor has instructions for them, and nearly three
 times as long where oneDNN has to do without. There the operands are upcast, some rows at a time, and the float32 product is
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, cast
 
@@ -42,14 +44,31 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.is_grad_enabled():
         y: Tensor = (_Linear if onednn else _UpcastLinear).apply(x, weight, bias)
         return y
-    return _by_onednn(x, weight, bias) if onednn else _upcast_product(x, weight.T, torch.bfloat16, bias)
+    return _by_onednn(x, weight, bias) if onednn else _upcast_linear(x, weight, torch.bfloat16, bias)
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sequence[int] = (1, 1)) -> Tensor:
+    """A convolution of images without padding, as ``torch.nn.functional.conv2d``.
+
+    oneDNN has none in bfloat16 without AVX-512, and PyTorch's own takes twenty times as long as that in float32.
+
+    Args:
+        x: Images, (batch, channels, height, width).
+        weight: Filters, (outputs, channels, rows, columns).
+        bias: (outputs,), or None.
+        stride: Rows and columns from one position of a filter to the next.
+    """
+    if torch.compiler.is_compiling() or not _is_bf16_without_products(x, weight, torch.is_autocast_enabled("cpu")):
+        return F.conv2d(x, weight, bias, stride)
+    with outside_autocast():
+        return F.conv2d(x.float(), weight.float(), None if bias is None else bias.float(), stride).to(torch.bfloat16)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b without a gradient; b is (inputs, outputs)."""
     if _is_for_onednn(a, b):
         return _by_onednn(a, b.T)
-    return _upcast_product(a, b, a.dtype) if _is_for_upcast(a, b) else a @ b
+    return _upcast_linear(a, b.T, a.dtype) if _is_for_upcast(a, b) else a @ b
 
 
 def linear_gradients(grad: Tensor, x: Tensor, weight: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
@@ -58,6 +77,8 @@ def linear_gradients(grad: Tensor, x: Tensor, weight: Tensor, needed: Sequence[b
     Operands are cast to the dtype of `grad`, as autocast did in the forward pass, and gradients to that of their tensor.
     """
     of_x, of_weight, of_bias = needed
+    if grad.dtype == torch.bfloat16 and _is_large(grad, weight) and _lacks_bf16_products(grad, weight):
+        return _upcast_gradients(grad, x, weight, needed, x.dtype)
     rows = grad.reshape(-1, grad.shape[-1])
     return (
         product(grad, weight.to(grad.dtype)).to(x.dtype) if of_x else None,
@@ -88,20 +109,14 @@ class _UpcastLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if weight.requires_grad else None, weight)
         ctx.x_dtype = x.dtype
-        return _upcast_product(x, weight.T, torch.bfloat16, bias)
+        return _upcast_linear(x, weight, torch.bfloat16, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _recorded_gradients(grad, x, weight, ctx.x_dtype, ctx.needs_input_grad)
-        of_x, of_weight, of_bias = ctx.needs_input_grad
-        rows = grad.reshape(-1, grad.shape[-1])
-        return (
-            _upcast_product(grad, weight, ctx.x_dtype) if of_x else None,
-            _upcast_product(rows.T, x.reshape(-1, x.shape[-1]), weight.dtype) if of_weight else None,
-            rows.sum(0, dtype=torch.float32) if of_bias else None,
-        )
+        return _upcast_gradients(grad, x, weight, ctx.needs_input_grad, ctx.x_dtype)
 
 
 def _recorded_gradients(
@@ -118,37 +133,69 @@ def _recorded_gradients(
     )
 
 
-def _upcast_product(a: Tensor, b: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
-    """a @ b + bias in float32, rounded to `dtype`; of what is long no more than a tile is float32 at a time."""
-    rows = a.reshape(-1, a.shape[-1])
+def _upcast_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, needed: Sequence[bool], x_dtype: torch.dtype
+) -> tuple[Tensor | None, ...]:
+    of_x, of_weight, of_bias = needed
+    rows = grad.reshape(-1, grad.shape[-1])
+    if len(rows) <= _TILE:
+        rows = rows.float()  # once for all three
+    return (
+        _upcast_linear(rows, weight.T, x_dtype).view(*grad.shape[:-1], weight.shape[1]) if of_x else None,
+        _upcast_linear(rows.T, x.reshape(-1, x.shape[-1]).T, weight.dtype) if of_weight else None,
+        rows.sum(0, dtype=torch.float32) if of_bias else None,
+    )
+
+
+def _upcast_linear(x: Tensor, weight: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias in float32, rounded to `dtype`; of what is long no more than a tile is float32 at a time."""
     bias = None if bias is None else bias.float()
-    with torch.autocast("cpu", enabled=False):
-        if rows.shape[1] > _TILE:  # the gradient of a weight: rows of a batch are summed over
-            tiles = zip(torch.split(rows, _TILE, dim=1), torch.split(b, _TILE), strict=True)
+    inputs = x.shape[-1]
+    with outside_autocast():
+        if inputs > _TILE:  # the gradient of a weight: rows of a batch are summed over
+            tiles = zip(torch.split(x.reshape(-1, inputs), _TILE, 1), torch.split(weight, _TILE, 1), strict=True)
             start = torch.zeros(()) if bias is None else bias
-            total = sum((_fp32_product(left.float(), right.float()) for left, right in tiles), start)
-            return total.to(dtype).view(*a.shape[:-1], b.shape[1])
-        b = b.float()
-        y = torch.empty(len(rows), b.shape[1], dtype=dtype)
-        for tile, part in zip(torch.split(y, _TILE), torch.split(rows, _TILE), strict=True):
-            tile.copy_(_fp32_product(part.float(), b, bias))
-    return y.view(*a.shape[:-1], b.shape[1])
+            total = sum((_fp32_linear(left.float(), right.float()) for left, right in tiles), start)
+            return total.to(dtype).view(*x.shape[:-1], len(weight))
+        weight = weight.float()
+        if x.numel() <= _TILE * inputs:
+            return _fp32_linear(x.float(), weight, bias).to(dtype)
+        y = torch.empty(*x.shape[:-1], len(weight), dtype=dtype)
+        tiles = zip(torch.split(y.view(-1, len(weight)), _TILE), torch.split(x.reshape(-1, inputs), _TILE), strict=True)
+        for tile, part in tiles:
+            tile.copy_(_fp32_linear(part.float(), weight, bias))
+    return y
 
 
-def _fp32_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    return _by_onednn(a, b.T, bias) if _mkl_has_slow_code() else F.linear(a, b.T, bias)
+def _fp32_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _by_onednn(x, weight, bias) if _mkl_has_slow_code() else F.linear(x, weight, bias)
+
+
+def outside_autocast() -> AbstractContextManager[object]:
+    """Autocast is off inside, on a CPU; nothing where it is off already, since turning it off takes some microseconds."""
+    return torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
 
 
 def _is_for_upcast(x: Tensor, weight: Tensor, autocast: bool = False) -> bool:
     """Whether this is a large product in bfloat16 on a processor that has no instructions for it."""
-    if not (x.is_cpu and weight.is_cpu) or has_bf16_products():
-        return False
+    return _is_large(x, weight) and _is_bf16_without_products(x, weight, autocast)
+
+
+def _is_bf16_without_products(x: Tensor, weight: Tensor, autocast: bool) -> bool:
     if autocast:
         floats = (torch.float32, torch.bfloat16)
         fits = torch.get_autocast_dtype("cpu") == torch.bfloat16 and x.dtype in floats and weight.dtype in floats
     else:
         fits = x.dtype == weight.dtype == torch.bfloat16
-    return fits and x.numel() * weight.numel() >= _FEWEST_PRODUCTS * x.shape[-1] and not torch._C._get_tracing_state()
+    return fits and _lacks_bf16_products(x, weight)
+
+
+def _lacks_bf16_products(x: Tensor, weight: Tensor) -> bool:
+    return x.is_cpu and weight.is_cpu and not has_bf16_products() and not torch._C._get_tracing_state()
+
+
+def _is_large(x: Tensor, weight: Tensor) -> bool:
+    return x.numel() * weight.numel() >= _FEWEST_PRODUCTS * x.shape[-1]
 
 
 @cache
@@ -173,7 +220,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         x.dtype == weight.dtype == torch.float32
         and x.is_cpu
         and _mkl_has_slow_code()
-        and x.numel() * weight.numel() >= _FEWEST_PRODUCTS * x.shape[-1]
+        and _is_large(x, weight)
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._get_tracing_state()
     )
@@ -181,11 +228,11 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
 
 @cache
 def _mkl_has_slow_code() -> bool:
-    """Whether this is a processor of AMD with AVX-512, and PyTorch has both libraries."""
+    """Whether this is a processor of AMD with AVX2 or more, and PyTorch has both libraries."""
     backends = cast(Any, torch.backends)  # not annotated
     if not (backends.mkl.is_available() and backends.mkldnn.is_available()):
         return False
-    if backends.cpu.get_cpu_capability() != "AVX512" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512") or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     try:
         from llvmlite.binding import get_host_cpu_name

@@ -41,7 +41,7 @@ from svp.ops.bidirectional_scan.kept import keep_for_backward, kept_for_backward
 from svp.ops.bidirectional_scan.reference import Inputs, project, split_bias, with_bias
 from svp.ops.causal_conv1d.cpu_numba import through_silu
 from svp.ops.compiling import function, inlined, kernel, part
-from svp.ops.linear import product
+from svp.ops.linear import has_bf16_products, outside_autocast, product
 from svp.ops.rows import LANES, Rows, flat, numpy_view, rows, values
 from svp.ops.selective_scan.cpu_numba import (
     KEPT_TOKENS,
@@ -58,7 +58,7 @@ from svp.ops.selective_scan.cpu_numba import (
     sweep,
     to_blocks,
 )
-from svp.ops.simd import LOG2_E, broadcast, clear, empty, fma, load, sigmoid, splat, store
+from svp.ops.simd import HAS_AVX512, LOG2_E, broadcast, clear, empty, fma, load, sigmoid, splat, store
 from svp.ops.threads import kernel_threads
 
 _CHUNK = 64  # tokens of the forward pass
@@ -323,7 +323,7 @@ def forward(inputs: Inputs) -> Tensor:
     """``svp.ops.bidirectional_scan``"""
     xz, weights = inputs
     batch, length, width = xz.shape
-    out = torch.empty(batch, length, width // 2, dtype=_dtype_inside(xz))
+    out = torch.empty(batch, length, width // 2, dtype=_stored_dtype(xz))
     kernel_weights = _both_kernel_weights(weights)
     keep_for_backward(weights, kernel_weights)
     for some_out, some_xz in _some_images_at_a_time(weights, out, xz):
@@ -335,7 +335,7 @@ def forward(inputs: Inputs) -> Tensor:
 def backward(grads: list[Tensor], inputs: Inputs, needed: list[bool]) -> list[Tensor]:
     """Gradients of those of `xz` and the weights that `needed` marks; one weight costs as much as all."""
     xz, weights = inputs
-    grad_xz = torch.empty(xz.shape, dtype=_dtype_inside(xz))
+    grad_xz = torch.empty(xz.shape, dtype=_stored_dtype(xz))
     kernel_weights = kept_for_backward(weights) or _both_kernel_weights(weights)
     if any(needed[1:]):  # sums over all images
         of_weights = _gradients(grads[0], xz, weights, kernel_weights, needed, grad_xz)
@@ -379,7 +379,7 @@ def _gradients(
         call.tile,
         min(length, KEPT_TOKENS),
         need_weights,
-        rows(grad_out, call.dtype),
+        rows(grad_out, _stored_dtype(xz)),
         *call.scan_inputs,
         *(numpy_view(t) for t in (*grad_x, *grad_raw)),
         *(t.numpy() for t in grad_BC),
@@ -451,9 +451,17 @@ def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
     return t if t.dtype == dtype else t.to(dtype)
 
 
-def _dtype_inside(xz: Tensor) -> torch.dtype:
-    """In which the kernels read and write what is as wide as `xz`."""
+def _stored_dtype(xz: Tensor) -> torch.dtype:
+    """In which the kernels read and write `xz`, the output and their gradients."""
     return torch.bfloat16 if xz.dtype == torch.bfloat16 else torch.float32
+
+
+def _dtype_inside(xz: Tensor) -> torch.dtype:
+    """In which convolved inputs go to the projections and the scan, and their gradients back.
+
+    They do not outlive a call. In shorter vectors, to round them takes longer than to move twice the bytes.
+    """
+    return _stored_dtype(xz) if HAS_AVX512 or has_bf16_products() else torch.float32
 
 
 class _Call:
@@ -466,7 +474,7 @@ class _Call:
         self.inner = (batch, length, d_inner)
         self.d_conv, self.dt_rank = weights[0].shape[1], weights[3].shape[1]
         self.kernel_weights = kernel_weights
-        self.x = rows(xz, self.dtype)  # a convolution reads the first half of every row
+        self.x = rows(xz, _stored_dtype(xz))  # a convolution reads the first half of every row
         z = Rows(self.x.data[d_inner:], self.x.image, self.x.token)
         blocks = d_inner // LANES
         self.groups = groups_per_image(batch, blocks)
@@ -478,7 +486,8 @@ class _Call:
         conv(batch * self.chunks, self.chunks, self.d_conv, self.x, *kernel_weights, *convolved)
         projected: list[Rows] = []
         for side, x in enumerate(self.convolved):
-            p = project(x.view(-1, d_inner), _cast(weights[7 * side + 2].detach(), self.dtype))
+            with outside_autocast():
+                p = project(x.view(-1, d_inner), _cast(weights[7 * side + 2].detach(), self.dtype))
             p = _padded(_cast(p, torch.float32), self.dt_rank)
             projected.append(Rows(p.numpy().reshape(-1), length * p.shape[1], p.shape[1]))
         self.scan_inputs: tuple[Any, ...] = (*convolved, *projected, *kernel_weights, z)

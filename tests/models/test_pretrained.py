@@ -89,6 +89,7 @@ def test_the_embedded_weights_have_tags() -> None:
         assert state_sha256(model.state_dict()) == sha256
         assert len(model.pretrained_cfg["label_names"]) == model.num_classes == model.head.out_features
         assert model.origin.name == f"vim_nano_patch4_32.{tag}"
+        assert svp.create_model(f"vim_nano.{tag}").origin.name == "vim_nano_patch4_32", "other weights than those"
         timms = timm.create_model(model.origin.name, pretrained=True)
         assert all(torch.equal(timms.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
         assert model_info(f"vim_nano.{tag}").weights == f"embedded (vim_nano_patch4_32.{tag}.safetensors)"

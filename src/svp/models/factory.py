@@ -138,8 +138,7 @@ def create_model(
     model: Backbone = timm.create_model(resolved, pretrained=published, **kwargs)
     model.pretrained_cfg.pop("state_dict", None)  # keep no second copy of the weights
     weights = "published" if published else "random"
-    if published:
-        resolved = name_with_weights(resolved)
+    resolved = name_with_weights(resolved) if published else resolved.partition(".")[0]
     if not isinstance(pretrained, bool):
         weights = str(Path(pretrained).resolve())
         report = checkpoints.load_into(model, checkpoints.read_weights(pretrained), str(pretrained))

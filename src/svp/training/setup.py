@@ -147,7 +147,7 @@ def resolve(config: TrainConfig, data: ImageData, accelerator: Accelerator) -> T
 def _model_of(config: TrainConfig, directory: RunDirectory) -> str:
     """The model with its weights; a run that goes on keeps those that its name meant when it began."""
     if config.weights != "published":
-        return full_name(config.model)
+        return full_name(config.model).partition(".")[0]
     if config.resume and directory.config_file.is_file():
         own = own_settings(directory)
         if own.weights == "published" and own.model.partition(".")[0] == full_name(config.model):

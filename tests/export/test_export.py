@@ -180,6 +180,27 @@ def test_only_a_scan_that_takes_and_gives_all_rows_in_reverse_runs_backward(rows
     assert ("Gather" not in {node.op_type for node in model.graph}) == (rows == "rows" and outputs == 1)
 
 
+def test_a_product_that_is_split_becomes_products_of_parts_with_names_of_their_own() -> None:
+    ir = pytest.importorskip("onnx_ir")
+    import onnxruntime
+
+    model = ir.from_onnx_text("""<ir_version: 10, opset_import: ["" : 18]>
+        agraph (float[3, 2] x) => (float[3, 2] y, float[3, 2] linear_1)
+        <float[2, 4] w = {1, 2, 3, 4, 5, 6, 7, 8}, float[2, 2] w_1 = {1, 2, 3, 4}> {
+            [linear] linear = MatMul(x, w)
+            a, b = Split <axis = -1, num_outputs = 2> (linear)
+            y = Sub(a, b)
+            [linear_1] linear_1 = MatMul(x, w_1)
+        }""")
+    x = {"x": np.arange(6, dtype=np.float32).reshape(3, 2)}
+    before = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, x)
+    simplify(model)
+    assert [node.op_type for node in model.graph] == ["MatMul", "MatMul", "Sub", "MatMul"]
+    after = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, x)
+    for found, expected in zip(after, before, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_a_batch_is_shared_by_threads(onnx_file: Path) -> None:
     pixels = torch.rand(5, 3, 16, 16)
     number = torch.get_num_threads()

@@ -65,17 +65,22 @@ def _split_weight(split: Any) -> None:
         or not product.inputs[1].is_initializer()
     ):
         return
-    if split.attributes["axis"].as_int() not in (-1, len(whole.shape) - 1):
+    axis = split.attributes["axis"].as_int()
+    if axis != -1 and (whole.shape is None or axis != len(whole.shape) - 1):
         return
     weight = product.inputs[1]
     parts = np.split(weight.const_value.numpy(), len(split.outputs), axis=1)
     for number, (part, value) in enumerate(zip(parts, split.outputs, strict=True)):
-        name = f"{weight.name}_{number}"
+        name = f"{weight.name}_part_{number}"
         constant = ir.Value(
             name=name, shape=ir.Shape(part.shape), type=weight.type, const_value=ir.tensor(part.copy(), name=name)
         )
         split.graph.register_initializer(constant)
-        node = ir.Node("", "MatMul", [product.inputs[0], constant], name=f"{product.name}_{number}", num_outputs=1)
+        node = ir.Node("", "MatMul", [product.inputs[0], constant], name=f"{product.name}_part_{number}", num_outputs=1)
         split.graph.insert_before(split, node)
-        node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = f"{whole.name}_{number}", value.shape, value.type
+        node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = (
+            f"{whole.name}_part_{number}",
+            value.shape,
+            value.type,
+        )
         value.replace_all_uses_with(node.outputs[0])

@@ -65,10 +65,10 @@ class PlainOperators(TorchFunctionMode):
             self._direction(x, Direction(*weights[7 * side : 7 * side + 7])._replace(initial_state=states[side]), bool(side))
             for side in (0, 1)
         )
-        return (y + y_b).transpose(0, 1) * (F.silu(z) * 0.5)
+        return (y + y_b).transpose(0, 1) * F.silu(z)
 
     def _direction(self, x: Tensor, weights: Direction, reverse: bool) -> Tensor:
-        """y of one direction without the gate, (length, batch, d_inner).
+        """Half of y of one direction without the gate, (length, batch, d_inner), as the mean takes it.
 
         All but the recurrence is of matrices, (length * batch, ...): a product of matrices takes its bias along, and
         onnxruntime moves no transposition behind a reshape, where there would be two of it.
@@ -79,7 +79,7 @@ class PlainOperators(TorchFunctionMode):
         dt_rank, d_state = weights.dt_proj.shape[1], weights.A.shape[1]
         p_dt, B, C = torch.split(F.linear(x, *split_bias(weights.x_proj, d_inner)), [dt_rank, d_state, d_state], dim=-1)
         dt = F.linear(p_dt, weights.dt_proj, weights.dt_bias)
-        dt, B, C, skipped = (t.reshape(length, batch, -1) for t in (dt, B, C, weights.D * x))
+        dt, B, C, skipped = (t.reshape(length, batch, -1) for t in (dt, B, C * 0.5, weights.D * 0.5 * x))
         return self.recurrence(tokens_first, dt, weights.A, B, C, weights.initial_state, reverse)[0] + skipped
 
     def selective_scan(

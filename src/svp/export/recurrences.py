@@ -40,19 +40,16 @@ def _token(h: Tensor, step: Tensor, step_x: Tensor, B: Tensor, C: Tensor, A: Ten
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) within 1.2e-6 of itself, by operators that runtimes have vectorized.
+    """log(1 + exp(x)) within 1.3e-6 of itself, by operators that runtimes have vectorized.
 
-        e = exp(-|x|),  z = e / (2 + e);        softplus(x) = max(x, 0) + log(1 + e),  log(1 + e) = 2 artanh(z)
+        r = 1 / (exp(|x|) + 1/2);        softplus(x) = max(x, 0) + log(1 + exp(-|x|)),  log(1 + exp(-|x|)) = 2 artanh(r / 2)
 
-    2 artanh(z) / z is a ratio of linear functions of z^2, z <= 1/3, written with as few operators as it takes. onnxruntime
-    computes its own Softplus value by value, 10 ns each: five times the time of this.
+    2 artanh(r / 2) / r is a ratio of linear functions of r^2, r <= 2/3, written with as few operators as it takes. onnxruntime
+    computes its own Softplus value by value, 10 ns each: ten times the time of this.
     """
-    e = torch.exp(-x.abs())
-    z = e / (e + 2)
-    numerator = torch.full(
-        (), -1.77861534, dtype=x.dtype
-    )  # of Python's own numbers PyTorch would make a reciprocal and a product
-    return x.relu() + z * (numerator / (z * z - 1.63381452) + 0.91137491)
+    r = (torch.exp(x.abs()) + 0.5).reciprocal()
+    numerator = torch.full((), -3.55723068, dtype=x.dtype)  # a Python number over a tensor would be two operators
+    return x.relu() + r * (numerator / (r * r - 6.53525809) + 0.45568745)
 
 
 def in_chunks(

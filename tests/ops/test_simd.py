@@ -13,6 +13,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from svp.ops import simd
 from svp.ops.rows import LANES
 from svp.ops.simd import exp2, exp2_by_avx512, exp2_by_bits, load, store
 from tests.processes import printed_by
@@ -33,7 +34,10 @@ def test_bfloat16_is_stored_as_pytorch_rounds_it(value: float) -> None:
     stored = torch.empty(near.shape, dtype=torch.bfloat16)
     copy_lanes(near.numpy(), stored.view(torch.int16).numpy())
     assert torch.equal(stored.isnan(), near.isnan())
-    assert torch.equal(stored.nan_to_num(), near.bfloat16().nan_to_num())
+    expected = near.bfloat16().nan_to_num()
+    if simd.HAS_BF16:  # the processor's instruction makes subnormal numbers zero
+        expected = torch.where(near.abs() < 2.0**-126, torch.zeros_like(expected), expected)
+    assert torch.equal(stored.nan_to_num(), expected)
     again = torch.empty_like(near)
     copy_lanes(stored.view(torch.int16).numpy(), again.numpy())
     assert torch.equal(again.nan_to_num(), stored.float().nan_to_num())

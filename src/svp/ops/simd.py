@@ -40,6 +40,8 @@ _LLVM_INT = ir.IntType(32)
 _LLVM_VECTOR = ir.VectorType(_LLVM_FLOAT, LANES)
 _LLVM_INT_VECTOR = ir.VectorType(_LLVM_INT, LANES)
 _LLVM_SHORT_VECTOR = ir.VectorType(ir.IntType(16), LANES)
+_CPU_FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")  # what Numba compiles for, and its cache's key
+HAS_BF16 = "+avx512bf16" in _CPU_FEATURES
 
 
 @register_model(_VectorType)
@@ -85,8 +87,27 @@ def _ints(value: int) -> Any:
     return ir.Constant(_LLVM_INT_VECTOR, [value] * LANES)
 
 
+class _BFloat(ir.Type):  # type: ignore[misc]
+    """bfloat16, which llvmlite does not know and LLVM does."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
 def _upper_halves(builder: Any, vector: Any) -> Any:
-    """The bfloat16 next to every lane, by integers: not every machine links LLVM's own truncation."""
+    """The bfloat16 next to every lane."""
+    if HAS_BF16:
+        halves = ir.VectorType(_BFloat(), LANES)
+        convert = ir.FunctionType(halves, [_LLVM_VECTOR])
+        function = cgutils.get_or_insert_function(builder.module, convert, "llvm.x86.avx512bf16.cvtneps2bf16.512")
+        return builder.bitcast(builder.call(function, [vector]), _LLVM_SHORT_VECTOR)
+    # by integers: not every machine links LLVM's own truncation
     bits = builder.bitcast(vector, _LLVM_INT_VECTOR)
     odd = builder.and_(builder.lshr(bits, _ints(16)), _ints(1))
     rounded = builder.add(bits, builder.add(odd, _ints(0x7FFF)))
@@ -115,7 +136,10 @@ def load(typing: Any, array: Any, offset: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, array: Any, offset: Any, vector: Any) -> Any:
-    """Write sixteen values, addressed as in ``load``; to bfloat16 they are rounded to the nearest, ties to even."""
+    """Write sixteen values, addressed as in ``load``; to bfloat16 they are rounded to the nearest, ties to even.
+
+    The instruction for it of some processors makes zero of what is below 2**-126, as their products of bfloat16 do.
+    """
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1])

@@ -343,7 +343,7 @@ def exp2_by_avx512(x):
 
 
 # what Numba compiles for, and its cache's key
-HAS_AVX512 = "+avx512dq" in cpu_target.target_context.codegen().magic_tuple()[2]
+HAS_AVX512 = "+avx512dq" in _CPU_FEATURES
 exp2 = exp2_by_avx512 if HAS_AVX512 else exp2_by_bits
 """2**x: relative error 9e-8, the limits 0 and inf, NaN for NaN."""
 

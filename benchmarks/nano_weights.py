@@ -26,7 +26,7 @@ import svp  # noqa: E402
 from svp.data import ImageListDataset, ImageReader, Split, eval_transform, make_loader, open_data  # noqa: E402
 from svp.inputs import InputConfig  # noqa: E402
 from svp.models import model_info  # noqa: E402
-from svp.models.checkpoints import file_sha256, read_weights  # noqa: E402
+from svp.models.checkpoints import file_sha256  # noqa: E402
 
 PROBE: dict[str, Any] = dict(
     method="linear", epochs=10, batch_size=64, lr=0.01, precision="bf16", cache="memory", resume=True, progress=False,
@@ -49,10 +49,7 @@ def settings_of(weights: str) -> dict[str, str]:
 def create(weights: str) -> Any:
     """The model with its own head."""
     settings = settings_of(weights)
-    if "weights" not in settings:
-        return svp.create_model(settings["model"], pretrained=True).eval()
-    classes = len(read_weights(weights)["head.bias"])
-    return svp.create_model(settings["model"], pretrained=weights, num_classes=classes).eval()
+    return svp.create_model(settings["model"], pretrained=settings.get("weights", True)).eval()
 
 
 def known_classes(tasks: Path) -> tuple[list[str], list[str]]:

@@ -171,6 +171,14 @@ def test_create_model_from_a_file(state: dict[str, Any], tmp_path: Path) -> None
     assert same(again.state_dict(), state)
 
 
+def test_the_classes_of_a_file_are_those_of_the_model(state: dict[str, Any], tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "vim.pth")
+    small = {name: value for name, value in SMALL.items() if name != "num_classes"}
+    model = svp.create_model("vim_nano", tmp_path / "vim.pth", **small)
+    assert same(model.state_dict(), state)
+    assert model.num_classes == 5
+
+
 def test_create_model_with_other_classes(state: dict[str, Any], tmp_path: Path) -> None:
     torch.save(state, tmp_path / "vim.pth")
     model = svp.create_model("vim_nano", tmp_path / "vim.pth", **SMALL | dict(num_classes=7))

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from svp.models import WeightsError
 from svp.studies import Job, collect, make_search, make_study, read_folder, run_search, run_study
@@ -49,6 +50,26 @@ def test_only_what_is_missing_is_run(values: dict[str, Any], tmp_path: Path) -> 
     shutil.rmtree(made[0].directory / "last")
     (made[0].directory / "result.json").unlink()
     assert [job.directory for job in run(values, folder)[0]] == [made[0].directory]
+
+
+@pytest.mark.usefixtures("newer_weights")
+def test_a_folder_without_tags_is_of_the_first_weights(values: dict[str, Any], tmp_path: Path) -> None:
+    def directories(model: str) -> set[Path]:
+        settings = values["settings"] | {"model": model, "weights": "published"}
+        return {job.directory for job in collect(make_study(values | {"settings": settings}), tmp_path / "study").jobs}
+
+    values["settings"]["model"], values["methods"] = "vim_nano", {"linear": {"lr": 0.01}}
+    run(values, tmp_path / "study")  # with random weights, to which a tag does not matter
+    file = tmp_path / "study" / "study.yaml"
+    written = yaml.safe_load(file.read_text())
+    assert written["settings"].pop("model") == "vim_nano.newer"
+    assert read_folder(file.parent).is_complete
+    for weights, found in (("random", True), ("published", False)):
+        written["settings"] |= {"model": "vim_nano", "weights": weights}  # as 0.1.0 wrote it
+        file.write_text(yaml.safe_dump(written))
+        assert read_folder(file.parent).is_complete == found
+    assert {job.directory for job in read_folder(file.parent).jobs} == directories("vim_nano.tiny_in200")
+    assert directories("vim_nano") == directories("vim_nano.newer") != directories("vim_nano.tiny_in200")
 
 
 @pytest.mark.parametrize("kind", ["study", "search"])

@@ -54,6 +54,28 @@ def test_a_search_goes_on_where_it_was(search: dict[str, Any], tmp_path: Path, m
     assert len({trial.point["lr"] for trial in trials}) == 3
 
 
+@pytest.mark.usefixtures("newer_weights")
+def test_a_search_goes_on_with_the_weights_that_it_began_with(search: dict[str, Any], tmp_path: Path) -> None:
+    settings = search["settings"] | {"model": "vim_nano", "weights": "published"}
+    search |= {"settings": settings, "space": {"lr": [0.1]}, "trials": 1}
+
+    def ended(folder: str, **attributes: str) -> Path:
+        (tmp_path / folder).mkdir()
+        journal = optuna.storages.journal.JournalFileBackend(str(tmp_path / folder / "journal.log"))
+        storage = optuna.storages.JournalStorage(journal)
+        study = optuna.create_study(study_name="small", storage=storage)
+        for name, value in attributes.items():
+            study.set_user_attr(name, value)
+        lr = optuna.distributions.CategoricalDistribution([0.1])
+        study.add_trial(optuna.create_trial(params={"lr": 0.1}, distributions={"lr": lr}, value=0.5))
+        return run_search(make_search(search), tmp_path / folder)[0].directory
+
+    old, new = ended("old"), ended("new", model="vim_nano.newer")
+    assert old.name != new.name
+    settings["model"] = "vim_nano.tiny_in200"
+    assert ended("named").name == old.name
+
+
 def test_what_is_hopeless_is_stopped(search: dict[str, Any], tmp_path: Path) -> None:
     search |= {"space": {"lr": [1e-9, 0.05]}, "trials": 8}
     search["settings"] |= {"method": "linear", "epochs": 2}

@@ -91,16 +91,22 @@ def name_with_weights(name: str) -> str:
     return f"{resolved}.{weights_tags(resolved)[0]}" if resolved in BEFORE_TAGS else resolved
 
 
+def tagged(name: str) -> str:
+    """`name`, which may be an alias, with the tag of the weights that it means now, where it alone has meant others."""
+    tag = name_with_weights(name).partition(".")[2]
+    return f"{name.partition('.')[0]}.{tag}" if tag else name
+
+
 def name_before_tags(name: str) -> str:
     """`name` without the tag, where a name alone meant these weights before tags were recorded; else with it."""
-    short, resolved = name.partition(".")[0], name_with_weights(name)
-    model, _, tag = resolved.partition(".")
-    return short if tag == BEFORE_TAGS.get(model, "") else f"{short}.{tag}"
+    short, _, tag = tagged(name).partition(".")
+    return short if tag == BEFORE_TAGS.get(full_name(short), "") else f"{short}.{tag}"
 
 
 def recorded_name(name: str) -> str:
     """The model of published weights that a file means by `name`: without a tag, it is of before tags were recorded."""
-    return f"{name}.{BEFORE_TAGS[name]}" if name in BEFORE_TAGS else name
+    tag = BEFORE_TAGS.get(ALIASES.get(name, name))
+    return f"{name}.{tag}" if tag else name
 
 
 def create_model(
@@ -133,6 +139,9 @@ def create_model(
     if img_size is not None:
         kwargs["img_size"] = img_size
     published = pretrained is True
+    state = {} if isinstance(pretrained, bool) else checkpoints.read_weights(pretrained)
+    if num_classes is None and "head.bias" in state:
+        kwargs["num_classes"] = state["head.bias"].numel()
     if published and resolved in _VISION_TRANSFORMERS:  # timm's own way would fetch them without our checks and messages
         kwargs["pretrained_cfg_overlay"] = dict(state_dict=checkpoints.read_weights(fetch_weights(resolved)))
     model: Backbone = timm.create_model(resolved, pretrained=published, **kwargs)
@@ -141,7 +150,7 @@ def create_model(
     resolved = name_with_weights(resolved) if published else resolved.partition(".")[0]
     if not isinstance(pretrained, bool):
         weights = str(Path(pretrained).resolve())
-        report = checkpoints.load_into(model, checkpoints.read_weights(pretrained), str(pretrained))
+        report = checkpoints.load_into(model, state, str(pretrained))
         body = [n for n in (*report.missing, *report.unexpected) if not n.startswith("head.")]
         if body:
             raise checkpoints.WeightsError(f"{pretrained} is not a file of {resolved}: {report}")

@@ -13,13 +13,13 @@ from statistics import median
 import yaml
 
 from svp.data import open_data
-from svp.models.factory import fetch_weights
+from svp.models.factory import fetch_weights, recorded_name, tagged
 from svp.paths import write_atomically
 from svp.runs import EpochRow, Result, RunDirectory
 from svp.studies.engine import run_jobs
 from svp.studies.statistics import Difference, Spread, averaged, paired_difference, spread
 from svp.studies.study import Cell, Job, Study, check_classes
-from svp.studies.study_file import read_study, to_yaml_values
+from svp.studies.study_file import read_study, to_yaml_values, with_models
 from svp.training import ConfigError
 from svp.training.halving import from_default, merit_of
 
@@ -164,7 +164,7 @@ def collect(study: Study, folder: str | Path) -> Comparison:
 
 
 def read_folder(folder: str | Path) -> Comparison:
-    """The findings of a study by its folder, which holds the study itself as study.yaml.
+    """The findings of a study by its folder, which holds the study itself, with the tags of its weights, as study.yaml.
 
     Raises:
         ConfigError: It holds none.
@@ -174,7 +174,7 @@ def read_folder(folder: str | Path) -> Comparison:
         raise ConfigError(
             f"{folder} is no folder of a study: it holds no study.yaml; expected the --out of `svp study compare`"
         )
-    return collect(read_study(file), folder)
+    return collect(with_models(read_study(file), recorded_name), folder)
 
 
 def run_study(
@@ -207,7 +207,7 @@ def run_study(
         check_classes(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(to_yaml_values(study), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(to_yaml_values(with_models(study, tagged)), sort_keys=False, allow_unicode=True)
     write_atomically(folder / "study.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
     tried: set[tuple[Path, int | None]] = set()

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from svp.errors import InputError, SvpError, UnavailableError
 from svp.limits import usable_cpus
-from svp.models.factory import fetch_weights
+from svp.models.factory import fetch_weights, recorded_name, tagged
 from svp.runs import EpochRow, RunDirectory
 from svp.studies.engine import call_on_ray, kept_workshop, logged, start_worker, terminate
 from svp.studies.study import Cell, Job, check_classes
@@ -198,6 +198,7 @@ def run_search(search: Search, folder: str | Path, workers: int = 1, ray: str | 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     study = _open_journal(search, folder, seed=search.seed)
+    search = _with_own_weights(search, study)
     failed = sum(trial.user_attrs.get(_AGAIN, False) for trial in study.get_trials(deepcopy=False))
     search = replace(search, trials=search.trials + failed)
     if (missing := search.trials - _ended(study)) > 0:
@@ -242,6 +243,15 @@ def _open_journal(search: Search, folder: Path, seed: int | None) -> optuna.Stud
         direction="maximize",
         load_if_exists=True,
     )
+
+
+def _with_own_weights(search: Search, study: optuna.Study) -> Search:
+    """The search with the published weights that the name of its model meant when it began."""
+    model = make_config(search.base).model
+    if _MODEL not in study.user_attrs:
+        study.set_user_attr(_MODEL, recorded_name(model) if study.get_trials(deepcopy=False) else tagged(model))
+    began: str = study.user_attrs[_MODEL]
+    return replace(search, base={**search.base, "model": began}) if began.partition(".")[0] == model else search
 
 
 def _take_part(search: Search, folder: Path, number: int, workers: int) -> None:
@@ -335,6 +345,9 @@ def _run_trial(trial: optuna.Trial, job: Job, workshop: Workshop) -> float:
             trial.set_user_attr(_AGAIN, not answered)
             raise
 
+
+_MODEL = "model"
+"""Attribute of a journal: the model, with the tag of its weights."""
 
 _REASON = "reason"
 """Attribute of a trial that failed: why, in one line; its log has more."""

@@ -231,8 +231,8 @@ def run_name(config: TrainConfig) -> str:
     The defaults themselves are left out, so that a setting that a later version adds renames no run.
     """
     defaults = TrainConfig(data=config.data, method=config.method)
-    own = replace(config, model=name_before_tags(config.model)) if config.weights == "published" else config
-    different = _difference(own.to_dict(), defaults.to_dict())
+    model = name_before_tags(config.model) if config.weights == "published" else config.model.partition(".")[0]
+    different = _difference(replace(config, model=model).to_dict(), defaults.to_dict())
     different = {name: value for name, value in different.items() if name not in WITHOUT_EFFECT}
     if different.get("choose_by") == "top1":
         del different["choose_by"]  # what "auto" means here, and was the default

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,20 @@ def make_study(values: Mapping[str, Any]) -> Study:
     if study.tune and not any(len(cell.candidates) > 1 for cell in cells):
         raise ConfigError("tune is given, but no method has learning rates to choose from: list them as tune: {lr: [...]}")
     return study
+
+
+def with_models(study: Study, name: Callable[[str], str]) -> Study:
+    """The same study of models whose names are changed by `name`."""
+
+    def changed(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {**settings, "model": name(settings["model"])} if settings.get("model") else dict(settings)
+
+    return replace(
+        study,
+        settings=changed(study.settings),
+        data={label: changed(settings) for label, settings in study.data.items()},
+        methods={label: changed(settings) for label, settings in study.methods.items()},
+    )
 
 
 def to_yaml_values(study: Study) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What int8 costs: top-1 of ONNX files of the embedded vim_nano in float32 and in int8 beside svp's. About a minute:
+"""What int8 costs: top-1 of ONNX files of `vim_nano.tiny_in200` in float32 and in int8 beside svp's. About a minute:
 
     python -m benchmarks.int8_accuracy tiny-imagenet-32/val
 
@@ -20,7 +20,7 @@ from svp.export.program import trace
 
 def accuracy(folder: Path, most: int) -> tuple[Comparison, Comparison]:
     """The float32 file beside svp, and the int8 file."""
-    model = svp.create_model("vim_nano", pretrained=True).eval()
+    model = svp.create_model("vim_nano.tiny_in200", pretrained=True).eval()
     inputs = InputConfig.of_model(model)
     classes = sorted(part for part in folder.iterdir() if part.is_dir())  # in the order of the head
     pairs = [(path, label) for label, part in enumerate(classes) for path in sorted(part.iterdir())]

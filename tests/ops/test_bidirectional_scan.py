@@ -103,6 +103,12 @@ def test_equals_reference_anywhere(batch: int, length: int, blocks: int, d_conv:
     check(*case(batch, length, 16 * blocks, d_conv=d_conv, dt_rank=dt_rank, d_state=d_state))
 
 
+@pytest.mark.parametrize("sizes", [dict(d_conv=2), dict(dt_rank=1), dict(d_state=9)], ids=lambda sizes: next(iter(sizes)))
+def test_directions_of_different_sizes(sizes: dict[str, int]) -> None:
+    xz, forward, _ = case()
+    check(xz, forward, case(**sizes)[2])
+
+
 @pytest.mark.parametrize("blocks", [1, 2, 3, 5])
 def test_any_number_of_blocks_in_a_tile(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_numba, "_TILE_VECTORS", 19 * blocks)

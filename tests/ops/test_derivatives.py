@@ -126,7 +126,7 @@ def test_second_derivatives_of_any_device_are_those_of_the_reference() -> None:
 
 @pytest.mark.parametrize("library", ["oneDNN", "upcast"])
 def test_second_derivatives_and_tangents_of_the_linear_map(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_module, "_FEWEST_PRODUCTS", 1)
+    monkeypatch.setattr(linear_module, "_FEWEST_UPCAST" if library == "upcast" else "_FEWEST_PRODUCTS", 1)
     monkeypatch.setattr(
         linear_module, "_mkl_has_slow_code", lambda: library == "oneDNN" and torch.backends.mkldnn.is_available()
     )

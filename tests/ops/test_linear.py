@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from svp.models.blocks import PatchEmbed
+from svp.models.blocks import Conv2d, PatchEmbed
 from svp.ops import conv2d, linear, use_backend
+from svp.tuners.ssp import SSP, Gathering
 from tests.processes import printed_by
 
 SHAPES = {"in_proj": ((3, 65), 128, 512), "x_proj": ((7, 37), 256, 40), "odd": ((1001,), 131, 33)}
@@ -186,6 +187,20 @@ def test_convolution_equals_float64() -> None:
     x, weight, bias = torch.randn(2, 3, 9, 10), torch.randn(4, 3, 2, 3), torch.randn(4)
     exact = F.conv2d(x.double(), weight.double(), bias.double(), (2, 3))
     assert (conv2d(x, weight, bias, (2, 3)) - exact).abs().max() < 1e-5
+
+
+@pytest.mark.usefixtures("without_bf16")
+def test_depthwise_convolution_without_products_in_bfloat16() -> None:
+    conv = Conv2d(6, 6, 3, padding=1, groups=6).bfloat16()
+    x = torch.randn(2, 6, 5, 4).bfloat16()
+    exact = F.conv2d(x.double(), conv.weight.double(), cast(torch.Tensor, conv.bias).double(), padding=1, groups=6)
+    with _Convolutions() as seen:
+        y = conv(x)
+        Gathering(8, SSP(hidden_dim=4), x)(torch.randn(1, 9, 8).bfloat16(), (3, 3))
+    assert seen.dtypes == [torch.float32] * 2
+    assert y.dtype == torch.bfloat16
+    assert y.shape == exact.shape
+    assert (y - exact).norm() < 2**-8 * exact.norm()
 
 
 AVX2 = """

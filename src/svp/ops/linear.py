@@ -25,6 +25,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 from svp.ops.backend import takes_numba
 
 _FEWEST_PRODUCTS = 1_000_000  # with fewer the call of oneDNN costs more than it saves
+_FEWEST_UPCAST = 500_000  # with fewer the casts may cost more, with AVX-512; with AVX2 they pay from 150,000 on
 _TILE = 2048  # rows that are upcast at a time
 
 
@@ -47,21 +48,31 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _by_onednn(x, weight, bias) if onednn else _upcast_linear(x, weight, torch.bfloat16, bias)
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sequence[int] = (1, 1)) -> Tensor:
-    """A convolution of images without padding, as ``torch.nn.functional.conv2d``.
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    groups: int = 1,
+) -> Tensor:
+    """A convolution of images, as ``torch.nn.functional.conv2d``.
 
     oneDNN has none in bfloat16 without AVX-512, and PyTorch's own takes twenty times as long as that in float32.
 
     Args:
         x: Images, (batch, channels, height, width).
-        weight: Filters, (outputs, channels, rows, columns).
+        weight: Filters, (outputs, channels / groups, rows, columns).
         bias: (outputs,), or None.
         stride: Rows and columns from one position of a filter to the next.
+        padding: Rows and columns of zeros on every side.
+        groups: Number of equal parts of the channels and of the outputs; each part of the outputs sees its own channels.
     """
     if torch.compiler.is_compiling() or not _is_bf16_without_products(x, weight, torch.is_autocast_enabled("cpu")):
-        return F.conv2d(x, weight, bias, stride)
+        return F.conv2d(x, weight, bias, stride, padding, groups=groups)
     with outside_autocast():
-        return F.conv2d(x.float(), weight.float(), None if bias is None else bias.float(), stride).to(torch.bfloat16)
+        bias = None if bias is None else bias.float()
+        return F.conv2d(x.float(), weight.float(), bias, stride, padding, groups=groups).to(torch.bfloat16)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -77,7 +88,7 @@ def linear_gradients(grad: Tensor, x: Tensor, weight: Tensor, needed: Sequence[b
     Operands are cast to the dtype of `grad`, as autocast did in the forward pass, and gradients to that of their tensor.
     """
     of_x, of_weight, of_bias = needed
-    if grad.dtype == torch.bfloat16 and _is_large(grad, weight) and _lacks_bf16_products(grad, weight):
+    if grad.dtype == torch.bfloat16 and _is_large(grad, weight, _FEWEST_UPCAST) and _lacks_bf16_products(grad, weight):
         return _upcast_gradients(grad, x, weight, needed, x.dtype)
     rows = grad.reshape(-1, grad.shape[-1])
     return (
@@ -178,7 +189,7 @@ def outside_autocast() -> AbstractContextManager[object]:
 
 def _is_for_upcast(x: Tensor, weight: Tensor, autocast: bool = False) -> bool:
     """Whether this is a large product in bfloat16 on a processor that has no instructions for it."""
-    return _is_large(x, weight) and _is_bf16_without_products(x, weight, autocast)
+    return _is_large(x, weight, _FEWEST_UPCAST) and _is_bf16_without_products(x, weight, autocast)
 
 
 def _is_bf16_without_products(x: Tensor, weight: Tensor, autocast: bool) -> bool:
@@ -194,8 +205,8 @@ def _lacks_bf16_products(x: Tensor, weight: Tensor) -> bool:
     return x.is_cpu and weight.is_cpu and not has_bf16_products() and not torch._C._get_tracing_state()
 
 
-def _is_large(x: Tensor, weight: Tensor) -> bool:
-    return x.numel() * weight.numel() >= _FEWEST_PRODUCTS * x.shape[-1]
+def _is_large(x: Tensor, weight: Tensor, fewest: int) -> bool:
+    return x.numel() * weight.numel() >= fewest * x.shape[-1]
 
 
 @cache
@@ -220,7 +231,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         x.dtype == weight.dtype == torch.float32
         and x.is_cpu
         and _mkl_has_slow_code()
-        and _is_large(x, weight)
+        and _is_large(x, weight, _FEWEST_PRODUCTS)
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._get_tracing_state()
     )

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from svp.errors import InputError
+from svp.models.blocks import Conv2d
 from svp.ops import Prompts
 from svp.tuners.attachment import Attachment
 from svp.tuners.block_entry import BlockEntry, enter_block
@@ -74,7 +75,7 @@ class Gathering(nn.Module):
         factory: dict[str, Any] = dict(device=like.device, dtype=like.dtype)
         hidden, size = config.hidden_dim, config.kernel_size
         self.down = nn.Linear(embed_dim, hidden, **factory)
-        self.conv = nn.Conv2d(hidden, hidden, size, padding=size // 2, groups=hidden, **factory)
+        self.conv = Conv2d(hidden, hidden, size, padding=size // 2, groups=hidden, **factory)
         self.up = nn.Linear(hidden, embed_dim, **factory)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)

@@ -33,8 +33,8 @@ def bidirectional_scan(xz: Tensor, forward: Direction, backward: Direction, back
         out         = (y_forward + y_backward) / 2
 
     On "triton", and on "numba" if d_inner is a multiple of 16, fused kernels keep `xz` alone for the backward pass and leave
-    out the gradients of frozen weights; in every other case convolution and scan are called one after the other on the same
-    backend.
+    out the gradients of frozen weights; in every other case, and if d_conv, dt_rank or d_state of the directions differ,
+    convolution and scan are called one after the other on the same backend.
 
     Args:
         xz: Output of the mixer's first projection, (batch, length, 2 d_inner).
@@ -54,10 +54,19 @@ def bidirectional_scan(xz: Tensor, forward: Direction, backward: Direction, back
     """
     _check_shapes(xz, forward, backward)
     chosen = resolve(backend, xz, *forward, *backward)
-    if chosen == "triton" or (chosen == "numba" and xz.shape[2] % (2 * LANES) == 0):
+    if _are_alike(forward, backward) and (chosen == "triton" or (chosen == "numba" and xz.shape[2] % (2 * LANES) == 0)):
         out: Tensor = bidirectional_scan_op(xz, flat_weights(forward, backward), chosen)
         return out
     return bidirectional_scan_composed(xz, forward, backward, chosen)
+
+
+def _are_alike(forward: Direction, backward: Direction) -> bool:
+    """Whether d_conv, dt_rank and d_state are those of both directions."""
+    return (
+        forward.conv_weight.shape == backward.conv_weight.shape
+        and forward.dt_proj.shape == backward.dt_proj.shape
+        and forward.A.shape == backward.A.shape
+    )
 
 
 def _check_shapes(xz: Tensor, forward: Direction, backward: Direction) -> None:

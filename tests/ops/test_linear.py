@@ -60,6 +60,10 @@ def test_takes_views(library: str) -> None:
     assert (ops.product(weight.T, weight) - weight.T.double() @ weight.double()).abs().max() < 1e-4
 
 
+def test_a_sum_over_no_rows_is_zero() -> None:
+    assert torch.equal(ops.product(torch.randn(3, 0), torch.randn(0, 4)), torch.zeros(3, 4))
+
+
 def test_onednn_is_called_for_many_products_alone(library: str) -> None:
     weight = torch.randn(128, 128, requires_grad=True)
 

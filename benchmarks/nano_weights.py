@@ -117,11 +117,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="score about so many images of pretraining/, one epoch a probe: a rehearsal")
     arguments = parser.parse_args()
     short = dict(epochs=1, train_fraction=0.1) if arguments.limit else {}
+    folder = arguments.out / "rehearsal" if arguments.limit else arguments.out
     columns: dict[str, dict[str, float]] = {}
     for weights in arguments.weights:
         tag = weights in model_info("vim_nano").tags
         name = weights if tag else f"{Path(weights).name} ({file_sha256(Path(weights))[:8]})"
-        out = arguments.out / (weights if tag else file_sha256(Path(weights))[:8])
+        out = folder / (weights if tag else file_sha256(Path(weights))[:8])
         scores = columns.setdefault(name, {})
         scores |= recognition(weights, arguments.tasks, arguments.limit)
         for task in sorted(arguments.tasks.glob("task*")):

@@ -69,7 +69,9 @@ def test_a_set_that_another_process_is_at_is_not_run(sets: dict[str, Any], tmp_p
     with FileLock(tmp_path / "claims" / "10"):
         waiting.start()
         storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
-        while not (storage.get_all_studies() and any(len(t.params) == 2 for t in storage.get_all_trials(0))):
+        while waiting.is_alive() and not (
+            storage.get_all_studies() and any(len(t.params) == 2 for t in storage.get_all_trials(0))
+        ):
             time.sleep(0.01)
         time.sleep(0.5)  # whoever does not wait begins
         (proposed,) = storage.get_all_trials(0)

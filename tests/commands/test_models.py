@@ -27,6 +27,7 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert "vim_nano_patch4_32.tiny_in200.safetensors" in text
     assert "tiny_in200" in next(line for line in text.splitlines() if line.startswith("tags"))
     assert file_sha256(EMBEDDED / "vim_nano_patch4_32.tiny_in200.safetensors") in text
+    assert "ImageNet-1k" not in text  # its classes are others
 
 
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,12 +34,12 @@ def describe(name: str) -> None:
     """Describe a backbone: its size, weights, accuracy and terms.
 
     Args:
-        name: Name of the backbone, or its short form.
+        name: Name of the backbone or its short form, and after a dot the tag of its weights if they are not the default.
     """
     from svp.models import model_info
 
     info = model_info(name)
-    top1 = "not known" if info.imagenet_top1 is None else f"{info.imagenet_top1} % (published)"
+    accuracy = {} if info.imagenet_top1 is None else {"accuracy": f"ImageNet-1k top-1 {info.imagenet_top1} % (published)"}
     lines = {
         "name": info.name,
         "aliases": ", ".join(info.aliases) or "none",
@@ -49,7 +49,7 @@ def describe(name: str) -> None:
         "weights": info.weights,
         "tags": ", ".join(info.tags) or "none",
         "sha256": info.sha256 or "checked against the Hub's own",
-        "accuracy": f"ImageNet-1k top-1 {top1}",
+        **accuracy,
         "license": info.license,
         "source": info.source,
     }

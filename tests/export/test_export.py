@@ -201,6 +201,19 @@ def test_a_product_that_is_split_becomes_products_of_parts_with_names_of_their_o
         np.testing.assert_array_equal(found, expected)
 
 
+def test_a_product_that_is_split_into_unequal_parts_stays() -> None:
+    ir = pytest.importorskip("onnx_ir")
+    model = ir.from_onnx_text("""<ir_version: 10, opset_import: ["" : 18]>
+        agraph (float[3, 2] x) => (float[3, 3] y, float[3, 2] z) <float[2, 5] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}> {
+            product = MatMul(x, w)
+            a, b = Split <axis = -1, num_outputs = 2> (product)
+            y = Neg(a)
+            z = Neg(b)
+        }""")
+    simplify(model)
+    assert [node.op_type for node in model.graph] == ["MatMul", "Split", "Neg", "Neg"]
+
+
 def test_a_batch_is_shared_by_threads(onnx_file: Path) -> None:
     pixels = torch.rand(5, 3, 16, 16)
     number = torch.get_num_threads()

@@ -69,6 +69,8 @@ def _split_weight(split: Any) -> None:
     if axis != -1 and (whole.shape is None or axis != len(whole.shape) - 1):
         return
     weight = product.inputs[1]
+    if weight.const_value.shape[-1] % len(split.outputs):  # the last part is smaller
+        return
     parts = np.split(weight.const_value.numpy(), len(split.outputs), axis=1)
     for number, (part, value) in enumerate(zip(parts, split.outputs, strict=True)):
         name = f"{weight.name}_part_{number}"

@@ -44,6 +44,11 @@ def test_resume_needs_no_more_than_the_directory(run: Path, resume: list[str], c
     assert "finished already" in capsys.readouterr().out
 
 
+def test_resume_of_a_misspelled_directory_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--resume", "--out", str(tmp_path / "rum")]) == 1
+    assert f"{tmp_path / 'rum'} holds no run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -45,6 +45,8 @@ def run(argv: list[str]) -> int:
     if config_file is None and values.get("out") and values.get("resume"):
         saved = Path(values["out"]) / "config.yaml"  # `svp train --out RUN --resume` needs nothing more
         config_file = str(saved) if saved.is_file() else None
+        if config_file is None and not {"data", "recipe"} & values.keys():
+            raise InputError(f"--resume: {values['out']} holds no run, as it has no config.yaml; a new run needs --data")
     if "method" in values:
         _check_method(values["method"])
     config = make_config(values, config_file)

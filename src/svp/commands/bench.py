@@ -27,7 +27,7 @@ def bench(
 
     Args:
         sections: What is measured: speed, parts, peers, resolution, memory, first-call; all if left out.
-        models: Vim models to measure; vim_small and vim_tiny if left out.
+        models: Vim models to measure, all at 224 pixels except in resolution; vim_small and vim_tiny if left out.
         rounds: Number of times everything is timed, in turns.
         batch_size: Images per batch.
         device: Where the models run: auto, cpu, cuda, cuda:1, xpu or mps; auto takes a GPU if there is one.

@@ -67,6 +67,12 @@ def conv2d(
         stride: Rows and columns from one position of a filter to the next.
         padding: Rows and columns of zeros on every side.
         groups: Number of equal parts of the channels and of the outputs; each part of the outputs sees its own channels.
+
+    Returns:
+        (batch, outputs, rows, columns) in the dtype that PyTorch's has, rounded once.
+
+    Raises:
+        RuntimeError: Shapes or dtypes that PyTorch does not take.
     """
     if torch.compiler.is_compiling() or not _is_bf16_without_products(x, weight, torch.is_autocast_enabled("cpu")):
         return F.conv2d(x, weight, bias, stride, padding, groups=groups)
